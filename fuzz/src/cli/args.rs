@@ -1,0 +1,261 @@
+//! What can be typed: the commands, their options, and their help.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use sigstorm::schedule::MAX_STEPS;
+use sigstorm_runtime::defect::Defect;
+use std::path::PathBuf;
+
+/// What `sigstorm` says when it is given no command.
+pub const INTRODUCTION: &str = "\
+sigstorm attacks a profiler that must walk a running program's stack: it drives a small native runtime
+(real stacks, threads and signals) through schedules of garbage collection, panics, stack copies and
+profiling signals, one instruction at a time. Every traceback must be right, or skipped for a reason that
+was true at that instant; whatever breaks this is found, shrunk, and can be replayed.
+
+Try first:
+  cargo run --release -- hunt --seconds 60 --defect install-unlocked
+                          put a mistake of a real runtime back in, watch it being found and shrunk
+  cargo run --release -- replay reports/*/schedule.txt --defect install-unlocked --trace
+                          run what was found again, and see what met what, thread by thread
+  cargo run --release -- hunt
+                          hunt in the core as it is, on every core, until Ctrl-C
+
+Exit status:
+  0  nothing found        2  wrong usage, or a file that cannot be read
+  1  a violation          3  the harness itself is wrong (wins over 1)
+
+`sigstorm --help` lists all commands; `sigstorm COMMAND --help` says what each one takes.
+";
+
+const EXIT_CODES: &str = "\
+Exit status: 0 nothing found; 1 a violation; 2 wrong usage or unreadable input; 3 harness error (wins over 1).";
+
+/// Fuzzing and fault injection for stack barriers, stack copies and profiling signals.
+#[derive(Debug, Parser)]
+#[command(name = "sigstorm", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Print one JSON object per line on standard output; the last one is the summary
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Explore schedules until something is found or time is up
+    Hunt(Hunt),
+    /// Run schedules again
+    Replay(Replay),
+    /// Convert a schedule to text
+    #[command(after_help = SHOW_EXAMPLES)]
+    Show(Convert),
+    /// Convert a schedule to its canonical bytes
+    #[command(after_help = PACK_EXAMPLES)]
+    Pack(Convert),
+    /// Find the smallest schedule with the same verdict
+    Shrink(Shrink),
+    /// Explore, as a child of `hunt`
+    #[command(hide = true)]
+    Worker(Worker),
+    /// Run schedules from standard input, as a child of `replay` and others
+    #[command(hide = true)]
+    Runner(Runner),
+}
+
+/// The mistakes to put back into the core.
+#[derive(Args, Clone, Debug)]
+pub struct Planted {
+    /// Plant this defect in the core; may be given more than once
+    #[arg(long = "defect", value_name = "NAME", value_parser = defect())]
+    pub defects: Vec<Defect>,
+}
+
+fn defect() -> impl TypedValueParser<Value = Defect> {
+    PossibleValuesParser::new(Defect::ALL.iter().map(|defect| defect.name()))
+        .try_map(|name| Defect::from_name(&name).ok_or("no such defect"))
+}
+
+/// `hunt`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm hunt                                   the core as it is, every core, until Ctrl-C
+  sigstorm hunt --seconds 60 --defect copystack-unlocked
+  sigstorm hunt --runs 100000 --jobs 1 --seed 7   the same schedules every time
+  sigstorm hunt --corpus corpus/schedule          start from kept schedules, and keep new ones
+
+A finding is shrunk and left in REPORTS/ID/: report.txt to read, schedule.txt to replay.
+Exit status: 0 nothing found; 1 a violation; 2 wrong usage; 3 harness error.")]
+pub struct Hunt {
+    /// Stop after so many seconds [default: go on until Ctrl-C]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub seconds: Option<u64>,
+    /// Stop after so many schedules, over all workers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: Option<u64>,
+    /// How many workers, each on a core [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
+    pub jobs: Option<u16>,
+    /// Where the random choices begin [default: a random one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Make every schedule exactly this long, for measuring: 1 to 4096
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: Option<u16>,
+    /// Start from the schedules in this folder and add new ones; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+    /// Where the report of a finding goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    pub reports: PathBuf,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
+/// More workers than this are a slip of the finger.
+pub const MOST_JOBS: i64 = 256;
+const MOST_STEPS: i64 = MAX_STEPS as i64;
+/// A hundred years, so that no clock overflows.
+const MOST_SECONDS: u64 = 100 * 366 * 86_400;
+
+/// `replay`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm replay reports/*/schedule.txt
+  sigstorm replay reports/fault-1a2b3c4d/schedule.bin --defect remove-unlocked --trace
+  sigstorm replay corpus/schedule/* --times 10    is every run of a schedule the same?
+
+Exit status: 0 nothing found; 1 a violation; 2 a file cannot be read (the others are still run);
+3 harness error, such as a schedule whose runs differ.")]
+pub struct Replay {
+    /// Schedules, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Run each so often, and compare the runs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub times: u64,
+    /// Print what happened, event by event, a column for each thread
+    #[arg(long)]
+    pub trace: bool,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  sigstorm show schedule.bin
+  sigstorm show crash-3fa9 -o schedule.txt
+  head -c 64 /dev/urandom | sigstorm show -        any bytes are a schedule";
+
+const PACK_EXAMPLES: &str = "\
+Examples:
+  sigstorm pack schedule.txt -o schedule.bin
+  sigstorm pack schedule.txt | xxd";
+
+/// `show` and `pack`.
+#[derive(Args, Debug)]
+pub struct Convert {
+    /// A schedule, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it goes [default: standard output]
+    #[arg(short, long = "out", value_name = "OUT")]
+    pub out: Option<PathBuf>,
+}
+
+/// `shrink`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm shrink reports/fault-1a2b3c4d/original.bin --defect remove-unlocked
+  sigstorm shrink crash-3fa9 -o small.bin
+
+Ctrl-C ends it early, with the smallest so far.
+Exit status: 0 shrunk; 2 FILE cannot be read or violates nothing; 3 harness error.")]
+pub struct Shrink {
+    /// A schedule, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it goes, as bytes if this ends in `.bin`, else as text [default: standard output]
+    #[arg(short, long = "out", value_name = "OUT")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
+/// `worker`.
+#[derive(Args, Debug)]
+pub struct Worker {
+    /// Where it finds `stats` and `current`, and leaves what it finds
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// The core it is pinned to
+    #[arg(long)]
+    pub core: usize,
+    /// Where its random choices begin
+    #[arg(long)]
+    pub seed: u64,
+    /// The schedules' length
+    #[arg(long)]
+    pub steps: Option<usize>,
+    /// Its share of the schedules to run
+    #[arg(long)]
+    pub runs: Option<u64>,
+    /// How long it may take
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// The corpus folder
+    #[arg(long)]
+    pub corpus: Option<PathBuf>,
+    #[command(flatten)]
+    pub planted: Planted,
+    /// The process that started it, without which it ends
+    #[arg(long)]
+    pub parent: Option<i32>,
+}
+
+/// `runner`.
+#[derive(Args, Debug)]
+pub struct Runner {
+    #[command(flatten)]
+    pub planted: Planted,
+    /// The process that started it, without which it ends
+    #[arg(long)]
+    pub parent: Option<i32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_introduction_names_what_there_is() {
+        let listed = |name: &str| Cli::command().get_subcommands().any(|c| c.get_name() == name);
+        for line in INTRODUCTION.lines().filter_map(|line| line.split_once("-- ")) {
+            let command = line.1.split(' ').next().unwrap();
+            assert!(listed(command), "{command}");
+        }
+        assert!(Defect::from_name("install-unlocked").is_some());
+    }
+
+    #[test]
+    fn defects_are_known_by_name() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["sigstorm", "hunt"], args].concat());
+        let Some(Command::Hunt(hunt)) = parse(&["--defect", "sigprof-spins"]).unwrap().command else {
+            panic!("not hunt")
+        };
+        assert_eq!(hunt.planted.defects, [Defect::SigprofSpins]);
+        let error = parse(&["--defect", "sigprof-spin"]).unwrap_err().to_string();
+        assert!(error.contains("'sigprof-spins'") && error.contains("copystack-unlocked"), "{error}");
+    }
+}

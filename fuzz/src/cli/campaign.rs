@@ -1,0 +1,326 @@
+//! Workers, from their start to the first finding or the end of the budget.
+//!
+//! Each worker is a process with a folder of its own, in which the two sides share:
+//!
+//! - `stats`: 64 words, little-endian: [`Counts`], and from word 40 the features, the corpus'
+//!   size and a heartbeat. The worker writes them while it runs; this side only reads.
+//! - `current`: the length of the schedule being run, as a word, and its bytes. If the
+//!   worker dies, that schedule is the finding.
+//! - `finding.bin`, `finding.json`: what it found, before it ends with status 77, or 78 for
+//!   an error of the harness. Status 0 says that its budget is used up.
+//! - `log`: what it said.
+
+use super::{child, death};
+use anyhow::{Context, Result};
+use sigstorm::outcome::{Counts, Finding, Verdict};
+use sigstorm_runtime::defect::Defect;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const STATS_WORDS: usize = 64;
+const FEATURES: usize = 40;
+const CORPUS: usize = 41;
+const CURRENT_BYTES: usize = 64 << 10;
+const FOUND: i32 = 77;
+const HARNESS: i32 = 78;
+
+/// How often children are looked at, and how often their counts.
+const GLANCE: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(100);
+/// A worker whose counts stand still for so long hangs.
+const STILL: Duration = Duration::from_secs(30);
+/// So much longer than its budget a worker may take to end its last schedule.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the workers shall do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many there are.
+    pub jobs: usize,
+    /// Where their random choices begin.
+    pub seed: u64,
+    /// The schedules' length, if it is fixed.
+    pub steps: Option<usize>,
+    /// How many schedules they run together.
+    pub runs: Option<u64>,
+    /// How long they explore.
+    pub seconds: Option<u64>,
+    /// The corpus folder.
+    pub corpus: Option<PathBuf>,
+    /// What is planted.
+    pub defects: Vec<Defect>,
+}
+
+impl Plan {
+    /// How many schedules a worker runs: the shares add up to what was asked for.
+    fn share(&self, worker: usize) -> Option<u64> {
+        let (jobs, worker) = (self.jobs as u64, worker as u64);
+        self.runs.map(|runs| runs / jobs + u64::from(worker < runs % jobs))
+    }
+
+    /// Where a worker's random choices begin; the first has the plan's own seed.
+    fn seed(&self, worker: usize) -> u64 {
+        self.seed.wrapping_add((worker as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+}
+
+/// What the workers have done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// The sum of what they counted.
+    pub counts: Counts,
+    /// Interleavings that the one that saw most has seen: they see much the same.
+    pub features: u64,
+    /// Schedules kept, by the one that kept most.
+    pub corpus: u64,
+}
+
+/// What a worker found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The violation.
+    pub finding: Finding,
+    /// The schedule, as it was run.
+    pub bytes: Vec<u8>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Campaign {
+    /// What the workers have done.
+    pub totals: Totals,
+    /// How long that took, until the first finding.
+    pub seconds: f64,
+    /// The first finding; an error of the harness before others.
+    pub found: Option<Found>,
+}
+
+/// Runs the plan until something is found, the budget is used up, or `stop` is set; shows
+/// `watch` now and then how far it is. No worker is left, nor a worker's folder.
+pub fn run(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Duration)) -> Result<Campaign> {
+    let dir = tempfile::Builder::new()
+        .prefix("sigstorm-")
+        .tempdir()
+        .context("cannot make a folder for temporary files")?;
+    let begun = Instant::now();
+    let start = |index| Worker::start(plan, index, &dir.path().join(format!("w{index}")));
+    let mut workers = (0..plan.jobs).map(start).collect::<Result<Vec<_>>>()?;
+    let deadline = plan.seconds.map(|seconds| begun + Duration::from_secs(seconds) + GRACE);
+    let mut looked = begun;
+    let mut found: Vec<Found> = Vec::new();
+    while found.is_empty() && !stop.load(Ordering::SeqCst) && workers.iter().any(Worker::runs) {
+        thread::sleep(GLANCE);
+        for worker in &mut workers {
+            found.extend(worker.glance()?);
+        }
+        let now = Instant::now();
+        if now - looked < LOOK {
+            continue;
+        }
+        // After a pause of this process (Ctrl-Z) the workers have paused, too.
+        let paused = now - looked > Duration::from_secs(2);
+        looked = now;
+        for worker in &mut workers {
+            worker.look(now, paused)?;
+        }
+        let late = deadline.is_some_and(|deadline| now > deadline);
+        for worker in workers.iter_mut().filter(|worker| worker.runs()) {
+            let still = now - worker.moved;
+            if still > STILL || (late && still > GRACE) {
+                found.push(worker.hanging(still)?);
+            }
+        }
+        if late {
+            break;
+        }
+        watch(&totals(&workers), now - begun);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    for worker in &mut workers {
+        worker.stop();
+        worker.look(Instant::now(), false)?;
+    }
+    let harness = |found: &Found| found.finding.verdict == Verdict::HarnessError.name();
+    let first = found.iter().position(harness).unwrap_or(0);
+    let found = (!found.is_empty()).then(|| found.swap_remove(first));
+    Ok(Campaign { totals: totals(&workers), seconds, found })
+}
+
+fn totals(workers: &[Worker]) -> Totals {
+    let mut totals = Totals::default();
+    for worker in workers {
+        let mut words = [0; Counts::WORDS];
+        words.copy_from_slice(&worker.words[..Counts::WORDS]);
+        totals.counts.add(&Counts::from_words(words));
+        totals.features = totals.features.max(worker.words[FEATURES]);
+        totals.corpus = totals.corpus.max(worker.words[CORPUS]);
+    }
+    totals
+}
+
+/// A worker's process.
+#[derive(Debug)]
+struct Worker {
+    dir: PathBuf,
+    /// Nothing once it has ended.
+    child: Option<Child>,
+    stats: File,
+    words: [u64; STATS_WORDS],
+    /// When its counts moved last.
+    moved: Instant,
+}
+
+impl Worker {
+    fn start(plan: &Plan, index: usize, dir: &Path) -> Result<Worker> {
+        let cannot = || format!("cannot prepare a worker in {}", dir.display());
+        fs::create_dir(dir).with_context(cannot)?;
+        // Written, not only made that long: a worker that maps a file with holes dies where
+        // the disk is full.
+        fs::write(dir.join("stats"), [0; STATS_WORDS * 8]).with_context(cannot)?;
+        fs::write(dir.join("current"), [0; CURRENT_BYTES]).with_context(cannot)?;
+        let log = File::create(dir.join("log")).with_context(cannot)?;
+        let stats = File::open(dir.join("stats")).with_context(cannot)?;
+
+        let mut command = child::command("worker", &plan.defects);
+        command.arg("--dir").arg(dir);
+        let mut option = |name: &str, value: Option<u64>| {
+            if let Some(value) = value {
+                command.args([name, &value.to_string()]);
+            }
+        };
+        option("--core", Some(index as u64));
+        option("--seed", Some(plan.seed(index)));
+        option("--steps", plan.steps.map(|steps| steps as u64));
+        option("--runs", plan.share(index));
+        option("--seconds", plan.seconds);
+        if let Some(corpus) = &plan.corpus {
+            command.arg("--corpus").arg(corpus);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().with_context(cannot)?).stderr(log);
+        let child = command.spawn().context("cannot start a worker")?;
+        let (dir, words) = (dir.to_path_buf(), [0; STATS_WORDS]);
+        Ok(Worker { dir, child: Some(child), stats, words, moved: Instant::now() })
+    }
+
+    fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Sees whether it has ended, and with what.
+    fn glance(&mut self) -> Result<Option<Found>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let Some(status) = child.try_wait().context("cannot wait for a worker")? else {
+            return Ok(None);
+        };
+        self.child = None;
+        match status.code() {
+            Some(0) => Ok(None),
+            Some(FOUND | HARNESS) => Ok(Some(self.finding().unwrap_or_else(|error| {
+                let summary = format!("a worker {}, but {error:#}", death::describe(status));
+                let finding = death::finding(Verdict::HarnessError, summary, self.log());
+                Found { finding, bytes: self.current() }
+            }))),
+            _ => Ok(Some(self.crash(status))),
+        }
+    }
+
+    /// Reads its counts.
+    fn look(&mut self, now: Instant, paused: bool) -> Result<()> {
+        let mut bytes = [0; STATS_WORDS * 8];
+        self.stats.read_exact_at(&mut bytes, 0).context("cannot read a worker's counts")?;
+        let mut words = [0; STATS_WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        if words != self.words || paused {
+            self.moved = now;
+        }
+        self.words = words;
+        Ok(())
+    }
+
+    /// What it left before it ended.
+    fn finding(&self) -> Result<Found> {
+        let read = |name| fs::read(self.dir.join(name)).with_context(|| format!("its {name} cannot be read"));
+        let finding = serde_json::from_slice(&read("finding.json")?).context("its finding.json makes no sense")?;
+        Ok(Found { finding, bytes: read("finding.bin")? })
+    }
+
+    /// It ended without a word.
+    fn crash(&self, status: ExitStatus) -> Found {
+        let bytes = self.current();
+        Found { finding: death::judge(status, !bytes.is_empty(), self.log()), bytes }
+    }
+
+    /// It does not move.
+    fn hanging(&mut self, still: Duration) -> Result<Found> {
+        self.stop();
+        let summary = format!("a worker did not get on for {} s", still.as_secs());
+        let finding = death::finding(Verdict::HarnessError, summary, self.log());
+        Ok(Found { finding, bytes: self.current() })
+    }
+
+    /// The schedule that it was running; empty if it was running none.
+    fn current(&self) -> Vec<u8> {
+        let file = fs::read(self.dir.join("current")).unwrap_or_default();
+        let Some((length, bytes)) = file.split_first_chunk() else { return Vec::new() };
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        bytes[..length.min(bytes.len())].to_vec()
+    }
+
+    fn log(&self) -> Vec<String> {
+        child::Tail::of(&fs::read(self.dir.join("log")).unwrap_or_default()).lines()
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only where it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(jobs: usize, runs: Option<u64>) -> Plan {
+        let (steps, seconds, corpus) = (None, None, None);
+        Plan { jobs, seed: u64::MAX, steps, runs, seconds, corpus, defects: Vec::new() }
+    }
+
+    #[test]
+    fn shares_add_up() {
+        for (jobs, runs) in [(1, 0), (3, 10), (256, 1_000_003), (4, u64::MAX), (7, 3)] {
+            let plan = plan(jobs, Some(runs));
+            let shares: Vec<_> = (0..jobs).map(|worker| plan.share(worker).unwrap()).collect();
+            assert_eq!(shares.iter().sum::<u64>(), runs);
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+        }
+        assert_eq!(plan(2, None).share(1), None);
+    }
+
+    #[test]
+    fn seeds_differ_and_the_first_is_the_plans() {
+        let plan = plan(4, None);
+        assert_eq!(plan.seed(0), plan.seed);
+        assert!((1..4).all(|worker| plan.seed(worker) != plan.seed(worker - 1)));
+    }
+
+    #[test]
+    fn counts_fit() {
+        const { assert!(Counts::WORDS <= FEATURES) };
+    }
+}

@@ -1,0 +1,88 @@
+//! Children of this binary, none of which may outlive it.
+//!
+//! A child is killed when its parent ends, however that ends, and does not take a Ctrl-C
+//! that is meant for the parent. It arranges for both itself, as it begins. Between its
+//! start and that moment the parent may already be gone, so it is told who that was.
+
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getppid;
+use sigstorm_runtime::defect::Defect;
+use std::collections::VecDeque;
+use std::os::unix::process::CommandExt;
+use std::process::{self, Command};
+
+/// So many last lines of what a child said are shown.
+const TAIL: usize = 20;
+
+/// A command that runs a subcommand of this binary.
+///
+/// Start it on a thread that lives as long as the child shall: the kernel takes the end of
+/// that thread for the end of the parent.
+pub fn command(subcommand: &str, defects: &[Defect]) -> Command {
+    // Not by its path: that may hold a newer build by now, or nothing.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("sigstorm");
+    command.arg(subcommand).args(["--parent", &process::id().to_string()]);
+    for defect in defects {
+        command.args(["--defect", defect.name()]);
+    }
+    command
+}
+
+/// What a child does first. `parent` is what [`command`] told it, if it was not started by hand.
+pub fn begin(parent: Option<i32>) -> nix::Result<()> {
+    let Some(parent) = parent else { return Ok(()) };
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid().as_raw() != parent {
+        process::exit(0);
+    }
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()
+}
+
+/// The last lines of something long.
+#[derive(Clone, Debug, Default)]
+pub struct Tail(VecDeque<String>);
+
+impl Tail {
+    /// Adds a line, and drops the first if there are too many.
+    pub fn push(&mut self, line: &[u8]) {
+        if self.0.len() == TAIL {
+            self.0.pop_front();
+        }
+        self.0.push_back(String::from_utf8_lossy(line).trim_end().to_string());
+    }
+
+    /// The last lines of a text.
+    pub fn of(text: &[u8]) -> Tail {
+        let mut tail = Tail::default();
+        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            tail.push(line);
+        }
+        tail
+    }
+
+    /// The lines.
+    pub fn lines(self) -> Vec<String> {
+        self.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_the_end() {
+        let text: String = (0..100).map(|n| format!("line {n}\n")).collect();
+        let lines = Tail::of(text.as_bytes()).lines();
+        assert_eq!(lines.len(), TAIL);
+        assert_eq!(lines[TAIL - 1], "line 99");
+        assert!(Tail::of(b"").lines().is_empty());
+        assert_eq!(Tail::of(b"\xff\n").lines(), ["\u{fffd}"]);
+    }
+}

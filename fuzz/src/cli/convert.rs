@@ -1,0 +1,88 @@
+//! `sigstorm show` and `sigstorm pack`: between the two forms of a schedule.
+
+use super::input::{self, Input};
+use super::output::Out;
+use super::{Exit, Outcome, Trouble, args, files};
+use serde::Serialize;
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    r#type: &'a str,
+    command: &'a str,
+    file: &'a str,
+    steps: usize,
+    output: Option<&'a Path>,
+    /// The text, where `show` does not write it to a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    /// The bytes, where `pack` does not write them to a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+    notes: &'a [String],
+}
+
+/// `sigstorm show`.
+pub fn show(args: &args::Convert, out: &Out) -> Outcome {
+    let input = load(args, out)?;
+    let text = input.schedule.to_text();
+    let destination = destination(args);
+    match destination {
+        Some(path) => write(path, text.as_bytes())?,
+        None if !out.json => out.text(&text)?,
+        None => {}
+    }
+    let inline = destination.is_none().then_some(text.as_str());
+    out.object(&Summary { text: inline, ..summary("show", &input, destination) })?;
+    Ok(Exit::Clean)
+}
+
+/// `sigstorm pack`.
+pub fn pack(args: &args::Convert, out: &Out) -> Outcome {
+    let destination = destination(args);
+    if destination.is_none() && !out.json && io::stdout().is_terminal() {
+        let message = "bytes are not for a terminal: name a file with -o OUT, or pipe them somewhere";
+        return Err(Trouble::Usage(message.into()));
+    }
+    let input = load(args, out)?;
+    let bytes = input.schedule.encode();
+    match destination {
+        Some(path) => write(path, &bytes)?,
+        None if !out.json => out.bytes(&bytes)?,
+        None => {}
+    }
+    let hex = destination.is_none().then(|| hex(&bytes));
+    out.object(&Summary { hex, ..summary("pack", &input, destination) })?;
+    Ok(Exit::Clean)
+}
+
+fn load(args: &args::Convert, out: &Out) -> Result<Input, Trouble> {
+    let input = input::load(&args.file).map_err(Trouble::Usage)?;
+    for note in &input.notes {
+        out.remark(&format!("note: {note}"));
+    }
+    Ok(input)
+}
+
+fn destination(args: &args::Convert) -> Option<&Path> {
+    args.out.as_deref().filter(|path| *path != Path::new("-"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Trouble> {
+    files::write(path, bytes).map_err(|error| Trouble::Usage(format!("{error:#}")))
+}
+
+fn summary<'a>(command: &'a str, input: &'a Input, output: Option<&'a Path>) -> Summary<'a> {
+    let (text, hex, steps) = (None, None, input.schedule.steps.len());
+    Summary { r#type: "summary", command, file: &input.name, steps, output, text, hex, notes: &input.notes }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // A string takes whatever is written.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

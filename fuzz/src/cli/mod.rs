@@ -1,0 +1,131 @@
+//! What a person or a script calls.
+//!
+//! [`args`] says what can be typed, [`Command`] is dispatched here, and each command
+//! has its file. The rest is what they share:
+//!
+//! - [`campaign`] runs workers, which explore; [`runner`] is a child that runs one
+//!   schedule after another; [`death`] judges how a child ended.
+//! - [`shrink`] makes a schedule smaller; [`report`] is what is left of a finding.
+//! - [`output`] is standard output, [`files`] are the files that are written, [`input`]
+//!   those that are read, [`interleaving`] lays out a trace.
+//!
+//! Exit status: 0 nothing found, 1 a violation, 2 wrong usage or unreadable input, 3 a
+//! harness error, which wins over 1.
+
+mod args;
+mod campaign;
+mod child;
+mod convert;
+mod death;
+mod display;
+mod files;
+mod hunt;
+mod input;
+mod interleaving;
+mod interrupt;
+mod output;
+mod reduce;
+mod replay;
+mod report;
+mod report_text;
+mod runner;
+mod shrink;
+mod stubs;
+mod summary;
+mod worker;
+
+use args::{Cli, Command};
+use clap::Parser;
+use output::{Out, complain};
+use sigstorm::outcome::Verdict;
+use std::process::ExitCode;
+
+/// How a command ended, if it could do its work at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Nothing was found.
+    #[default]
+    Clean = 0,
+    /// A violation.
+    Violation = 1,
+    /// Wrong usage, or input that cannot be read.
+    Usage = 2,
+    /// The harness is wrong. It wins over the others.
+    Harness = 3,
+}
+
+impl Exit {
+    /// What a verdict's name means for the exit status.
+    pub fn of_verdict(verdict: Option<&str>) -> Exit {
+        match verdict {
+            None => Exit::Clean,
+            Some(name) if name == Verdict::HarnessError.name() => Exit::Harness,
+            Some(_) => Exit::Violation,
+        }
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub enum Trouble {
+    /// What was asked for makes no sense, or a file cannot be read or written. Exit status 2.
+    Usage(String),
+    /// Something of the harness's own went wrong. Exit status 3.
+    Harness(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Trouble {
+        Trouble::Harness(error)
+    }
+}
+
+/// What a command comes to.
+pub type Outcome = Result<Exit, Trouble>;
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing to be done where not even this can be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Clean as u8 });
+        }
+    };
+    let out = Out::new(cli.json);
+    let outcome = match cli.command {
+        None => out.text(args::INTRODUCTION).map(|()| Exit::Clean),
+        Some(Command::Hunt(args)) => hunt::run(&args, &out),
+        Some(Command::Replay(args)) => replay::run(&args, &out),
+        Some(Command::Show(args)) => convert::show(&args, &out),
+        Some(Command::Pack(args)) => convert::pack(&args, &out),
+        Some(Command::Shrink(args)) => reduce::run(&args, &out),
+        Some(Command::Worker(args)) => return worker::main(args),
+        Some(Command::Runner(args)) => return runner::main(&args),
+    };
+    let exit = outcome.unwrap_or_else(|trouble| match trouble {
+        Trouble::Usage(message) => {
+            complain(&format!("error: {message}"));
+            Exit::Usage
+        }
+        Trouble::Harness(error) => {
+            complain(&format!("harness error: {error:#}"));
+            Exit::Harness
+        }
+    });
+    ExitCode::from(exit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_harness_error_wins() {
+        let harness = Exit::of_verdict(Some("harness-error"));
+        assert_eq!(harness, Exit::Harness);
+        assert_eq!(Exit::of_verdict(Some("fault")).max(harness), Exit::Harness);
+        assert_eq!(Exit::of_verdict(None).max(Exit::of_verdict(Some("fault"))), Exit::Violation);
+    }
+}

@@ -1,0 +1,236 @@
+//! Who is next: choosing the next step and handing the baton on.
+//!
+//! A thread that has finished what it was told, or is held, or cannot go on, chooses the
+//! next step itself. Where that is another's it leaves an order at the other's seat and
+//! passes the baton. A step that would have no effect is passed over at once, without a
+//! hand-over. After the last step every thread finishes what it does, in a fixed order;
+//! where nobody can, that is a deadlock.
+
+use sigstorm_inject as inject;
+use sigstorm_runtime::core::GOROUTINES;
+use sigstorm_runtime::g::status;
+use sigstorm_runtime::{Function, Phase};
+
+use super::feedback::{hit, mix};
+use super::state::{At, CONTROLLER, EXT, GC, M1, M2, Order, SEATS, State, Thread, Violation, What, actor_of, seat_of};
+use super::trace::What as Event;
+use super::truth::Value;
+use crate::schedule::{Op, Stop};
+
+/// More rounds of finishing than any schedule needs.
+const MAX_DRAINS: u32 = 100_000;
+
+impl State {
+    /// Waits until `seat` has something to do, and says what. The caller holds the baton and
+    /// has set what it is at.
+    pub(crate) fn next_order(&self, seat: usize) -> Order {
+        loop {
+            if let Some(order) = self.threads[seat].order.take() {
+                return order;
+            }
+            let (target, order) = self.choose(seat);
+            if target == seat {
+                return order;
+            }
+            self.threads[target].order.set(Some(order));
+            self.hand(seat, target);
+        }
+    }
+
+    /// Passes the baton to `target` and waits until it comes back. The breakpoint is the
+    /// holder's, so it goes and comes with the baton.
+    pub(crate) fn hand(&self, seat: usize, target: usize) {
+        let mine = self.threads[seat].at_instruction.get();
+        if mine.is_some() {
+            inject::disarm();
+        }
+        if target != CONTROLLER && seat != CONTROLLER {
+            self.counts().handovers += 1;
+        }
+        self.baton.pass_and_wait(seat, target);
+        if let Some((address, _)) = mine {
+            // SAFETY: an instruction boundary of the marked code, writable for the process's
+            // life; this thread holds the baton and is the one that is to come there.
+            unsafe { inject::arm(address) };
+        }
+    }
+
+    /// Ends the run with a violation. Whatever the calling thread was doing is not gone on with.
+    pub(crate) fn fail(&self, seat: usize, violation: Violation) -> ! {
+        inject::disarm();
+        if self.violation.get().is_none() {
+            self.violation.set(Some(violation));
+        }
+        self.baton.pass(CONTROLLER);
+        loop {
+            // Nobody passes it here any more.
+            self.baton.wait(seat);
+        }
+    }
+
+    /// The next step with an effect, and whose it is.
+    pub(crate) fn choose(&self, me: usize) -> (usize, Order) {
+        loop {
+            let index = self.cursor.get();
+            let Some(step) = self.with_steps(|steps| steps.get(index).copied()) else {
+                return self.choose_finish(me);
+            };
+            self.cursor.set(index + 1);
+            let Some(seat) = seat_of(step.actor) else { continue };
+            let Some(what) = self.effect(seat, step.op) else { continue };
+            self.step.set(index as u32);
+            self.counts().steps += 1;
+            self.met_stops(seat, step.op);
+            return (seat, Order { what, stop: step.stop });
+        }
+    }
+
+    /// What this step comes to for a thread as it stands; nothing if it has no effect.
+    fn effect(&self, seat: usize, op: Op) -> Option<What> {
+        let thread = &self.threads[seat];
+        if op == Op::Signal {
+            // Only a thread whose timer is armed gets one, and a handler masks its own.
+            return (self.rate.get() != 0 && !thread.in_handler.get()).then_some(What::Signal);
+        }
+        match thread.at.get() {
+            At::Stopped => Some(What::Resume),
+            At::Blocked(wait) => wait.over().then_some(What::Resume),
+            At::Running => None,
+            At::Idle if thread.in_syscall.get() => Some(What::Resume),
+            At::Idle => self.can_begin(seat, op).then_some(What::Begin(op)),
+        }
+    }
+
+    /// True where an idle thread can do this.
+    fn can_begin(&self, seat: usize, op: Op) -> bool {
+        if let Op::Rate { on } = op {
+            return (self.rate.get() != 0) != on;
+        }
+        match seat {
+            GC => self.can_collect(op),
+            M1 | M2 => self.can_run(seat, op),
+            _ => false,
+        }
+    }
+
+    fn can_collect(&self, op: Op) -> bool {
+        let gs = self.core().goroutines();
+        match op {
+            Op::Mark => self.phase() == Phase::Off,
+            Op::Scan { g } => {
+                let g = &gs[usize::from(g.code())];
+                let exists = !matches!(g.status.get(), status::IDLE | status::DEAD);
+                self.phase() == Phase::Mark && exists && !g.scan_done()
+            }
+            Op::Drain { .. } | Op::Term => self.phase() == Phase::Mark,
+            Op::Sweep => self.phase() == Phase::Sweep,
+            Op::Shrink { g } => {
+                let g = &gs[usize::from(g.code())];
+                let stopped = matches!(g.status.get(), status::RUNNABLE | status::WAITING);
+                stopped && g.stack.size() > sigstorm_runtime::stack::MIN_STACK
+            }
+            _ => false,
+        }
+    }
+
+    fn can_run(&self, seat: usize, op: Op) -> bool {
+        let Some(index) = self.threads[seat].current.get() else {
+            // A thread without a goroutine takes one before it calls.
+            return match op {
+                Op::Run { g } => self.can_take(usize::from(g.code())),
+                Op::Call { .. } | Op::Syscall | Op::Alloc { .. } => self.preferred(seat).is_some(),
+                _ => false,
+            };
+        };
+        let truth = self.truth(index);
+        let Some(&top) = truth.top() else { return false };
+        let slot = |slot: u8| top.slots[usize::from(slot)];
+        let object = |s: u8| matches!(slot(s), Value::Object(_));
+        let depth = truth.depth();
+        match op {
+            Op::Run { g } => usize::from(g.code()) != index && self.can_take(usize::from(g.code())),
+            Op::Call { kind, .. } => truth.can_call(kind),
+            Op::Syscall => truth.can_call(Function::Syscall),
+            Op::Ret { .. } | Op::Yield | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
+            Op::Panic | Op::Exit => truth.can_call(Function::Gopanic),
+            Op::Recover => depth >= 2 && truth.frames()[depth - 2].function == Function::Gopanic,
+            Op::Defer => top.function == Function::Deferring,
+            Op::Load { src, .. } => object(src),
+            Op::Store { obj, src, .. } => object(obj) && slot(src) != Value::Up,
+            Op::Up { frames, src, .. } => usize::from(frames) < depth && slot(src) != Value::Up,
+            Op::Bulk { frames } | Op::Ref { frames, .. } => usize::from(frames) < depth,
+            Op::Send { slot } => object(slot),
+            _ => false,
+        }
+    }
+
+    /// True where a thread could take this goroutine now.
+    pub(crate) fn can_take(&self, index: usize) -> bool {
+        let s = self.core().goroutines()[index].status.get();
+        matches!(s & !status::SCAN, status::IDLE | status::RUNNABLE | status::DEAD)
+            && !self.threads.iter().any(|t| t.current.get() == Some(index))
+    }
+
+    /// The goroutine that a thread without one takes.
+    pub(crate) fn preferred(&self, seat: usize) -> Option<usize> {
+        let first = seat - M1;
+        (0..GOROUTINES).map(|i| (first + i) % GOROUTINES).find(|&i| self.can_take(i))
+    }
+
+    /// Notes for the feedback what is done while others are held.
+    fn met_stops(&self, seat: usize, op: Op) {
+        for (other, thread) in self.threads.iter().enumerate() {
+            if other != seat
+                && matches!(thread.at.get(), At::Stopped)
+                && let Some(stop) = thread.stop.get()
+            {
+                let place = match stop {
+                    Stop::Point { point, .. } => u32::from(point.code()),
+                    Stop::Instr { function, index, .. } => {
+                        0x1_0000 | u32::from(function.code()) << 8 | u32::from(index & 0xff)
+                    }
+                };
+                let code = op.code(actor_of(seat).class()).unwrap_or(0);
+                hit(mix([4, place, u32::from(code) << 4 | (seat.min(GC) as u32)]));
+            }
+        }
+    }
+
+    // -- the end ----------------------------------------------------------------------
+
+    /// What is left to do once the steps are used up. With nothing left, the controller.
+    fn choose_finish(&self, me: usize) -> (usize, Order) {
+        let order = |what| Order { what, stop: None };
+        if !self.draining.replace(true) {
+            self.note(me, Event::Drain, None);
+        }
+        self.drains.set(self.drains.get() + 1);
+        if self.drains.get() > MAX_DRAINS {
+            self.fail(me, Violation::Harness("finishing does not come to an end"));
+        }
+        let seats = || (M1..SEATS).map(|seat| (seat, &self.threads[seat]));
+        let at = |wanted: fn(&Thread) -> bool| seats().find(|(_, t)| wanted(t)).map(|(seat, _)| seat);
+        if let Some(seat) = at(|t| matches!(t.at.get(), At::Stopped)) {
+            return (seat, order(What::Resume));
+        }
+        if let Some(seat) = at(|t| matches!(t.at.get(), At::Blocked(wait) if wait.over())) {
+            return (seat, order(What::Resume));
+        }
+        let idle = |seat: usize| matches!(self.threads[seat].at.get(), At::Idle);
+        if idle(GC) && matches!(self.phase(), Phase::Mark | Phase::Sweep) {
+            return (GC, order(What::Finish));
+        }
+        for seat in [M1, M2] {
+            let has_work = self.threads[seat].current.get().is_some()
+                || self.core().goroutines().iter().any(|g| g.status.get() == status::RUNNABLE);
+            if idle(seat) && has_work {
+                return (seat, order(What::Finish));
+            }
+        }
+        if seats().any(|(_, t)| matches!(t.at.get(), At::Blocked(_))) {
+            self.fail(me, Violation::Deadlock);
+        }
+        debug_assert!(idle(EXT));
+        (CONTROLLER, order(What::Finish))
+    }
+}

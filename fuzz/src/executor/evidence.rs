@@ -1,0 +1,190 @@
+//! What shows a violation: expected and found, in words, and the stacks with markers.
+//!
+//! Made by the controller once every thread has come to rest, from what is still in place.
+
+use sigstorm_runtime::G;
+use sigstorm_runtime::dump::{Dump, Pc};
+use sigstorm_runtime::profiler::{Outcome, Sample};
+use sigstorm_runtime::throw::Reason;
+use sigstorm_runtime::traceback::WalkError;
+
+use super::judge::{matches, seen};
+use super::state::{At, M1, SEATS, State, Violation, actor_of};
+use super::trace::machine_name;
+use super::truth::Right;
+use crate::outcome::{Finding, Verdict};
+
+/// A violation in the words of a report.
+pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
+    let mut culprit = None;
+    let mut evidence = Vec::new();
+    let (verdict, summary) = match violation {
+        Violation::Traceback(seat) => traceback(state, seat, &mut evidence, &mut culprit),
+        Violation::Skip(seat, why) => skip(state, seat, why, &mut evidence),
+        Violation::Throw(throw) => {
+            culprit = throw.reason.slot();
+            let verdict = match throw.reason {
+                Reason::BarrierLost { .. } => Verdict::BarrierLost,
+                Reason::BarrierOverflow { .. } => Verdict::BarrierOverflow,
+                Reason::OutOfOrder { .. } => Verdict::BarrierOutOfOrder,
+                Reason::DoubleInstall => Verdict::DoubleInstall,
+                Reason::WalkFailed(_) => Verdict::BadTraceback,
+                Reason::Fault { .. } => Verdict::Fault,
+                Reason::StackOverflow { .. } => Verdict::StackOverflow,
+            };
+            (verdict, format!("{}{}", whose(throw.g), throw.reason))
+        }
+        Violation::Deadlock => (Verdict::Deadlock, deadlock(state, &mut evidence)),
+        Violation::LiveObject(index) => (
+            Verdict::LiveObjectFreed,
+            format!("object {index} can be reached and was not marked when mark termination ended"),
+        ),
+        Violation::Memory(what) => (Verdict::Fault, what.to_owned()),
+        Violation::Leak(what, g) => (
+            Verdict::StateLeak,
+            match g {
+                Some(index) => format!("at the end g{}: {what}", index + 1),
+                None => format!("at the end {what}"),
+            },
+        ),
+        Violation::Harness(what) => (Verdict::HarnessError, what.to_owned()),
+    };
+    Finding {
+        verdict: verdict.name().to_owned(),
+        summary,
+        evidence,
+        dump: dump(state, culprit),
+        step: state.step.get() as usize,
+    }
+}
+
+fn whose(g: Option<&G>) -> String {
+    g.map_or(String::new(), |g| format!("g{}: ", g.id))
+}
+
+/// The last sample of the machine on this seat, and its goroutine.
+fn sample(state: &State, seat: usize) -> Option<(&'static Sample, &'static G)> {
+    let m = state.threads[seat].machine.get()?;
+    // SAFETY: the machine's thread has come to rest for good.
+    Some((unsafe { m.last_sample() }, m.current()?))
+}
+
+fn traceback(
+    state: &State,
+    seat: usize,
+    evidence: &mut Vec<String>,
+    culprit: &mut Option<usize>,
+) -> (Verdict, String) {
+    let Some((sample, g)) = sample(state, seat) else {
+        return (Verdict::BadTraceback, "a traceback of a thread that runs no goroutine".to_owned());
+    };
+    let right = state.right(g, sample);
+    let top = g.stack.top.get();
+    interrupted(state, seat, sample, evidence);
+    let (verdict, summary) = match sample.outcome {
+        Outcome::Failed(error) => {
+            *culprit = error.slot();
+            let verdict = match error {
+                WalkError::Fault { .. } => Verdict::Fault,
+                _ => Verdict::BadTraceback,
+            };
+            (verdict, format!("g{}: the walk gave up after {} frames: {error}", g.id, sample.len))
+        }
+        _ => (
+            Verdict::BadTraceback,
+            format!("g{}: the walk returned {} frames that are not the right ones", g.id, sample.len),
+        ),
+    };
+    match &right {
+        Right::Frames { frames, len } => {
+            evidence.push(format!("{:4}{:<28}{:<28}", "", "expected", "found"));
+            for index in 0..(*len).max(sample.len) {
+                let expected = frames[..*len].get(index).map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), f.below));
+                let found = sample.frames().get(index).map(|f| {
+                    format!("{:<16} top-{}", Pc(f.pc).to_string(), top.wrapping_sub(f.sp) as isize)
+                });
+                let mark = if expected == found { "   " } else { "==>" };
+                evidence.push(format!(
+                    "{mark} {:<28}{:<28}",
+                    expected.unwrap_or_else(|| "-".to_owned()),
+                    found.unwrap_or_else(|| "-".to_owned())
+                ));
+            }
+        }
+        Right::UnknownCode => evidence.push("expected: a skip, the code is in no table".to_owned()),
+        Right::Impossible => {
+            let seen = seen(g, sample);
+            evidence.push(format!(
+                "expected: nothing that fits: saved at {} {} bytes below the top, on its stack: {}",
+                Pc(seen.saved_pc),
+                seen.top.wrapping_sub(seen.saved_sp) as isize,
+                seen.on_stack
+            ));
+        }
+    }
+    debug_assert!(!matches(&right, sample, top) || matches!(sample.outcome, Outcome::Failed(_)) || sample.goroutine != g.id);
+    (verdict, summary)
+}
+
+fn interrupted(state: &State, seat: usize, sample: &Sample, evidence: &mut Vec<String>) {
+    let at = match Pc(sample.pc).to_string() {
+        place if place == "elsewhere" => "the runtime, on the thread's own stack".to_owned(),
+        place => place,
+    };
+    evidence.push(format!(
+        "{} was interrupted in {at} ({}); its handler had {} frames when it stopped",
+        actor_of(seat).name(),
+        sample.class,
+        sample.len
+    ));
+    let index = usize::from(sample.goroutine).checked_sub(1);
+    if let Some((seat, operation)) = index.and_then(|i| state.ledger[i].get()) {
+        evidence.push(format!("the stack lock was held by {} for {operation}", actor_of(seat).name()));
+    }
+}
+
+fn skip(state: &State, seat: usize, why: &'static str, evidence: &mut Vec<String>) -> (Verdict, String) {
+    let summary = format!("{} skipped a sample without a reason: {why}", actor_of(seat).name());
+    if let Some((sample, g)) = sample(state, seat) {
+        interrupted(state, seat, sample, evidence);
+        evidence.push(match (sample.outcome, state.threads[seat].lock_was_held.get()) {
+            (Outcome::Skipped(skip, Some(owner)), held) => format!(
+                "it says {skip}: by {} for {}; the ledger says {}",
+                machine_name(owner.machine),
+                owner.operation,
+                held.map_or("nobody".to_owned(), |(s, o)| format!("{} for {o}", actor_of(s).name()))
+            ),
+            (outcome, _) => format!("it says {outcome:?}"),
+        });
+        evidence.push(match state.right(g, sample) {
+            Right::Frames { len, .. } => format!("a walk was possible: {len} frames"),
+            Right::UnknownCode => "the code is in no table".to_owned(),
+            Right::Impossible => "no place where the goroutine can be".to_owned(),
+        });
+    }
+    (Verdict::UnjustifiedSkip, summary)
+}
+
+fn deadlock(state: &State, evidence: &mut Vec<String>) -> String {
+    for seat in M1..SEATS {
+        let thread = &state.threads[seat];
+        if let At::Blocked(wait) = thread.at.get() {
+            let holder = wait.goroutine().and_then(|g| g.lock.owner()).map_or(String::new(), |o| {
+                format!(", which {} holds for {}", machine_name(o.machine), o.operation)
+            });
+            let whose = wait.goroutine().map_or(String::new(), |g| format!(" of g{}", g.id));
+            let handler = if thread.in_handler.get() { ", in its signal handler," } else { "" };
+            evidence.push(format!("{}{handler} waits for {}{whose}{holder}", actor_of(seat).name(), wait.what()));
+        }
+    }
+    "every thread that could free the others waits itself".to_owned()
+}
+
+/// Every goroutine that exists, with a marker at the slot to blame.
+fn dump(state: &State, culprit: Option<usize>) -> Vec<String> {
+    let gs = state.core().goroutines();
+    gs.iter()
+        .filter(|g| g.status.get() != sigstorm_runtime::g::status::IDLE)
+        .flat_map(|g| Dump { g, culprit }.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}

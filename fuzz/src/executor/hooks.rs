@@ -1,0 +1,379 @@
+//! What the core calls out for: scheduling points, waits, throws; and the trap handler.
+//!
+//! All of it runs on the thread that holds the baton, in ordinary code on its own stack,
+//! in its profiling handler, or in its trap handler. Nothing here allocates.
+
+use core::cell::Cell;
+use std::io;
+
+use sigstorm_inject as inject;
+use sigstorm_inject::{Trap, TrapKind};
+use sigstorm_runtime::hooks::Hooks;
+use sigstorm_runtime::lock::Operation;
+use sigstorm_runtime::throw::Throw;
+use sigstorm_runtime::wait::Wait;
+use sigstorm_runtime::{G, Phase, Point};
+
+use super::feedback::{hit, mix};
+use super::state::{At, CONTROLLER, EXT, GC, LastEvent, State, Violation, What, actor_of, state};
+use super::trace::{Place, Record, What as Event};
+use crate::schedule::Stop;
+
+thread_local! {
+    /// This thread's seat at the baton; the controller's where it has none.
+    pub(crate) static SEAT: Cell<usize> = const { Cell::new(CONTROLLER) };
+}
+
+static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
+
+/// Installs the hooks and the trap handler for the whole process.
+pub(crate) fn install() -> io::Result<()> {
+    sigstorm_runtime::hooks::install(&HOOKS);
+    // SAFETY: `on_trap` allocates nothing and panics nowhere.
+    unsafe { inject::install(on_trap) }
+}
+
+fn on_point(point: Point, g: *const G, detail: usize) {
+    let seat = SEAT.get();
+    if seat == CONTROLLER {
+        return;
+    }
+    let state = state();
+    // SAFETY: null, or a goroutine of the core, which lives as long as the process.
+    let g = unsafe { g.as_ref() };
+    before(state, seat, point, g, detail);
+    feedback(state, seat, point, g);
+    if state.trace().on {
+        state.note(seat, Event::Point(point), g);
+    }
+    let thread = &state.threads[seat];
+    if let Some((wanted, hits)) = thread.at_point.get()
+        && wanted == point
+    {
+        if hits > 1 {
+            thread.at_point.set(Some((wanted, hits - 1)));
+        } else {
+            thread.at_point.set(None);
+            state.held(seat, g);
+        }
+    }
+    after(state, seat, point, g);
+}
+
+/// What the executor learns from an event before anybody can be held there.
+#[inline]
+fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detail: usize) {
+    let thread = &state.threads[seat];
+    match (point, g) {
+        (Point::LockAcquired, Some(g)) => {
+            let operation = Operation::from_code(detail as u8).unwrap_or(Operation::Walk);
+            state.ledger[index(g)].set(Some((seat, operation)));
+        }
+        (Point::Taken, Some(g)) => {
+            let truth = state.truth(index(g));
+            if !truth.lives() {
+                truth.start();
+            }
+            thread.current.set(Some(index(g)));
+        }
+        (Point::Dropped, Some(g)) => {
+            thread.current.set(None);
+            if g.status.get() == sigstorm_runtime::g::status::DEAD {
+                state.truth(index(g)).clear();
+            }
+        }
+        (Point::RecoverSwitched, Some(g)) => {
+            state.truth(index(g)).recovered(thread.recovers_to.get());
+        }
+        (Point::PhaseChanged, _) if detail == Phase::Sweep as usize => state.check_live(seat),
+        (Point::RateChanged, _) => state.rate.set(detail as u32),
+        (Point::HandlerBegin, g) => {
+            thread.in_handler.set(true);
+            state.counts().signals += 1;
+            state.note_interrupted(seat, detail);
+            if state.trace().on {
+                state.note(seat, Event::Signal, g);
+            }
+        }
+        (Point::HandlerTried, Some(g)) => {
+            thread.lock_was_held.set(state.ledger[index(g)].get());
+        }
+        (Point::HandlerEnd, _) => {
+            if seat == EXT {
+                state.counts().signals += 1;
+            }
+            state.judge(seat);
+        }
+        _ => {}
+    }
+}
+
+/// What becomes true only once the thread goes on from there.
+#[inline]
+fn after(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
+    match (point, g) {
+        (Point::LockRelease, Some(g)) => state.ledger[index(g)].set(None),
+        (Point::HandlerEnd, _) => {
+            let thread = &state.threads[seat];
+            thread.in_handler.set(false);
+            if thread.held_again.replace(false) {
+                thread.disarm();
+                state.held_at_trap(seat);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A goroutine's index.
+pub(crate) fn index(g: &G) -> usize {
+    usize::from(g.id) - 1
+}
+
+/// Notes what met what.
+#[inline]
+fn feedback(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
+    let code = u32::from(point.code());
+    let Some(g) = g else {
+        hit(mix([1, code, seat.min(GC) as u32]));
+        return;
+    };
+    let last = &state.last[index(g)];
+    let LastEvent { seat: other, point: before } = last.get();
+    if usize::from(other) != seat {
+        hit(mix([2, u32::from(before), code]));
+        last.set(LastEvent { seat: seat as u8, point: point.code() });
+    } else if before != point.code() {
+        last.set(LastEvent { seat: seat as u8, point: point.code() });
+    }
+    let held = u32::from(state.ledger[index(g)].get().is_some());
+    let pending = g.barriers.pending().min(3) as u32;
+    let nested = u32::from(state.threads[seat].in_handler.get());
+    let shape = held | pending << 1 | nested << 3 | g.status.get() << 4;
+    hit(mix([3, code, shape << 2 | state.phase() as u32]));
+}
+
+impl State {
+    /// Notes an event for the trace.
+    pub(crate) fn note(&self, seat: usize, what: Event, g: Option<&'static G>) {
+        if !self.trace().on {
+            return;
+        }
+        let thread = &self.threads[seat];
+        let seen = thread.machine.get().filter(|_| thread.in_handler.get()).map(|m| {
+            // SAFETY: this thread is in its own handler.
+            let sample = unsafe { m.last_sample() };
+            (sample.pc, sample.sp)
+        });
+        let place_of = |g: &'static G| match seen {
+            Some((pc, sp)) if point_has_sample(what) => (Place::of(pc), sp),
+            _ => (Place::of(g.sched.pc.get()).filter(|_| g.sched.sp.get() != 0), g.sched.sp.get()),
+        };
+        let (place, sp) = g.map_or((None, 0), place_of);
+        let below = g.filter(|g| g.stack.contains(sp)).map(|g| (g.stack.top.get() - sp) as u32);
+        self.trace().push(Record {
+            step: self.step.get(),
+            actor: actor_of(seat),
+            what,
+            goroutine: g.map_or(0, |g| g.id),
+            place,
+            below,
+            lock: g.and_then(|g| g.lock.owner()),
+            position: g.map_or(0, |g| g.barriers.position() as u16),
+            barriers: g.map_or(0, |g| g.barriers.len() as u16),
+        });
+    }
+
+    /// Notes for the feedback which instruction was interrupted, and in what state.
+    fn note_interrupted(&self, seat: usize, pc: usize) {
+        let thread = &self.threads[seat];
+        let place = Place::of(pc).map_or(0, |_| (pc - sigstorm_runtime::marked_code().0) as u32 + 1);
+        let (lock, pending) = thread.current.get().map_or((0, 0), |index| {
+            let g = &self.core().goroutines()[index];
+            (u32::from(self.ledger[index].get().is_some()), g.barriers.pending().min(2) as u32)
+        });
+        hit(mix([5, place, lock | pending << 1]));
+    }
+
+    /// Arms the stop that comes with an order.
+    pub(crate) fn arm(&self, seat: usize, stop: Option<Stop>) {
+        let thread = &self.threads[seat];
+        thread.stop.set(stop);
+        match stop {
+            None => {}
+            Some(Stop::Point { point, hit }) => thread.at_point.set(Some((point, hit))),
+            Some(Stop::Instr { function, index, hit, check }) => {
+                match self.resolve(function.code(), index, check) {
+                    Some(address) => {
+                        thread.at_instruction.set(Some((address, hit)));
+                        // SAFETY: an instruction boundary of the marked code, writable for the
+                        // process's life; this thread holds the baton and will come there.
+                        unsafe { inject::arm(address) };
+                    }
+                    None => self.stale_stop.set(Some(self.step.get())),
+                }
+            }
+        }
+    }
+
+    /// The address of an instruction; none if it is not there or is another one.
+    fn resolve(&self, function: u8, index: u16, check: Option<u8>) -> Option<usize> {
+        let region = self.region()?;
+        let function = usize::from(function);
+        let count = region.count(function);
+        let index = match check {
+            None => usize::from(index) % count.max(1),
+            Some(_) => usize::from(index),
+        };
+        let boundary = region.boundaries(function).get(index)?;
+        if check.is_some_and(|check| check != boundary.check) {
+            return None;
+        }
+        region.address(function, index)
+    }
+
+    /// Held at a scheduling point: takes signals there until it is told to go on.
+    fn held(&self, seat: usize, g: Option<&'static G>) {
+        let thread = &self.threads[seat];
+        if let Some(stop) = thread.stop.get() {
+            self.note(seat, Event::Stop(stop), g);
+        }
+        loop {
+            thread.at.set(At::Stopped);
+            let order = self.next_order(seat);
+            thread.at.set(At::Running);
+            match order.what {
+                What::Signal => self.raise(seat, order.stop),
+                _ => {
+                    self.note(seat, Event::Resume, g);
+                    self.arm(seat, order.stop);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Held at an instruction, in the trap handler or at the end of a profiling handler
+    /// that interrupted it: a signal arrives as that handler returns.
+    fn held_at_trap(&self, seat: usize) {
+        let thread = &self.threads[seat];
+        thread.at.set(At::Stopped);
+        let order = self.next_order(seat);
+        thread.at.set(At::Running);
+        self.arm(seat, order.stop);
+        if matches!(order.what, What::Signal) {
+            thread.held_again.set(true);
+            self.send(seat);
+        }
+    }
+
+    /// Takes a signal here and now; the stop is for its handler.
+    pub(crate) fn raise(&self, seat: usize, stop: Option<Stop>) {
+        self.arm(seat, stop);
+        self.send(seat);
+        self.threads[seat].disarm();
+    }
+
+    fn send(&self, seat: usize) {
+        if inject::tgkill(self.threads[seat].tid.get(), libc::SIGPROF).is_err() {
+            self.fail(seat, Violation::Harness("the kernel refused to send a signal"));
+        }
+    }
+
+    /// True where everybody whom this thread waits for waits for it, and for locks alone:
+    /// nobody else could free them.
+    fn is_deadlocked(&self, seat: usize, wait: &Wait) -> bool {
+        let mut wait = *wait;
+        for _ in 0..super::state::SEATS {
+            let Wait::StackLock(g) = wait else { return false };
+            let Some(owner) = g.lock.owner() else { return false };
+            let holder = usize::from(owner.machine) + super::state::M1;
+            if holder == seat {
+                return true;
+            }
+            match self.threads[holder].at.get() {
+                At::Blocked(next) => wait = next,
+                _ => return false,
+            }
+        }
+        false
+    }
+}
+
+/// True for events whose place is the interrupted one.
+fn point_has_sample(what: Event) -> bool {
+    matches!(what, Event::Sample(_) | Event::Signal)
+        || matches!(what, Event::Point(Point::HandlerTried | Point::HandlerEnd | Point::TracebackBegin))
+}
+
+fn on_wait(wait: &Wait) {
+    let seat = SEAT.get();
+    if seat == CONTROLLER || wait.over() {
+        return;
+    }
+    let state = state();
+    let thread = &state.threads[seat];
+    state.note(seat, Event::Wait(wait.what()), wait.goroutine());
+    thread.at.set(At::Blocked(*wait));
+    if state.is_deadlocked(seat, wait) {
+        state.fail(seat, Violation::Deadlock);
+    }
+    loop {
+        let order = state.next_order(seat);
+        match order.what {
+            What::Signal => {
+                // Its handler may be held, and wait in turn: what the thread is at comes back after.
+                let armed = (thread.at_point.get(), thread.at_instruction.get(), thread.stop.get());
+                thread.at.set(At::Running);
+                state.raise(seat, order.stop);
+                thread.at_point.set(armed.0);
+                thread.stop.set(armed.2);
+                if let Some((address, hits)) = armed.1 {
+                    thread.at_instruction.set(Some((address, hits)));
+                    // SAFETY: as where it was armed first.
+                    unsafe { inject::arm(address) };
+                }
+                thread.at.set(At::Blocked(*wait));
+            }
+            _ => {
+                thread.at.set(At::Running);
+                if order.stop.is_some() {
+                    thread.disarm();
+                    state.arm(seat, order.stop);
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn on_throw(throw: &Throw) -> ! {
+    state().fail(SEAT.get(), Violation::Throw(*throw))
+}
+
+/// A thread has come to its breakpoint, or has run one instruction after it.
+fn on_trap(trap: &mut Trap<'_>) {
+    let seat = SEAT.get();
+    let state = state();
+    let thread = &state.threads[seat];
+    let Some((address, hits)) = thread.at_instruction.get() else { return };
+    match trap.kind() {
+        TrapKind::Breakpoint if hits > 1 => {
+            thread.at_instruction.set(Some((address, hits - 1)));
+            trap.set_single_step(true);
+        }
+        TrapKind::Step => {
+            trap.set_single_step(false);
+            // SAFETY: as where it was armed first.
+            unsafe { inject::arm(address) };
+        }
+        TrapKind::Breakpoint => {
+            thread.at_instruction.set(None);
+            if let Some(stop) = thread.stop.get() {
+                let g = thread.machine.get().and_then(|m| m.current());
+                state.note(seat, Event::Stop(stop), g);
+            }
+            state.held_at_trap(seat);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The oracle: holds every sample against the truth, and every skip against its reason.
+
+use sigstorm_runtime::core::GOROUTINES;
+use sigstorm_runtime::g::status;
+use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
+use sigstorm_runtime::{CodeClass, G, M, Phase};
+
+use super::state::{EXT, GC, M1, State, Violation};
+use super::trace::What as Event;
+use super::truth::{Right, Seen};
+
+/// Where a sample saw its goroutine, as the goroutine stands now.
+pub(crate) fn seen(g: &G, sample: &Sample) -> Seen {
+    Seen {
+        pc: sample.pc,
+        sp: sample.sp,
+        on_stack: g.stack.contains(sample.sp),
+        top: g.stack.top.get(),
+        saved_sp: g.sched.sp.get(),
+        saved_pc: g.sched.pc.get(),
+    }
+}
+
+/// True where the sample's frames are the right ones.
+pub(crate) fn matches(right: &Right, sample: &Sample, top: usize) -> bool {
+    match right {
+        Right::Frames { frames, len } => {
+            *len == sample.len
+                && frames[..*len]
+                    .iter()
+                    .zip(sample.frames())
+                    .all(|(right, found)| right.pc == found.pc && right.below == top.wrapping_sub(found.sp))
+        }
+        Right::UnknownCode | Right::Impossible => false,
+    }
+}
+
+impl State {
+    /// Judges the sample that this thread's handler has just taken.
+    pub(crate) fn judge(&self, seat: usize) {
+        let Some(m) = self.threads[seat].machine.get() else {
+            // A thread without a machine: the handler must have left it alone, and did.
+            let foreign = seat == EXT;
+            if !foreign {
+                self.fail(seat, Violation::Skip(seat, "the thread has a machine"));
+            }
+            self.skipped(Skip::ForeignThread);
+            self.counts().interrupted[class_index(CodeClass::Runtime)] += 1;
+            self.note(seat, Event::Sample(Skip::ForeignThread.name()), None);
+            return;
+        };
+        // SAFETY: this is the machine's own thread, at the end of its handler.
+        let sample = unsafe { m.last_sample() };
+        self.counts().interrupted[class_index(sample.class)] += 1;
+        let g = m.current();
+        match sample.outcome {
+            Outcome::Traceback => self.judge_traceback(seat, m, sample),
+            Outcome::Failed(_) => self.fail(seat, Violation::Traceback(seat)),
+            Outcome::Alone => self.judge_alone(seat, sample),
+            Outcome::Skipped(skip, owner) => {
+                let reason = match skip {
+                    Skip::LockHeld => match (self.threads[seat].lock_was_held.get(), owner) {
+                        (Some((holder, operation)), Some(owner)) => {
+                            holder == usize::from(owner.machine) + M1 && operation == owner.operation
+                        }
+                        _ => false,
+                    },
+                    Skip::ForeignThread => false,
+                    Skip::ProfilerOff => self.rate.get() == 0,
+                    Skip::UnknownCode => {
+                        g.is_some_and(|g| matches!(self.right(g, sample), Right::UnknownCode))
+                    }
+                };
+                if !reason {
+                    self.fail(seat, Violation::Skip(seat, skip.name()));
+                }
+                self.skipped(skip);
+                self.note(seat, Event::Sample(skip.name()), g);
+            }
+        }
+    }
+
+    fn skipped(&self, skip: Skip) {
+        self.counts().skips[usize::from(skip.code()) - 1] += 1;
+    }
+
+    /// The right traceback for a sample of this goroutine.
+    pub(crate) fn right(&self, g: &G, sample: &Sample) -> Right {
+        self.truth(usize::from(g.id) - 1).right(seen(g, sample))
+    }
+
+    fn judge_traceback(&self, seat: usize, m: &'static M, sample: &Sample) {
+        let g = m.current();
+        let ours = self.threads[seat].current.get().map(|index| index + 1);
+        let right = g.is_some_and(|g| {
+            let on_stack = g.stack.contains(sample.sp);
+            ours == Some(usize::from(sample.goroutine))
+                && (sample.pseudo == Pseudo::None) == on_stack
+                && matches(&self.right(g, sample), sample, g.stack.top.get())
+        });
+        if !right {
+            self.fail(seat, Violation::Traceback(seat));
+        }
+        self.counts().tracebacks += 1;
+        self.note(seat, Event::Sample("right"), g);
+    }
+
+    fn judge_alone(&self, seat: usize, sample: &Sample) {
+        if self.threads[seat].current.get().is_some() {
+            self.fail(seat, Violation::Skip(seat, "the thread runs a goroutine"));
+        }
+        if sample.pseudo == Pseudo::None || (sample.pseudo == Pseudo::Gc && seat != GC) {
+            self.fail(seat, Violation::Skip(seat, "the pseudo-frame is wrong"));
+        }
+        self.counts().alone += 1;
+        self.note(seat, Event::Sample("alone"), None);
+    }
+
+    /// At the end of mark termination: whatever can be reached must be marked.
+    pub(crate) fn check_live(&self, seat: usize) {
+        let roots = (0..GOROUTINES).fold(0, |set, index| set | self.truth(index).roots());
+        let live = self.heap().reachable(roots);
+        let heap = self.core().heap();
+        let mut left = live;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            if !heap.is_marked(index) {
+                self.fail(seat, Violation::LiveObject(index));
+            }
+            left &= left - 1;
+        }
+    }
+
+    /// After the last thread has finished: everything must be back where it belongs.
+    pub(crate) fn check_leaks(&self) -> Option<Violation> {
+        for (index, g) in self.core().goroutines().iter().enumerate() {
+            let leak = |what| Some(Violation::Leak(what, Some(index)));
+            if g.lock.owner().is_some() {
+                return leak("its stack lock is held");
+            }
+            if !g.barriers.is_empty() {
+                return leak("it has barriers left");
+            }
+            if !matches!(g.status.get(), status::IDLE | status::DEAD) {
+                return leak("it is neither idle nor dead");
+            }
+            if self.truth(index).lives() {
+                return leak("it should be alive");
+            }
+        }
+        for thread in &self.threads {
+            if let Some(m) = thread.machine.get() {
+                if !m.holds_no_lock() {
+                    return Some(Violation::Leak("a machine counts a lock", None));
+                }
+                if m.current().is_some() {
+                    return Some(Violation::Leak("a machine has a goroutine", None));
+                }
+            }
+        }
+        (self.phase() != Phase::Off).then_some(Violation::Leak("the collector is not off", None))
+    }
+}
+
+fn class_index(class: CodeClass) -> usize {
+    usize::from(class.code()) - 1
+}

@@ -1,0 +1,215 @@
+//! The executor: joins the core and the injector, runs schedules, keeps the truth.
+//!
+//! One [`Harness`] a process: it makes the core, starts the threads (two machines that
+//! run goroutines, one that collects, one that the runtime does not know), pins them all
+//! to one core, and runs schedules one after the other. A violation ends its use: threads
+//! may be anywhere then, and the process is to report and end.
+
+mod conduct;
+mod evidence;
+pub mod feedback;
+mod hooks;
+mod judge;
+mod perform;
+mod state;
+mod trace;
+pub mod truth;
+
+use std::io;
+use std::time::Duration;
+
+use sigstorm_inject::{self as inject, CodeFunction, Region, RegionError, SignalStack, Text, TextError};
+use sigstorm_runtime::core::COLLECTOR;
+use sigstorm_runtime::table::directory;
+use sigstorm_runtime::{Config, Core, Defect, M, fault, marked_code, profiler};
+
+use crate::outcome::{Finding, Run, Verdict};
+use crate::schedule::{Actor, Op, Schedule, Step};
+use state::{CONTROLLER, EXT, GC, M1, M2, State, state};
+
+/// A run that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Why the harness could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum HarnessError {
+    /// There is one core and one set of handlers a process.
+    #[error("a process has one harness, and this one has it already")]
+    Second,
+    /// The marked code cannot be decoded.
+    #[error("the marked code cannot be decoded: {0}")]
+    Region(#[from] RegionError),
+    /// The marked code cannot be patched.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A thread, handler or affinity could not be set up.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> HarnessError {
+    move |source| HarnessError::System { what, source }
+}
+
+/// The controlled executor of a process.
+#[derive(Debug)]
+pub struct Harness {
+    state: &'static State,
+    handlers_seen: bool,
+    _text: Text,
+}
+
+static TAKEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+impl Harness {
+    /// Sets up the process: pins it to the `nth` core it may use, installs handlers, starts
+    /// the threads. Defects are planted for good.
+    ///
+    /// # Errors
+    /// Where the process has a harness already, or the system refuses something.
+    pub fn new(nth: usize, defects: &[Defect]) -> Result<Harness, HarnessError> {
+        if TAKEN.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return Err(HarnessError::Second);
+        }
+        sigstorm_runtime::defect::plant(defects);
+        inject::pin(nth).map_err(system("pinning the process to one core"))?;
+        let state = state();
+        // The default is in range, so this cannot be refused.
+        let core = Core::leak(Config::default()).expect("the default configuration is a valid one");
+        state.core.set(Some(core));
+        let functions: Vec<CodeFunction> = directory()
+            .iter()
+            .map(|i| CodeFunction { name: i.function.name(), start: i.start, end: i.end })
+            .collect();
+        let region = Region::decode(&functions)?;
+        // SAFETY: no other thread exists yet that looks at the state.
+        unsafe { *state.region.get() = Some(region) };
+        let (start, end) = marked_code();
+        // SAFETY: the program's own text, which is never unmapped.
+        let text = unsafe { Text::writable(start, end) }?;
+        profiler::install().map_err(system("installing the SIGPROF handler"))?;
+        fault::install().map_err(system("installing the fault handlers"))?;
+        hooks::install().map_err(system("installing the SIGTRAP handler"))?;
+        for (seat, id) in [(M1, Some(0)), (M2, Some(1)), (GC, Some(COLLECTOR)), (EXT, None)] {
+            start_thread(state, seat, id.map(|id| M::leak(core, id)))?;
+        }
+        Ok(Harness { state, handlers_seen: false, _text: text })
+    }
+
+    /// Runs a schedule. After a finding this must not be called again.
+    pub fn run(&mut self, schedule: &Schedule, trace: bool) -> Run {
+        if !self.handlers_seen {
+            // Engines install theirs without it, and a signal would then be delivered on a
+            // goroutine's stack.
+            self.handlers_seen = inject::handlers_on_signal_stack().is_ok();
+        }
+        let state = self.state;
+        if state.violation.get().is_some() {
+            return self.result(Some(harness_error("a schedule after a violation")), trace);
+        }
+        state.begin(&schedule.steps, trace);
+        // SAFETY: every thread waits for the baton, with no goroutine.
+        if unsafe { state.core().reset(options(&schedule.steps)) }.is_err() {
+            return self.result(Some(harness_error("the schedule's options are out of range")), trace);
+        }
+        state.rate.set(state.core().rate());
+        let (first, order) = state.choose(CONTROLLER);
+        if first != CONTROLLER {
+            state.threads[first].order.set(Some(order));
+            state.baton.pass(first);
+            if !state.baton.wait_timeout(CONTROLLER, LIMIT) {
+                return self.result(Some(harness_error("a thread keeps the baton: the run hangs")), trace);
+            }
+        }
+        let violation = state.violation.get().or_else(|| state.check_leaks());
+        if let Some(violation) = violation {
+            state.violation.set(Some(violation));
+        }
+        self.result(violation.map(|violation| evidence::finding(state, violation)), trace)
+    }
+
+    fn result(&self, finding: Option<Finding>, trace: bool) -> Run {
+        let state = self.state;
+        let mut notes = Vec::new();
+        if let Some(step) = state.stale_stop.get() {
+            notes.push(format!(
+                "step {}: its stop names an instruction that this build does not have there",
+                step + 1
+            ));
+        }
+        if state.trace().dropped() != 0 {
+            notes.push(format!("the trace is cut: {} more events", state.trace().dropped()));
+        }
+        Run {
+            counts: *state.counts(),
+            trace_hash: state.trace().hash(),
+            events: if trace { state.trace().events() } else { Vec::new() },
+            finding,
+            notes,
+        }
+    }
+
+    /// The marked code's instructions.
+    pub fn region(&self) -> Option<&Region> {
+        self.state.region()
+    }
+}
+
+fn harness_error(what: &str) -> Finding {
+    Finding {
+        verdict: Verdict::HarnessError.name().to_owned(),
+        summary: what.to_owned(),
+        evidence: Vec::new(),
+        dump: Vec::new(),
+        step: 0,
+    }
+}
+
+/// The options that a schedule begins with.
+fn options(steps: &[Step]) -> Config {
+    let mut config = Config::default();
+    for step in steps.iter().take_while(|s| s.actor == Actor::World) {
+        match step.op {
+            Op::EveryFrame => config.every_frame = true,
+            Op::Stack { bytes } => config.initial_stack = bytes as usize,
+            Op::Unreadable { every } => config.unreadable = usize::from(every),
+            _ => {}
+        }
+    }
+    config
+}
+
+fn start_thread(state: &'static State, seat: usize, machine: Option<&'static M>) -> Result<(), HarnessError> {
+    let (ready, started) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name(state::actor_of(seat).name().to_owned())
+        .spawn(move || {
+            // The thread lives as long as the process, and so does its signal stack.
+            let stack = SignalStack::install();
+            let failed = stack.is_err();
+            let _ = ready.send(stack.as_ref().map(drop).map_err(|e| io::Error::from(e.kind())));
+            if !failed {
+                state.serve(seat, machine);
+            }
+        })
+        .map_err(system("starting a thread"))?;
+    started
+        .recv()
+        .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        .and_then(|result| result)
+        .map_err(system("setting up a signal stack"))?;
+    state.baton.wait(CONTROLLER);
+    Ok(())
+}
+
+impl Run {
+    /// The violation's verdict, if there was one.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.finding.as_ref().and_then(|f| Verdict::from_name(&f.verdict))
+    }
+}

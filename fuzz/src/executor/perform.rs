@@ -1,0 +1,345 @@
+//! Carrying out a step on the thread that it names: the core's operations, and the truth
+//! that goes along with each.
+//!
+//! What is pending is told to the truth before the core is told to do it, and settled
+//! when the core is back.
+
+use sigstorm_inject as inject;
+use sigstorm_runtime::panic::Unwind;
+use sigstorm_runtime::profiler;
+use sigstorm_runtime::{Function, Left, M};
+
+use super::hooks::SEAT;
+use super::state::{At, GC, State, Violation, What};
+use super::trace::What as Event;
+use super::truth::{Pending, SavedAt, TrueFrame, Truth, Value};
+use crate::schedule::Op;
+
+/// What a deferred call calls.
+const DEFERRED: Function = Function::Tiny;
+
+impl State {
+    /// A thread of the run: does what it is told until the process ends.
+    pub(crate) fn serve(&self, seat: usize, machine: Option<&'static M>) {
+        SEAT.set(seat);
+        let thread = &self.threads[seat];
+        thread.tid.set(inject::gettid());
+        thread.machine.set(machine);
+        if let Some(m) = machine {
+            m.attach();
+        }
+        // Ready: the controller goes on, and the next baton comes with the first order.
+        self.hand(seat, super::state::CONTROLLER);
+        loop {
+            thread.at.set(At::Idle);
+            let order = self.next_order(seat);
+            thread.at.set(At::Running);
+            match order.what {
+                What::Signal => self.raise(seat, order.stop),
+                What::Finish => self.finish(seat),
+                what => {
+                    self.arm(seat, order.stop);
+                    match (what, machine) {
+                        (What::Begin(op), machine) => {
+                            self.note(seat, Event::Op(op), machine.and_then(|m| m.current()));
+                            self.perform(seat, machine, op);
+                        }
+                        (_, Some(m)) => self.leave_syscall(seat, m),
+                        (_, None) => {}
+                    }
+                    thread.disarm();
+                }
+            }
+        }
+    }
+
+    fn perform(&self, seat: usize, machine: Option<&'static M>, op: Op) {
+        if let Op::Rate { on } = op {
+            profiler::set_rate(self.core(), if on { 100 } else { 0 });
+            return;
+        }
+        match machine {
+            Some(m) if seat == GC => self.collect(m, op),
+            Some(m) => self.run(seat, m, op),
+            None => {}
+        }
+    }
+
+    fn collect(&self, m: &'static M, op: Op) {
+        let gs = self.core().goroutines();
+        let did = match op {
+            Op::Mark => m.gc_mark(),
+            Op::Scan { g } => m.gc_scan(&gs[usize::from(g.code())]),
+            Op::Drain { objects } => m.gc_drain(usize::from(objects)),
+            Op::Term => m.gc_terminate(),
+            Op::Sweep => m.gc_sweep(),
+            Op::Shrink { g } => m.gc_shrink(&gs[usize::from(g.code())]),
+            _ => false,
+        };
+        self.had_effect(did);
+    }
+
+    /// Takes back the count of a step that turned out to do nothing.
+    fn had_effect(&self, did: bool) {
+        if !did && !self.draining.get() {
+            self.counts().steps -= 1;
+        }
+    }
+
+    /// The truth of the goroutine that this thread runs.
+    #[expect(clippy::mut_from_ref, reason = "whoever holds the baton is alone")]
+    fn mine(&self, seat: usize) -> &mut Truth {
+        match self.threads[seat].current.get() {
+            Some(index) => self.truth(index),
+            None => self.fail(seat, Violation::Harness("a step for a thread without a goroutine")),
+        }
+    }
+
+    fn run(&self, seat: usize, m: &'static M, op: Op) {
+        if let Op::Run { g } = op {
+            if self.threads[seat].current.get().is_some() {
+                m.yield_now();
+            }
+            self.had_effect(self.take(seat, m, usize::from(g.code())));
+            return;
+        }
+        if self.threads[seat].current.get().is_none() {
+            let taken = self.preferred(seat).is_some_and(|index| self.take(seat, m, index));
+            if !taken {
+                self.had_effect(false);
+                return;
+            }
+        }
+        match op {
+            Op::Call { kind, times } => {
+                for _ in 0..times {
+                    if !self.mine(seat).can_call(kind) {
+                        break;
+                    }
+                    self.call(seat, m, kind);
+                }
+            }
+            Op::Ret { frames } => {
+                for _ in 0..frames {
+                    if !self.ret(seat, m) {
+                        break;
+                    }
+                }
+            }
+            Op::Syscall => {
+                if self.mine(seat).can_call(Function::Syscall) {
+                    self.mine(seat).pending = Pending::Call(Function::Syscall);
+                    m.call(Function::Syscall);
+                    self.mine(seat).called();
+                    self.threads[seat].in_syscall.set(true);
+                }
+            }
+            Op::Yield => {
+                m.yield_now();
+            }
+            Op::Panic => self.panic(seat, m, false),
+            Op::Exit => self.panic(seat, m, true),
+            Op::Recover => self.had_effect(m.recover()),
+            Op::Defer => self.had_effect(m.defer(DEFERRED)),
+            other => self.mutate(seat, m, other),
+        }
+    }
+
+    fn take(&self, seat: usize, m: &'static M, index: usize) -> bool {
+        if !m.take(&self.core().goroutines()[index]) {
+            return false;
+        }
+        let truth = self.mine(seat);
+        if truth.saved_at == SavedAt::Start {
+            // Through its first instructions, to its first ask.
+            truth.pending = Pending::Continue;
+            m.ret();
+            self.mine(seat).settled();
+        }
+        true
+    }
+
+    fn call(&self, seat: usize, m: &'static M, kind: Function) {
+        self.mine(seat).pending = Pending::Call(kind);
+        m.call(kind);
+        self.mine(seat).called();
+        if kind == Function::Deferring {
+            m.defer(DEFERRED);
+        }
+    }
+
+    /// Returns from the innermost frame, or makes the deferred call that comes before.
+    /// False once the goroutine has ended.
+    fn ret(&self, seat: usize, m: &'static M) -> bool {
+        if self.mine(seat).top().is_some_and(|f| f.function == Function::Deferring)
+            && let Some(deferred) = m.deferred_before_return()
+        {
+            self.call(seat, m, deferred);
+            return true;
+        }
+        self.mine(seat).pending = Pending::Return;
+        match m.ret() {
+            Left::Exited => false,
+            _ => {
+                self.mine(seat).returned();
+                self.unwind(seat, m)
+            }
+        }
+    }
+
+    fn leave_syscall(&self, seat: usize, m: &'static M) {
+        self.threads[seat].in_syscall.set(false);
+        self.mine(seat).pending = Pending::Return;
+        m.leave_syscall();
+        self.mine(seat).returned();
+    }
+
+    fn panic(&self, seat: usize, m: &'static M, exits: bool) {
+        let frame = if exits { Function::Goexit } else { Function::Gopanic };
+        self.mine(seat).pending = Pending::Call(frame);
+        match m.panic(exits) {
+            Some(_) => {
+                self.mine(seat).called();
+                self.unwind(seat, m);
+            }
+            None => {
+                self.mine(seat).settled();
+                self.had_effect(false);
+            }
+        }
+    }
+
+    /// Where a panicking frame asks, answers it, until a frame asks that a schedule decides
+    /// for. False once the goroutine has ended.
+    fn unwind(&self, seat: usize, m: &'static M) -> bool {
+        loop {
+            match self.mine(seat).top().map(|f| f.function) {
+                Some(Function::Gopanic | Function::Goexit) => {}
+                Some(_) => return true,
+                None => return false,
+            }
+            match m.unwind_next() {
+                Unwind::Call(function) => self.call(seat, m, function),
+                Unwind::End => {
+                    m.end();
+                    return false;
+                }
+                Unwind::Recover { frame } => {
+                    let top = m.current().map_or(0, |g| g.stack.top.get());
+                    let below = top.wrapping_sub(frame);
+                    if !self.mine(seat).defers_at(below) {
+                        self.fail(seat, Violation::Memory("a recovery goes to no frame that deferred"));
+                    }
+                    self.threads[seat].recovers_to.set(below);
+                    m.recovery(frame);
+                    // It went on from the landing to its ask.
+                    self.mine(seat).settled();
+                }
+            }
+        }
+    }
+
+    // -- the program's memory -----------------------------------------------------------
+
+    fn mutate(&self, seat: usize, m: &'static M, op: Op) {
+        let up = |frames: u8| usize::from(frames);
+        let at = |slot: u8| usize::from(slot);
+        let truth = self.mine(seat);
+        let Some(top) = truth.frame(0) else { return };
+        let slots = top.slots;
+        let object = |s: u8| match slots[at(s)] {
+            Value::Object(index) => Some(usize::from(index)),
+            _ => None,
+        };
+        let did = match op {
+            Op::Alloc { slot } => match m.alloc(at(slot)) {
+                Some(index) => {
+                    self.heap().fields[index] = Default::default();
+                    self.set_slot(seat, 0, slot, Value::Object(index as u8));
+                    true
+                }
+                None => return self.had_effect(false),
+            },
+            Op::Load { dst, src, field } => object(src).is_none_or(|index| {
+                let value = self.heap().fields[index][at(field)];
+                let did = m.load(at(dst), at(src), at(field));
+                self.set_slot(seat, 0, dst, value);
+                did
+            }),
+            Op::Store { obj, src, field } => object(obj).is_none_or(|index| {
+                let did = m.store(at(obj), at(field), at(src));
+                self.heap().fields[index][at(field)] = slots[at(src)];
+                did
+            }),
+            Op::Move { dst, src } => {
+                let did = m.copy(at(dst), at(src));
+                self.set_slot(seat, 0, dst, slots[at(src)]);
+                did
+            }
+            Op::Clear { slot } => {
+                let did = m.clear(at(slot));
+                self.set_slot(seat, 0, slot, Value::Nil);
+                did
+            }
+            Op::Up { frames, src, dst } => {
+                let did = m.write_up(up(frames), at(dst), at(src));
+                self.set_slot(seat, up(frames), dst, slots[at(src)]);
+                did
+            }
+            Op::Ref { dst, frames, to } => {
+                let did = m.refer(at(dst), up(frames), at(to));
+                self.set_slot(seat, 0, dst, Value::Up);
+                did
+            }
+            Op::Send { slot } => {
+                let did = m.send(at(slot), at(slot));
+                self.heap().mailbox[at(slot)] = slots[at(slot)];
+                self.set_slot(seat, 0, slot, Value::Nil);
+                did
+            }
+            Op::Bulk { frames } => {
+                let did = m.bulk_move(up(frames));
+                let mailbox = core::mem::take(&mut self.heap().mailbox);
+                if let Some(frame) = self.mine(seat).frame(up(frames)) {
+                    frame.slots = mailbox;
+                }
+                did
+            }
+            _ => return self.had_effect(false),
+        };
+        if !did {
+            self.fail(seat, Violation::Memory("a slot does not hold what was written there"));
+        }
+    }
+
+    fn set_slot(&self, seat: usize, up: usize, slot: u8, value: Value) {
+        if let Some(TrueFrame { slots, .. }) = self.mine(seat).frame(up) {
+            slots[usize::from(slot)] = value;
+        }
+    }
+
+    // -- the end ------------------------------------------------------------------------
+
+    /// The schedule is at its end: finishes the cycle, or returns from every frame.
+    fn finish(&self, seat: usize) {
+        let Some(m) = self.threads[seat].machine.get() else { return };
+        if seat == GC {
+            m.gc_terminate();
+            m.gc_sweep();
+            return;
+        }
+        if self.threads[seat].in_syscall.get() {
+            self.leave_syscall(seat, m);
+        } else if self.threads[seat].current.get().is_none() {
+            let runnable = |index: usize| {
+                let g = &self.core().goroutines()[index];
+                g.status.get() == sigstorm_runtime::g::status::RUNNABLE
+            };
+            if let Some(index) = (0..sigstorm_runtime::core::GOROUTINES).find(|&i| runnable(i)) {
+                self.take(seat, m, index);
+            }
+        } else {
+            while self.ret(seat, m) {}
+        }
+    }
+}

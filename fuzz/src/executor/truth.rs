@@ -1,0 +1,567 @@
+//! The truth: what every goroutine's call chain is, kept by the one who decides it.
+//!
+//! Every call and return is the executor's decision, so it knows the chain without
+//! looking: which frame kinds, and from their sizes where each body's SP is, as a
+//! distance from the top of the stack. It also knows the transition that is under way,
+//! and how far that has come shows in SP and PC alone: a pending call has happened once
+//! SP is below the caller's body, a pending return once SP is at or above the frame's
+//! end. So at any instruction there is one right answer.
+//!
+//! Neither the function table nor a barrier list is read here. Positions (where a
+//! function's code is, where its call comes back to) come from the assembler's labels.
+//! While a goroutine is off its stack, its saved SP says which of the known positions it
+//! has come to.
+//!
+//! The truth also shadows what the program has written: each frame's slots, each object's
+//! fields, the mailbox. Liveness is decided by these and not by memory.
+
+use sigstorm_runtime::Function;
+use sigstorm_runtime::heap::{FIELDS, MAILBOX, OBJECTS};
+use sigstorm_runtime::mutator::SLOTS;
+use sigstorm_runtime::profiler::MAX_FRAMES;
+use sigstorm_runtime::table::{FunctionInfo, directory};
+
+/// Deepest chain that a schedule can make.
+pub const MAX_DEPTH: usize = 96;
+/// Most bytes of frames that a schedule can make.
+pub const MAX_BYTES: usize = 20 * 1024;
+/// Frames that the runtime adds on top: panics and deferred calls.
+const SPARE: usize = 40;
+
+/// A value of the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Value {
+    /// Nothing.
+    #[default]
+    Nil,
+    /// An object, by index.
+    Object(u8),
+    /// An address of the goroutine's own stack.
+    Up,
+}
+
+impl Value {
+    fn object(self) -> Option<usize> {
+        match self {
+            Value::Object(index) => Some(usize::from(index)),
+            _ => None,
+        }
+    }
+}
+
+/// A frame of the chain.
+#[derive(Clone, Copy, Debug)]
+pub struct TrueFrame {
+    /// Which kind.
+    pub function: Function,
+    /// Distance from the top of the stack down to its body's SP.
+    pub body: usize,
+    /// What its slots hold.
+    pub slots: [Value; SLOTS],
+}
+
+/// What a goroutine was told to do, and may not have done yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// Nothing: it is where it was saved.
+    Nothing,
+    /// To go on in the same frame: from its start or its landing to its ask.
+    Continue,
+    /// To call this.
+    Call(Function),
+    /// To return from the innermost frame.
+    Return,
+}
+
+/// Where the innermost frame was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SavedAt {
+    /// At the outermost frame's first instruction.
+    Start,
+    /// In its ask.
+    Ask,
+    /// At its recovery landing.
+    Landing,
+}
+
+/// One goroutine's truth.
+#[derive(Debug)]
+pub struct Truth {
+    frames: [TrueFrame; MAX_DEPTH + SPARE],
+    len: usize,
+    /// The transition under way.
+    pub pending: Pending,
+    /// Where the innermost frame was saved before it.
+    pub saved_at: SavedAt,
+}
+
+/// Where a goroutine was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// PC that was interrupted.
+    pub pc: usize,
+    /// SP that was interrupted.
+    pub sp: usize,
+    /// True where that SP is on its stack.
+    pub on_stack: bool,
+    /// Its stack's top.
+    pub top: usize,
+    /// Its saved SP; zero where none is saved.
+    pub saved_sp: usize,
+    /// Its saved PC.
+    pub saved_pc: usize,
+}
+
+/// One right frame: PC and SP as distance from the top.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RightFrame {
+    /// Program counter.
+    pub pc: usize,
+    /// Distance from the top of the stack down to SP.
+    pub below: usize,
+}
+
+/// The right answer.
+#[derive(Clone, Debug)]
+pub enum Right {
+    /// These frames, innermost first; cut off after [`MAX_FRAMES`].
+    Frames {
+        /// The frames.
+        frames: [RightFrame; MAX_FRAMES],
+        /// How many count.
+        len: usize,
+    },
+    /// None: the code is in no table, which is a reason to skip.
+    UnknownCode,
+    /// None: what was seen is no place where this goroutine can be.
+    Impossible,
+}
+
+fn info(function: Function) -> &'static FunctionInfo {
+    &directory()[usize::from(function.code())]
+}
+
+fn within(function: Function, pc: usize) -> bool {
+    let info = info(function);
+    info.start <= pc && pc < info.end
+}
+
+/// Bytes from the caller's body SP down to the callee's: return address, frame pointer,
+/// frame.
+fn step(function: Function) -> usize {
+    16 + info(function).size
+}
+
+impl Truth {
+    /// Of a goroutine that does not exist.
+    pub const fn new() -> Self {
+        const FRAME: TrueFrame = TrueFrame { function: Function::Entry, body: 0, slots: [Value::Nil; SLOTS] };
+        Truth {
+            frames: [FRAME; MAX_DEPTH + SPARE],
+            len: 0,
+            pending: Pending::Nothing,
+            saved_at: SavedAt::Ask,
+        }
+    }
+
+    /// Forgets the goroutine.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.pending = Pending::Nothing;
+        self.saved_at = SavedAt::Ask;
+    }
+
+    /// True where the goroutine exists.
+    pub fn lives(&self) -> bool {
+        self.len != 0
+    }
+
+    /// A new goroutine: its outermost frame, not yet begun.
+    pub fn start(&mut self) {
+        self.clear();
+        self.saved_at = SavedAt::Start;
+        // No return address: a frame pointer and the frame.
+        self.add(Function::Entry, 8 + info(Function::Entry).size);
+    }
+
+    fn add(&mut self, function: Function, body: usize) {
+        self.frames[self.len] = TrueFrame { function, body, slots: [Value::Nil; SLOTS] };
+        self.len += 1;
+    }
+
+    /// Number of frames.
+    pub fn depth(&self) -> usize {
+        self.len
+    }
+
+    /// The frames, outermost first.
+    pub fn frames(&self) -> &[TrueFrame] {
+        &self.frames[..self.len]
+    }
+
+    /// The frame `up` levels above the innermost.
+    pub fn frame(&mut self, up: usize) -> Option<&mut TrueFrame> {
+        let index = self.len.checked_sub(up + 1)?;
+        self.frames.get_mut(index)
+    }
+
+    /// The innermost frame.
+    pub fn top(&self) -> Option<&TrueFrame> {
+        self.frames().last()
+    }
+
+    /// True where a frame of this kind can be called here.
+    pub fn can_call(&self, function: Function) -> bool {
+        let Some(top) = self.top() else { return false };
+        // As a linker would: code without a check calls no code without one.
+        let unchecked = matches!(function, Function::Nosplit | Function::Leaf | Function::Syscall);
+        let fits = self.len < MAX_DEPTH && top.body + step(function) <= MAX_BYTES;
+        fits && !(unchecked && top.function == Function::Nosplit)
+    }
+
+    /// The pending call has happened and the callee asks.
+    pub fn called(&mut self) {
+        if let Pending::Call(function) = self.pending
+            && function != Function::Leaf
+        {
+            let body = self.top().map_or(0, |f| f.body) + step(function);
+            self.add(function, body);
+        }
+        self.settled();
+    }
+
+    /// The pending return has happened and the caller asks.
+    pub fn returned(&mut self) {
+        self.len = self.len.saturating_sub(1);
+        self.settled();
+    }
+
+    /// The innermost frame asks.
+    pub fn settled(&mut self) {
+        self.pending = Pending::Nothing;
+        self.saved_at = SavedAt::Ask;
+    }
+
+    /// True where a deferring frame of the chain has this body.
+    pub fn defers_at(&self, body: usize) -> bool {
+        self.frames().iter().any(|f| f.function == Function::Deferring && f.body == body)
+    }
+
+    /// Cuts the chain back to the frame with this body, at its landing.
+    pub fn recovered(&mut self, body: usize) {
+        while self.len > 1 && self.frames[self.len - 1].body > body {
+            self.len -= 1;
+        }
+        self.pending = Pending::Nothing;
+        self.saved_at = SavedAt::Landing;
+    }
+
+    /// PC at which the innermost frame was saved.
+    fn saved_label(&self, frame: &TrueFrame) -> usize {
+        match self.saved_at {
+            SavedAt::Start => info(frame.function).start,
+            SavedAt::Ask => info(frame.function).after_ask,
+            SavedAt::Landing => info(frame.function).landing,
+        }
+    }
+
+    /// The right traceback for a goroutine that was seen there.
+    pub fn right(&self, seen: Seen) -> Right {
+        if seen.on_stack { self.right_on_stack(seen) } else { self.right_saved(seen) }
+    }
+
+    fn right_on_stack(&self, seen: Seen) -> Right {
+        let Some(top) = self.top() else { return Right::Impossible };
+        let below = seen.top.wrapping_sub(seen.sp);
+        let here = Builder::at(seen.pc, below);
+        if within(Function::Leaf, seen.pc) {
+            return Right::UnknownCode;
+        }
+        if within(Function::SwitchIn, seen.pc) {
+            // Arriving: SP is there, PC follows.
+            return Builder::at(self.saved_label(top), below).chain(self, 1);
+        }
+        if within(Function::SwitchOut, seen.pc) {
+            // A call from a frame whose SP is one word up.
+            return match self.position(below - 8, None) {
+                Some((pc, skip)) => here.push(pc, below - 8).chain_from(self, skip),
+                None => Right::Impossible,
+            };
+        }
+        let caller = self.len.checked_sub(2).map(|i| self.frames[i]);
+        if within(Function::Trampoline, seen.pc) {
+            // The return has happened, whatever the trampoline has done so far.
+            return match caller {
+                Some(c) if self.pending == Pending::Return && below == c.body => {
+                    Builder::at(info(c.function).after_call, below).chain(self, 2)
+                }
+                _ => Right::Impossible,
+            };
+        }
+        match self.pending {
+            Pending::Call(_) if below > top.body => here.chain(self, 0),
+            Pending::Return if top.function != Function::Entry && below <= top.body - step(top.function) => {
+                here.chain(self, 2)
+            }
+            _ => here.chain(self, 1),
+        }
+    }
+
+    fn right_saved(&self, seen: Seen) -> Right {
+        let Some(top) = self.top() else { return Right::Impossible };
+        if seen.saved_sp == 0 {
+            // Nothing saved but a system call's transition point.
+            return match top.function {
+                Function::Syscall => {
+                    Builder::at(info(Function::Syscall).after_ask, top.body).chain(self, 1)
+                }
+                _ => Right::Impossible,
+            };
+        }
+        let below = seen.top.wrapping_sub(seen.saved_sp);
+        match self.position(below, Some(seen.saved_pc)) {
+            Some((pc, skip)) => Builder::at(pc, below).chain_from(self, skip),
+            None => Right::Impossible,
+        }
+    }
+
+    /// Which known position the goroutine is at, given SP at it, as distance from the top:
+    /// its PC, and how the chain goes on above. `saved` where that PC was saved and two
+    /// positions share the SP; without it the goroutine is on its way out to its thread.
+    fn position(&self, below: usize, saved: Option<usize>) -> Option<(usize, Above)> {
+        let top = self.top()?;
+        let label = self.saved_label(top);
+        match self.pending {
+            Pending::Nothing => (below == top.body || self.saved_at == SavedAt::Start)
+                .then_some((label, Above::Callers)),
+            Pending::Call(callee) => {
+                let entered = top.body + 8;
+                if callee != Function::Leaf && below == top.body + step(callee) {
+                    Some((info(callee).after_ask, Above::Top))
+                } else if below == entered && callee != Function::Syscall {
+                    Some((info(callee).after_more, Above::Top))
+                } else if below == top.body {
+                    Some((label, Above::Callers))
+                } else {
+                    None
+                }
+            }
+            Pending::Return => {
+                let i = info(top.function);
+                // A system call's stub and the entry leave their stacks once more.
+                let leaves = matches!(top.function, Function::Syscall | Function::Entry);
+                if below == top.body {
+                    let left = leaves && saved.is_none_or(|pc| pc == i.after_more);
+                    return Some((if left { i.after_more } else { label }, Above::Callers));
+                }
+                let caller = self.frames[self.len.checked_sub(2)?];
+                (below == caller.body).then_some((info(caller.function).after_ask, Above::Grandcallers))
+            }
+            Pending::Continue => {
+                let ask = info(top.function).after_ask;
+                let arrived = below == top.body && saved.is_none_or(|pc| pc == ask);
+                if arrived {
+                    Some((ask, Above::Callers))
+                } else {
+                    (below == top.body || self.saved_at == SavedAt::Start).then_some((label, Above::Callers))
+                }
+            }
+        }
+    }
+
+    // -- liveness ---------------------------------------------------------------------
+
+    /// The objects that this goroutine's frames point to, as a set.
+    pub fn roots(&self) -> u64 {
+        self.frames()
+            .iter()
+            .flat_map(|frame| frame.slots)
+            .filter_map(Value::object)
+            .fold(0, |set, index| set | 1 << index)
+    }
+}
+
+/// How the chain goes on above a position.
+#[derive(Clone, Copy, Debug)]
+enum Above {
+    /// With the innermost frame itself, in its call.
+    Top,
+    /// With its caller.
+    Callers,
+    /// With its caller's caller.
+    Grandcallers,
+}
+
+/// A right traceback under construction.
+struct Builder {
+    frames: [RightFrame; MAX_FRAMES],
+    len: usize,
+}
+
+impl Builder {
+    fn at(pc: usize, below: usize) -> Builder {
+        let builder = Builder { frames: [RightFrame::default(); MAX_FRAMES], len: 0 };
+        builder.push(pc, below)
+    }
+
+    fn push(mut self, pc: usize, below: usize) -> Builder {
+        if let Some(frame) = self.frames.get_mut(self.len) {
+            *frame = RightFrame { pc, below };
+            self.len += 1;
+        }
+        self
+    }
+
+    /// Goes on with the chain, without its `skip` innermost frames, each in its call.
+    fn chain(self, truth: &Truth, skip: usize) -> Right {
+        let mut builder = self;
+        for frame in truth.frames()[..truth.len.saturating_sub(skip)].iter().rev() {
+            if builder.len == MAX_FRAMES {
+                break;
+            }
+            builder = builder.push(info(frame.function).after_call, frame.body);
+        }
+        Right::Frames { frames: builder.frames, len: builder.len }
+    }
+
+    fn chain_from(self, truth: &Truth, above: Above) -> Right {
+        match above {
+            Above::Top => self.chain(truth, 0),
+            Above::Callers => self.chain(truth, 1),
+            Above::Grandcallers => self.chain(truth, 2),
+        }
+    }
+}
+
+/// What the objects and the mailbox hold.
+#[derive(Debug)]
+pub struct HeapTruth {
+    /// Fields of every object.
+    pub fields: [[Value; FIELDS]; OBJECTS],
+    /// The global root.
+    pub mailbox: [Value; MAILBOX],
+}
+
+impl HeapTruth {
+    /// Of an empty heap.
+    pub const fn new() -> Self {
+        HeapTruth { fields: [[Value::Nil; FIELDS]; OBJECTS], mailbox: [Value::Nil; MAILBOX] }
+    }
+
+    /// Forgets everything. Fields of objects are set as they are allocated.
+    pub fn clear(&mut self) {
+        self.mailbox = [Value::Nil; MAILBOX];
+    }
+
+    /// Every object that can be reached from `roots` and the mailbox.
+    pub fn reachable(&self, roots: u64) -> u64 {
+        let mailbox = self.mailbox.iter().filter_map(|v| v.object());
+        let mut todo = mailbox.fold(roots, |set, index| set | 1 << index);
+        let mut seen = 0;
+        while todo != 0 {
+            let index = todo.trailing_zeros() as usize;
+            seen |= 1 << index;
+            for field in self.fields[index].iter().filter_map(|v| v.object()) {
+                todo |= 1 << field;
+            }
+            todo &= !seen;
+        }
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(right: Right) -> Vec<RightFrame> {
+        match right {
+            Right::Frames { frames, len } => frames[..len].to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn chain() -> Truth {
+        let mut truth = Truth::new();
+        truth.start();
+        truth.settled();
+        truth.pending = Pending::Call(Function::Small);
+        truth.called();
+        truth
+    }
+
+    const TOP: usize = 0x10000;
+
+    fn seen(pc: usize, below: usize) -> Seen {
+        Seen { pc, sp: TOP - below, on_stack: true, top: TOP, saved_sp: 0, saved_pc: 0 }
+    }
+
+    #[test]
+    fn bodies_are_where_the_frame_sizes_put_them() {
+        let truth = chain();
+        let bodies: Vec<usize> = truth.frames().iter().map(|f| f.body).collect();
+        assert_eq!(bodies, [40, 40 + 16 + 80]);
+    }
+
+    #[test]
+    fn a_pending_call_has_happened_once_sp_is_below_the_body() {
+        let mut truth = chain();
+        truth.pending = Pending::Call(Function::Tiny);
+        let small = info(Function::Small);
+        let tiny = info(Function::Tiny);
+        let before = frames(truth.right(seen(small.after_ask, 136)));
+        assert_eq!(before[0], RightFrame { pc: small.after_ask, below: 136 });
+        assert_eq!(before.len(), 2);
+        let after = frames(truth.right(seen(tiny.start, 144)));
+        assert_eq!(after[0], RightFrame { pc: tiny.start, below: 144 });
+        assert_eq!(after[1], RightFrame { pc: small.after_call, below: 136 });
+        assert_eq!(after.len(), 3);
+    }
+
+    #[test]
+    fn a_pending_return_has_happened_once_sp_is_at_the_frames_end() {
+        let mut truth = chain();
+        truth.pending = Pending::Return;
+        let small = info(Function::Small);
+        let entry = info(Function::Entry);
+        let at_ret = frames(truth.right(seen(small.end - 1, 48)));
+        assert_eq!(at_ret.len(), 2);
+        let back = frames(truth.right(seen(entry.after_call, 40)));
+        assert_eq!(back, [RightFrame { pc: entry.after_call, below: 40 }]);
+        let trampoline = info(Function::Trampoline);
+        let hit = frames(truth.right(seen(trampoline.start, 40)));
+        assert_eq!(hit, [RightFrame { pc: entry.after_call, below: 40 }]);
+    }
+
+    #[test]
+    fn the_trampoline_is_impossible_without_a_return() {
+        let truth = chain();
+        let trampoline = info(Function::Trampoline);
+        assert!(matches!(truth.right(seen(trampoline.start, 40)), Right::Impossible));
+    }
+
+    #[test]
+    fn a_recovery_cuts_the_chain_at_the_deferring_frame() {
+        let mut truth = chain();
+        truth.pending = Pending::Call(Function::Deferring);
+        truth.called();
+        let body = truth.top().unwrap().body;
+        for _ in 0..3 {
+            truth.pending = Pending::Call(Function::Tiny);
+            truth.called();
+        }
+        truth.recovered(body);
+        assert_eq!(truth.depth(), 3);
+        assert_eq!(truth.saved_at, SavedAt::Landing);
+    }
+
+    #[test]
+    fn what_is_reachable_is_found_through_cycles() {
+        let mut heap = HeapTruth::new();
+        heap.fields[1] = [Value::Object(2), Value::Nil];
+        heap.fields[2] = [Value::Object(1), Value::Object(3)];
+        heap.mailbox[0] = Value::Object(9);
+        assert_eq!(heap.reachable(1 << 1), 0b10_0000_1110);
+        assert_eq!(heap.reachable(0), 1 << 9);
+    }
+}

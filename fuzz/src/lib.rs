@@ -1,0 +1,11 @@
+//! sigstorm: fuzzing and fault injection for what a profiler's signal handler finds on a
+//! stack that somebody is changing.
+//!
+//! A [`schedule`](mod@schedule) says what each thread does and where it is held; the
+//! [`executor`] carries it out on real threads, real stacks and real signals, and holds
+//! every sample against a truth that it keeps itself; [`outcome`] is what comes of it.
+//! Engines and the command line are thin glue over these.
+
+pub mod executor;
+pub mod outcome;
+pub mod schedule;

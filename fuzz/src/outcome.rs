@@ -1,0 +1,137 @@
+//! What became of a run: counts, a verdict with its evidence, the trace.
+//!
+//! Plain data, so that the process that ran a schedule (which a violation ends) can
+//! hand it to the one that reports.
+
+use serde::{Deserialize, Serialize};
+use sigstorm_runtime::CodeClass;
+use sigstorm_runtime::profiler::Skip;
+
+sigstorm_runtime::named_codes! {
+    /// What the oracle found.
+    pub enum Verdict {
+        /// A walk returned frames that differ from the truth, or gave up half-way.
+        BadTraceback = 1, "bad-traceback";
+        /// A sample was skipped although the stated reason was not true at that instant.
+        UnjustifiedSkip = 2, "unjustified-skip";
+        /// A memory fault in the walk, the handler, or a read of a freed stack.
+        Fault = 3, "fault";
+        /// Nothing can move.
+        Deadlock = 4, "deadlock";
+        /// An entry's slot does not hold the trampoline.
+        BarrierLost = 5, "barrier-lost";
+        /// More barriers than there is room for.
+        BarrierOverflow = 6, "barrier-overflow";
+        /// A frame returned into a barrier that is not the next.
+        BarrierOutOfOrder = 7, "barrier-out-of-order";
+        /// Barriers were installed over barriers.
+        DoubleInstall = 8, "double-install";
+        /// An object reachable from real roots was unmarked at the end of mark termination.
+        LiveObjectFreed = 9, "live-object-freed";
+        /// A guard was hit.
+        StackOverflow = 10, "stack-overflow";
+        /// At the end something is not where it belongs.
+        StateLeak = 11, "state-leak";
+        /// The harness itself is wrong. Never a bug of the core.
+        HarnessError = 12, "harness-error";
+    }
+}
+
+/// What was counted over one run or many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counts {
+    /// Schedules run.
+    pub schedules: u64,
+    /// Steps that had an effect.
+    pub steps: u64,
+    /// Times that the baton went from one thread to another.
+    pub handovers: u64,
+    /// Signals that the kernel delivered.
+    pub signals: u64,
+    /// Right tracebacks.
+    pub tracebacks: u64,
+    /// Samples of a thread without a goroutine.
+    pub alone: u64,
+    /// Samples without a traceback, by reason, in the order of `Skip::ALL`.
+    pub skips: [u64; Skip::ALL.len()],
+    /// Interrupted PCs, by class, in the order of `CodeClass::ALL`.
+    pub interrupted: [u64; CodeClass::ALL.len()],
+}
+
+impl Counts {
+    /// How many words it is.
+    pub const WORDS: usize = size_of::<Counts>() / 8;
+
+    /// As words, for a shared page.
+    pub fn to_words(self) -> [u64; Counts::WORDS] {
+        // SAFETY: `repr(C)` and nothing but `u64`s, so there is no padding.
+        unsafe { core::mem::transmute::<Counts, [u64; Counts::WORDS]>(self) }
+    }
+
+    /// From words.
+    pub fn from_words(words: [u64; Counts::WORDS]) -> Counts {
+        // SAFETY: as above; every bit pattern is a `u64`.
+        unsafe { core::mem::transmute::<[u64; Counts::WORDS], Counts>(words) }
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: &Counts) {
+        let mut words = self.to_words();
+        for (mine, theirs) in words.iter_mut().zip(other.to_words()) {
+            *mine += theirs;
+        }
+        *self = Counts::from_words(words);
+    }
+}
+
+/// One event of a trace, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Index of the step that was being carried out.
+    pub step: u32,
+    /// Who: `m1`, `m2`, `gc`, `ext`.
+    pub actor: String,
+    /// What happened: a scheduling point's name, or `signal`, `stop ..`, `call small`, ...
+    pub what: String,
+    /// The goroutine concerned; 0 for none.
+    pub goroutine: u8,
+    /// Where: function + offset, or empty.
+    pub pc: String,
+    /// SP relative to the top of the stack, or empty.
+    pub sp: String,
+    /// Who holds the stack lock, or empty.
+    pub lock: String,
+    /// Barriers as position/length, or empty.
+    pub barriers: String,
+}
+
+/// A violation and what shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Its verdict's name.
+    pub verdict: String,
+    /// One line: what was wrong.
+    pub summary: String,
+    /// The evidence, in lines: expected and found.
+    pub evidence: Vec<String>,
+    /// The goroutines' stacks and barriers, with markers.
+    pub dump: Vec<String>,
+    /// Index of the step at which it was found.
+    pub step: usize,
+}
+
+/// What became of one run.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// What was counted.
+    pub counts: Counts,
+    /// A hash of the event trace: the same bytes give the same hash, always.
+    pub trace_hash: u64,
+    /// The events, where they were asked for.
+    pub events: Vec<Event>,
+    /// The violation, if there was one. The process must not run another schedule then.
+    pub finding: Option<Finding>,
+    /// Notes for the user, such as a stop whose instruction is no longer there.
+    pub notes: Vec<String>,
+}

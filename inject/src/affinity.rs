@@ -1,0 +1,88 @@
+//! Which core a worker's threads share.
+//!
+//! Engines pin, too (AFL its target, a container all of us), so a core is
+//! chosen from the mask that this process *inherited*, never from what the
+//! machine has. The mask is read once: after the first [`pin`] the thread's
+//! own mask has a single core in it and would say nothing.
+
+use std::io;
+use std::sync::OnceLock;
+
+static INHERITED: OnceLock<Vec<usize>> = OnceLock::new();
+
+/// The cores that this process may run on, in order, as they were when this
+/// crate was first asked. Never empty.
+pub fn allowed_cores() -> io::Result<Vec<usize>> {
+    inherited().map(<[usize]>::to_vec)
+}
+
+/// Pins the calling thread, and the threads it starts from now on, to the
+/// `nth` of [`allowed_cores`] (counted round and round), and says which it is.
+pub fn pin(nth: usize) -> io::Result<usize> {
+    let cores = inherited()?;
+    let core = cores[nth % cores.len()];
+    let mut mask = vec![0u64; core / 64 + 1];
+    mask[core / 64] = 1 << (core % 64);
+    // SAFETY: The kernel reads as many bytes as the mask has; thread 0 is the
+    // caller.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&mask[..]), mask.as_ptr().cast()) };
+    if result == 0 { Ok(core) } else { Err(io::Error::last_os_error()) }
+}
+
+fn inherited() -> io::Result<&'static [usize]> {
+    if let Some(cores) = INHERITED.get() {
+        return Ok(cores);
+    }
+    let cores = current()?;
+    Ok(INHERITED.get_or_init(|| cores))
+}
+
+/// The calling thread's mask. The kernel refuses a buffer that is smaller than
+/// its own mask, whose size it does not tell: grow until it fits.
+fn current() -> io::Result<Vec<usize>> {
+    let mut mask = vec![0u64; 16];
+    loop {
+        // SAFETY: The kernel writes at most as many bytes as the mask has;
+        // thread 0 is the caller.
+        let result = unsafe { libc::sched_getaffinity(0, size_of_val(&mask[..]), mask.as_mut_ptr().cast()) };
+        if result == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) || mask.len() >= 1 << 14 {
+            return Err(error);
+        }
+        mask.resize(mask.len() * 2, 0);
+    }
+    let cores: Vec<usize> =
+        (0..mask.len() * 64).filter(|core| mask[core / 64] >> (core % 64) & 1 == 1).collect();
+    if cores.is_empty() {
+        return Err(io::Error::other("the affinity mask has no core in it"));
+    }
+    Ok(cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_modulo_and_remembers_what_was_inherited() {
+        // On a thread of its own: the mask is the thread's.
+        std::thread::spawn(|| {
+            let before = current().expect("the mask can be read");
+            let allowed = allowed_cores().expect("the mask can be read");
+            assert_eq!(before, allowed);
+            for nth in [0, allowed.len() - 1, allowed.len(), 7 * allowed.len() + 1] {
+                let core = pin(nth).expect("an allowed core");
+                assert_eq!(core, allowed[nth % allowed.len()]);
+                assert_eq!(current().expect("the mask can be read"), [core]);
+                let child = std::thread::spawn(|| current().expect("the mask can be read"));
+                assert_eq!(child.join().expect("no panic"), [core], "children inherit");
+            }
+            assert_eq!(allowed_cores().expect("kept"), allowed, "pinning does not narrow it");
+        })
+        .join()
+        .expect("no panic");
+    }
+}

@@ -1,0 +1,64 @@
+//! Makes a chosen thing happen at a chosen instant on a real thread.
+//!
+//! This crate knows nothing of the runtime that it attacks. It offers the four
+//! things that a controlled run is made of:
+//!
+//! - **Who runs** ([`Baton`], [`pin`]). Of a worker's real OS threads one
+//!   runs; the others sleep in a futex, one word per seat. All threads of a
+//!   worker share one core, because there a hand-over costs under a
+//!   microsecond in each direction, and across cores forty times that.
+//! - **Where a thread stops** ([`Region`], [`Text`], [`arm`],
+//!   [`install`]). A marked code region is decoded once into its instruction
+//!   boundaries. A one-shot breakpoint on one of them stops the thread exactly
+//!   there, inside our SIGTRAP handler, where it may wait for the baton for as
+//!   long as the schedule likes. The trap flag does the same instruction by
+//!   instruction, at ten times the cost.
+//! - **What happens there** ([`tgkill`]). A signal that a thread sends itself
+//!   inside the trap handler is held off by the handler's mask and arrives as
+//!   the handler returns, so its handler's saved PC *is* the boundary.
+//! - **On which stack** ([`SignalStack`], [`handlers_on_signal_stack`]). A
+//!   goroutine stack of two kilobytes cannot hold a signal frame of twelve.
+//!
+//! # What is called where
+//!
+//! | call | in a handler | while others are stopped |
+//! |---|---|---|
+//! | [`Baton`]'s methods, [`arm`], [`disarm`], [`armed`] | yes | yes |
+//! | [`Region::locate`], [`Region::boundaries`], [`Region::address`] | yes | yes |
+//! | [`tgkill`], [`gettid`], [`ErrnoGuard`], [`Context`], [`Trap`] | yes | yes |
+//! | everything else | no | no (it allocates) |
+//!
+//! What is marked *yes* neither allocates nor locks nor panics, and leaves
+//! `errno` alone: system calls are made by the instruction, not through libc.
+//! Where it finds that its caller broke the contract (a seat that does not
+//! exist), it says so on standard error and aborts: a harness that carries on
+//! with a wrong idea of who runs would report nonsense.
+//!
+//! # Gotchas
+//!
+//! - Patched bytes, the SIGTRAP handler and the armed breakpoint belong to the
+//!   whole process. Tests that use them run in a child process.
+//! - One breakpoint is armed at a time, by and for the thread that holds the
+//!   baton. Another thread that ran into it would take it for its own.
+//! - Decode a region once, at start. A check value ([`Boundary::check`])
+//!   survives relinking, an address does not survive even a restart.
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("sigstorm-inject patches x86-64 code and reads Linux signal frames: it has no other port");
+
+mod affinity;
+mod baton;
+mod region;
+mod signal;
+mod sys;
+mod text;
+mod trap;
+
+pub use affinity::{allowed_cores, pin};
+pub use baton::{Baton, SEATS};
+pub use region::{Boundary, CodeFunction, Location, Region, RegionError};
+pub use signal::{
+    Context, ErrnoGuard, SIGNAL_STACK_SIZE, SignalStack, gettid, handlers_on_signal_stack, tgkill,
+};
+pub use text::{Text, TextError, arm, armed, disarm};
+pub use trap::{Trap, TrapKind, install};

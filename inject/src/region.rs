@@ -1,0 +1,269 @@
+//! The marked code region, cut into instructions.
+//!
+//! # Book-keeping
+//!
+//! The caller names functions by their addresses; the region numbers them in
+//! that order and cuts each into instructions, numbered from 0. A *boundary* is
+//! an instruction's first byte: where a thread can be stopped before running it.
+//!
+//! A schedule names a boundary by function, index and **check**, seven bits of
+//! a hash over the instruction's bytes. Displacements from the instruction
+//! pointer and branch targets are hashed as zeros, so the same source has the same
+//! check in a binary that was laid out differently; a schedule that was made for
+//! other code is noticed (127 times in 128) rather than misread.
+//!
+//! # Gotchas
+//!
+//! - The bytes are copied when the region is decoded (and what an armed
+//!   breakpoint covers is put back in the copy), so later patches do not show.
+//! - They are read through `/proc/self/mem`: an address that is not there is an
+//!   error, not a fault, and decoding is safe to call.
+//! - A linker that relaxes `call [rip+f@GOTPCREL]` to `call f` changes an
+//!   opcode, and so a check. One toolchain does it always or never. Absolute
+//!   addresses as plain immediates (code that is not position-independent)
+//!   cannot be told from numbers and are hashed.
+//! - Everything between `start` and `end` is taken for instructions: keep jump
+//!   tables out of the region.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+
+use crate::text;
+
+mod listing;
+
+/// A function of the region, by its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeFunction {
+    /// What people call it.
+    pub name: &'static str,
+    /// Its first byte.
+    pub start: usize,
+    /// One past its last byte.
+    pub end: usize,
+}
+
+/// An instruction of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    /// Where it starts, counted from the function's start.
+    pub offset: u16,
+    /// How many bytes it has, 1 to 15.
+    pub len: u8,
+    /// Seven bits (0 to 127) that tell it from others, whatever the addresses.
+    pub check: u8,
+}
+
+/// Where an address lies in the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The function's number.
+    pub function: usize,
+    /// The number of the instruction that has the byte.
+    pub index: usize,
+    /// The address, counted from the function's start.
+    pub offset: u16,
+    /// Whether it is the instruction's first byte.
+    pub exact: bool,
+}
+
+/// Why a region cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// A function ends before it starts.
+    #[error("{name} ends at {end:#x}, before its start at {start:#x}")]
+    EndBeforeStart {
+        /// The function.
+        name: &'static str,
+        /// Its first byte.
+        start: usize,
+        /// One past its last byte.
+        end: usize,
+    },
+    /// A function has no bytes.
+    #[error("{name} is empty")]
+    Empty {
+        /// The function.
+        name: &'static str,
+    },
+    /// A function is longer than offsets can say.
+    #[error("{name} has {size} bytes, more than the 65,536 that an offset can name")]
+    TooLong {
+        /// The function.
+        name: &'static str,
+        /// How many bytes it has.
+        size: usize,
+    },
+    /// Two functions share bytes.
+    #[error("{first} and {second} overlap")]
+    Overlap {
+        /// The one that starts first.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// A function is not mapped.
+    #[error("{name} cannot be read: {source}")]
+    Unreadable {
+        /// The function.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Bytes that are no instruction, or one that reaches beyond the end.
+    #[error("{name}+{offset:#x} is no instruction: {bytes:02x?}")]
+    Undecodable {
+        /// The function.
+        name: &'static str,
+        /// Where in it.
+        offset: usize,
+        /// The bytes from there, at most 15.
+        bytes: Vec<u8>,
+    },
+}
+
+/// What is known of one function.
+#[derive(Debug)]
+struct Decoded {
+    code: Vec<u8>,
+    boundaries: Vec<Boundary>,
+}
+
+/// A marked code region and its instruction boundaries.
+#[derive(Debug)]
+pub struct Region {
+    functions: Vec<CodeFunction>,
+    /// One for each of `functions`.
+    decoded: Vec<Decoded>,
+    /// The functions' numbers, by address.
+    by_address: Vec<usize>,
+}
+
+impl Region {
+    /// Decodes `functions`, which keep their order.
+    pub fn decode(functions: &[CodeFunction]) -> Result<Self, RegionError> {
+        for function in functions {
+            let CodeFunction { name, start, end } = *function;
+            match end.checked_sub(start) {
+                None => return Err(RegionError::EndBeforeStart { name, start, end }),
+                Some(0) => return Err(RegionError::Empty { name }),
+                Some(size) if size > 1 << 16 => return Err(RegionError::TooLong { name, size }),
+                Some(_) => {}
+            }
+        }
+        let mut by_address: Vec<usize> = (0..functions.len()).collect();
+        by_address.sort_by_key(|f| functions[*f].start);
+        for pair in by_address.windows(2) {
+            let (first, second) = (functions[pair[0]], functions[pair[1]]);
+            if first.end > second.start {
+                return Err(RegionError::Overlap { first: first.name, second: second.name });
+            }
+        }
+        let decoded = functions.iter().map(decode_function).collect::<Result<_, _>>()?;
+        Ok(Self { functions: functions.to_vec(), decoded, by_address })
+    }
+
+    /// The functions, as they were given.
+    pub fn functions(&self) -> &[CodeFunction] {
+        &self.functions
+    }
+
+    /// The instructions of function `f`; none where there is no such function.
+    pub fn boundaries(&self, f: usize) -> &[Boundary] {
+        self.decoded.get(f).map_or(&[], |decoded| &decoded.boundaries)
+    }
+
+    /// How many instructions function `f` has.
+    pub fn count(&self, f: usize) -> usize {
+        self.boundaries(f).len()
+    }
+
+    /// The address of instruction `index` of function `f`.
+    pub fn address(&self, f: usize, index: usize) -> Option<usize> {
+        let function = self.functions.get(f)?;
+        let boundary = self.boundaries(f).get(index)?;
+        Some(function.start + usize::from(boundary.offset))
+    }
+
+    /// Where `address` lies, if it lies in the region. Two binary searches;
+    /// may be called in a signal handler.
+    pub fn locate(&self, address: usize) -> Option<Location> {
+        let start = |f: &usize| self.functions.get(*f).map_or(usize::MAX, |f| f.start);
+        let after = self.by_address.partition_point(|f| start(f) <= address);
+        let function = *self.by_address.get(after.checked_sub(1)?)?;
+        let CodeFunction { start, end, .. } = *self.functions.get(function)?;
+        if address >= end {
+            return None;
+        }
+        // Below 65,536, as `decode` made sure.
+        let offset = (address - start) as u16;
+        let boundaries = self.boundaries(function);
+        let index = boundaries.partition_point(|b| b.offset <= offset).checked_sub(1)?;
+        let exact = boundaries.get(index)?.offset == offset;
+        Some(Location { function, index, offset, exact })
+    }
+}
+
+fn decode_function(function: &CodeFunction) -> Result<Decoded, RegionError> {
+    let name = function.name;
+    let code = copy(function).map_err(|source| RegionError::Unreadable { name, source })?;
+    let mut decoder = Decoder::with_ip(64, &code, function.start as u64, DecoderOptions::NONE);
+    let mut boundaries = Vec::new();
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        let offset = decoder.position();
+        decoder.decode_out(&mut instruction);
+        if instruction.is_invalid() {
+            let bytes = code[offset..].iter().copied().take(15).collect();
+            return Err(RegionError::Undecodable { name, offset, bytes });
+        }
+        let len = instruction.len();
+        let mut bytes = code[offset..offset + len].to_vec();
+        let constants = decoder.get_constant_offsets(&instruction);
+        // A branch target counts as an immediate.
+        if instruction.is_ip_rel_memory_operand() && constants.has_displacement() {
+            let at = constants.displacement_offset();
+            bytes[at..at + constants.displacement_size()].fill(0);
+        }
+        if is_relative_branch(&instruction) && constants.has_immediate() {
+            let at = constants.immediate_offset();
+            bytes[at..at + constants.immediate_size()].fill(0);
+        }
+        boundaries.push(Boundary { offset: offset as u16, len: len as u8, check: check(&bytes) });
+    }
+    Ok(Decoded { code, boundaries })
+}
+
+/// A function's bytes, without the breakpoint that may be in them.
+fn copy(function: &CodeFunction) -> io::Result<Vec<u8>> {
+    let mut code = vec![0; function.end - function.start];
+    File::open("/proc/self/mem")?.read_exact_at(&mut code, function.start as u64)?;
+    if let Some((address, original)) = text::covered()
+        && (function.start..function.end).contains(&address)
+    {
+        code[address - function.start] = original;
+    }
+    Ok(code)
+}
+
+/// Whether the first operand is a place in the code.
+fn is_relative_branch(instruction: &Instruction) -> bool {
+    use iced_x86::OpKind::{NearBranch16, NearBranch32, NearBranch64};
+    matches!(instruction.op0_kind(), NearBranch16 | NearBranch32 | NearBranch64)
+}
+
+/// FNV-1a, folded to seven bits. Kept schedules hold these values: a test pins
+/// some.
+fn check(bytes: &[u8]) -> u8 {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // The lowest bits of FNV-1a depend on the lowest bits of the bytes alone:
+    // fold the rest in.
+    let hash = hash ^ (hash >> 32);
+    let hash = hash ^ (hash >> 16);
+    ((hash ^ (hash >> 7)) & 0x7f) as u8
+}

@@ -1,0 +1,49 @@
+//! The system call instruction, and dying in place.
+//!
+//! libc's wrappers store into `errno`. A scheduling point may sit between the
+//! program's own system call and its look at `errno`, so nothing here goes
+//! through them.
+
+use std::arch::asm;
+
+/// Makes a system call; the error is the kernel's positive error number.
+///
+/// # Safety
+///
+/// As the system call itself: pointers among `args` are valid for what the
+/// kernel does with them, and the call breaks no promise that Rust relies on.
+pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<usize, i32> {
+    let result: isize;
+    // SAFETY: The kernel clobbers RAX, RCX and R11 and keeps the rest; it uses
+    // no user stack. What it does to memory is the caller's promise, and the
+    // block is not `nomem`, so the compiler expects it to read and write.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if (-4095..0).contains(&result) { Err(-result as i32) } else { Ok(result as usize) }
+}
+
+/// Says why on standard error and aborts. For broken contracts in places that
+/// may not panic.
+#[cold]
+pub(crate) fn die(why: &str) -> ! {
+    for part in ["sigstorm-inject: ", why, "\n"] {
+        // SAFETY: Pointer and length are those of a live string. A failed
+        // write loses the message and nothing else.
+        let _ = unsafe { syscall(libc::SYS_write, [2, part.as_ptr() as usize, part.len(), 0, 0, 0]) };
+    }
+    // SAFETY: abort has no precondition and may be called in a signal handler.
+    unsafe { libc::abort() }
+}

@@ -1,0 +1,200 @@
+//! Decoding a region: boundaries, addresses, checks that survive another
+//! layout, listings without addresses, and what is refused.
+
+mod common;
+
+use common::{INNER, OUTER, functions, functions_again};
+use sigstorm_inject::{CodeFunction, Region, RegionError};
+
+/// A function made of bytes: the region reads, it does not run.
+fn bytes(name: &'static str, code: &[u8]) -> CodeFunction {
+    let start = code.as_ptr() as usize;
+    CodeFunction { name, start, end: start + code.len() }
+}
+
+fn checks(region: &Region, f: usize) -> Vec<u8> {
+    region.boundaries(f).iter().map(|b| b.check).collect()
+}
+
+#[test]
+fn the_samples_instructions() {
+    let region = Region::decode(&functions()).expect("it is code");
+    let listing: Vec<String> =
+        (0..region.count(OUTER)).map(|index| region.disassemble(OUTER, index)).collect();
+    assert_eq!(
+        listing,
+        [
+            "push rbp",
+            "mov rbp,rsp",
+            "mov rax,[<data>]",
+            "test rdi,rdi",
+            "je short outer+0x1a",
+            "call inner",
+            "mov [rsp-10h],rax",
+            "pop rbp",
+            "ret",
+        ]
+    );
+    let offsets: Vec<u16> = region.boundaries(OUTER).iter().map(|b| b.offset).collect();
+    assert_eq!(offsets, [0, 1, 4, 11, 14, 16, 21, 26, 27]);
+    let lengths: Vec<u8> = region.boundaries(OUTER).iter().map(|b| b.len).collect();
+    assert_eq!(lengths, [1, 3, 7, 3, 2, 5, 5, 1, 1]);
+    assert_eq!(region.count(INNER), 3);
+    assert_eq!(region.functions(), functions());
+}
+
+#[test]
+fn every_byte_is_located() {
+    // In both orders: numbers are the caller's, whatever the addresses.
+    let [a, b] = functions();
+    for order in [[a, b], [b, a]] {
+        let region = Region::decode(&order).expect("it is code");
+        for (f, function) in order.iter().enumerate() {
+            let mut exact = 0;
+            for address in function.start..function.end {
+                let at = region.locate(address).expect("inside");
+                assert_eq!(at.function, f);
+                assert_eq!(usize::from(at.offset), address - function.start);
+                let boundary = region.boundaries(f)[at.index];
+                let into = at.offset - boundary.offset;
+                assert!(into < u16::from(boundary.len), "{at:?} is not in {boundary:?}");
+                assert_eq!(at.exact, into == 0);
+                if at.exact {
+                    assert_eq!(region.address(f, at.index), Some(address));
+                    exact += 1;
+                }
+            }
+            assert_eq!(exact, region.count(f));
+        }
+        let lowest = a.start.min(b.start);
+        let highest = a.end.max(b.end);
+        assert_eq!(region.locate(lowest - 1), None);
+        assert_eq!(region.locate(highest), None);
+        assert_eq!(region.locate(0), None);
+        assert_eq!(region.locate(usize::MAX), None);
+    }
+}
+
+#[test]
+fn what_does_not_exist_is_absent() {
+    let region = Region::decode(&functions()).expect("it is code");
+    assert_eq!(region.boundaries(2), []);
+    assert_eq!(region.count(2), 0);
+    assert_eq!(region.address(OUTER, region.count(OUTER)), None);
+    assert_eq!(region.address(2, 0), None);
+    assert_eq!(region.disassemble(2, 0), "<no instruction 0 of function 2>");
+    let empty = Region::decode(&[]).expect("nothing is a region");
+    assert_eq!(empty.locate(functions()[0].start), None);
+}
+
+#[test]
+fn checks_do_not_depend_on_the_layout() {
+    let one = Region::decode(&functions()).expect("it is code");
+    let two = Region::decode(&functions_again()).expect("it is code");
+    for f in [OUTER, INNER] {
+        assert_eq!(checks(&one, f), checks(&two, f));
+        assert!(checks(&one, f).iter().all(|check| *check < 128));
+    }
+    // The copies do differ, or this said nothing.
+    let [outer, _] = functions();
+    let [again, _] = functions_again();
+    assert_ne!(outer.start, again.start);
+    let distance = |f: [CodeFunction; 2]| f[1].start.wrapping_sub(f[0].start);
+    assert_ne!(distance(functions()), distance(functions_again()), "the call's bytes differ");
+}
+
+#[test]
+fn checks_ignore_relative_addresses_and_nothing_else() {
+    let check_of = |code: &[u8]| {
+        let region = Region::decode(&[bytes("f", code)]).expect("it is code");
+        assert_eq!(region.count(0), 1, "{code:02x?}");
+        region.boundaries(0)[0].check
+    };
+    let same: [(&[u8], &[u8]); 6] = [
+        (b"\xe8\x01\x02\x03\x04", b"\xe8\xff\xee\xdd\x0c"), // call
+        (b"\xe9\x01\x02\x03\x04", b"\xe9\xff\xee\xdd\x0c"), // jmp
+        (b"\x74\x05", b"\x74\x7f"),                         // je short
+        (b"\x0f\x84\x01\x00\x00\x00", b"\x0f\x84\x00\x00\x00\x7f"), // je near
+        (b"\x48\x8b\x05\x01\x02\x03\x04", b"\x48\x8b\x05\x09\x09\x09\x09"), // mov rax,[rip+d]
+        // cmp dword ptr [rip+d], 7
+        (b"\x81\x3d\x01\x02\x03\x04\x07\0\0\0", b"\x81\x3d\x0a\x0b\x0c\x0d\x07\0\0\0"),
+    ];
+    for (a, b) in same {
+        assert_eq!(check_of(a), check_of(b), "{a:02x?} and {b:02x?}");
+    }
+    let different: [(&[u8], &[u8]); 5] = [
+        (b"\x74\x05", b"\x75\x05"),                 // je, jne
+        (b"\x49\x8b\x46\x10", b"\x49\x8b\x46\x18"), // mov rax,[r14+10h], +18h
+        (b"\x48\x83\xc4\x08", b"\x48\x83\xc4\x10"), // add rsp,8, 10h
+        (b"\xe8\0\0\0\0", b"\xe9\0\0\0\0"),         // call, jmp
+        // cmp dword ptr [rip+d], 7 and 8
+        (b"\x81\x3d\x01\x02\x03\x04\x07\0\0\0", b"\x81\x3d\x01\x02\x03\x04\x08\0\0\0"),
+    ];
+    for (a, b) in different {
+        assert_ne!(check_of(a), check_of(b), "{a:02x?} and {b:02x?}");
+    }
+}
+
+/// Kept schedules hold check values. Change the hash and they rot: this test is
+/// to stop you.
+#[test]
+fn check_values_are_for_ever() {
+    let region = Region::decode(&functions()).expect("it is code");
+    assert_eq!(checks(&region, OUTER), [86, 26, 95, 38, 114, 42, 33, 57, 41]);
+    assert_eq!(checks(&region, INNER), [65, 42, 41]);
+}
+
+#[test]
+fn checks_spread() {
+    // add rax, imm8: 256 instructions that differ in one byte.
+    let mut seen = [0u32; 128];
+    for immediate in 0..=255u8 {
+        let code = [0x48, 0x83, 0xc0, immediate];
+        let region = Region::decode(&[bytes("f", &code)]).expect("it is code");
+        seen[usize::from(region.boundaries(0)[0].check)] += 1;
+    }
+    let used = seen.iter().filter(|n| **n > 0).count();
+    assert!(used > 90, "256 instructions share {used} of 128 values");
+}
+
+#[test]
+fn listings_name_what_is_inside() {
+    // A function of this very layout, so that both branches have a name.
+    let code = b"\xe8\x02\0\0\0\xeb\xf9\x90\xe8\x90\x90\x90\x09\x49\x8b\x46\x10";
+    let (first, second) = code.split_at(7);
+    let region = Region::decode(&[bytes("first", first), bytes("second", second)]).expect("it is code");
+    assert_eq!(region.disassemble(0, 0), "call second");
+    assert_eq!(region.disassemble(0, 1), "jmp short first");
+    assert_eq!(region.disassemble(1, 1), "call <code>");
+    assert_eq!(region.disassemble(1, 2), "mov rax,[r14+10h]");
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let [outer, inner] = functions();
+    let decode = |functions: &[CodeFunction]| Region::decode(functions).expect_err("nonsense");
+
+    let error = decode(&[CodeFunction { start: outer.end, end: outer.start, ..outer }]);
+    assert!(matches!(error, RegionError::EndBeforeStart { name: "outer", .. }), "{error}");
+    let error = decode(&[CodeFunction { end: outer.start, ..outer }]);
+    assert!(matches!(error, RegionError::Empty { name: "outer" }), "{error}");
+    let error = decode(&[CodeFunction { end: outer.start + 65_537, ..outer }]);
+    assert!(matches!(error, RegionError::TooLong { size: 65_537, .. }), "{error}");
+
+    let tail = CodeFunction { name: "tail", start: outer.end - 1, end: outer.end };
+    let error = decode(&[tail, inner, outer]);
+    assert!(matches!(error, RegionError::Overlap { first: "outer", second: "tail" }), "{error}");
+
+    let error = decode(&[CodeFunction { name: "null", start: 0, end: 16 }]);
+    assert!(matches!(error, RegionError::Unreadable { name: "null", .. }), "{error}");
+
+    // 06 is no instruction in 64-bit code; e8 01 02 is half of one.
+    for code in [b"\x90\x90\x06\x90", b"\x90\x90\xe8\x01"] {
+        let error = decode(&[bytes("f", code)]);
+        let RegionError::Undecodable { name: "f", offset: 2, bytes } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(bytes, &code[2..]);
+        assert!(error.to_string().starts_with("f+0x2 is no instruction"), "{error}");
+    }
+}

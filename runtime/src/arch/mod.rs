@@ -1,0 +1,8 @@
+//! The one place that knows the machine: goroutine frames, the switch and the
+//! barrier trampoline, behind a set of functions that another architecture's file
+//! would mirror.
+
+mod x86_64;
+
+pub(crate) use x86_64::{TRAMPOLINE_RETURN_GAP, load_or, switch_in, trampoline_address};
+pub use x86_64::{directory_bytes, exception_rows, rows_bytes, text_bounds};

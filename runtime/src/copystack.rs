@@ -1,0 +1,141 @@
+//! Moving a goroutine's stack: growing it at a prologue, shrinking it by the collector.
+//!
+//! The used part is copied; then everything that points into it moves along: the
+//! barrier list and its slots, the bounds, the saved registers, in every frame the
+//! saved frame pointer and the slots that hold up-pointers, and the defers and panics.
+//! In between, list, bounds and registers belong to two stacks, so all of it happens
+//! under the stack lock. The old stack is poisoned before the lock is given back: from
+//! then on nobody has a reason to read there.
+
+use crate::g::G;
+use crate::lock::{self, Operation};
+use crate::m::M;
+use crate::panic;
+use crate::stack::{POISON, Stack};
+use crate::throw::{Reason, throw, walk_failed};
+use crate::traceback::{Start, Unwinder};
+use crate::word::{peek, poke};
+
+/// Moves `g`'s stack to one of `size` bytes.
+///
+/// The caller owns `g`, which is at a safepoint with its registers in `sched`.
+pub(crate) fn copystack(m: &'static M, g: &'static G, size: usize) {
+    crate::point!(CopyBegin, g, size);
+    let guard = (!crate::planted!(CopystackUnlocked)).then(|| lock::lock(m, g, Operation::Copystack));
+    let core = m.core;
+    let new = match core.pool.take(size) {
+        Ok(stack) => stack,
+        Err(error) => panic!("no memory for a stack of {size} bytes: {error}"),
+    };
+    let (old_lo, old_top, old_size) = (g.stack.lo.get(), g.stack.top.get(), g.stack.size());
+    let every_frame = core.every_frame();
+    let new_top = new.hi() - crate::barrier::reserved(size, every_frame);
+    let delta = new_top.wrapping_sub(old_top);
+    let sp = g.sched.sp.get();
+    let used = old_top - sp;
+
+    // SAFETY: both ranges lie in their stacks: the used part fits, or `size` would have
+    // been refused; entries that were hit are left behind, the rest fits the new list.
+    unsafe {
+        core::ptr::copy_nonoverlapping(sp as *const u8, (new_top - used) as *mut u8, used);
+    }
+    crate::point!(CopyCopied, g, used);
+
+    adjust_barriers(g, new_top, size, delta, every_frame);
+    crate::point!(CopyBarriers, g);
+
+    // SAFETY: the caller owns `g`, so the memory cell is its to change.
+    let old = unsafe { (*g.memory.get()).replace(new) };
+    // SAFETY: as above; just set.
+    if let Some(stack) = unsafe { (*g.memory.get()).as_ref() } {
+        g.stack.set(stack, every_frame);
+    }
+    if g.guard.get() != usize::MAX {
+        g.guard.set(g.stack.guard());
+    }
+    crate::point!(CopyBounds, g);
+
+    let inside = |address: usize| old_lo <= address && address < old_lo + old_size;
+    if inside(g.sched.bp.get()) {
+        g.sched.bp.set(g.sched.bp.get().wrapping_add(delta));
+    }
+    g.sched.sp.set(sp.wrapping_add(delta));
+    crate::point!(CopySwitched, g);
+
+    adjust_frames(g, &inside, delta);
+    // SAFETY: the caller owns `g`.
+    unsafe { panic::adjust(g, delta) };
+    crate::point!(CopyAdjusted, g);
+
+    if let Some(old) = old {
+        retire(m, old, sp);
+    }
+    crate::point!(CopyPoisoned, g);
+    drop(guard);
+}
+
+/// Carries the entries that were not hit over to the new list, slots adjusted.
+fn adjust_barriers(g: &'static G, base: usize, size: usize, delta: usize, every_frame: bool) {
+    let barriers = &g.barriers;
+    let mut kept = 0;
+    for index in barriers.position()..barriers.len() {
+        let Some(entry) = barriers.entry(index) else { break };
+        // SAFETY: the new list has room for every entry that frames of this size can have.
+        unsafe {
+            poke(base + kept * 16, entry.slot.wrapping_add(delta));
+            poke(base + kept * 16 + 8, entry.pc);
+        }
+        kept += 1;
+    }
+    barriers.place(base, crate::barrier::max_entries(size, every_frame));
+    barriers.position.set(0);
+    barriers.len.set(kept);
+}
+
+/// Adjusts what the copied frames point to within their own stack.
+fn adjust_frames(g: &'static G, inside: &dyn Fn(usize) -> bool, delta: usize) {
+    let start = Start { pc: g.sched.pc.get(), sp: g.sched.sp.get() };
+    let mut walk = Unwinder::begin(g, start).unwrap_or_else(|error| walk_failed(g, error));
+    while let Some(frame) = walk.step().unwrap_or_else(|error| walk_failed(g, error)) {
+        // The outermost frame has no slot; its saved frame pointer is the end of the chain.
+        let saved_bp = match frame.slot {
+            Some(slot) if frame.row.delta() >= 8 => slot - 8,
+            Some(_) => continue,
+            None => g.stack.top.get() - 8,
+        };
+        // SAFETY: within the frame, which was copied to the new stack as it was.
+        unsafe {
+            adjust_word(saved_bp, inside, delta);
+            if frame.row.has_pointers() {
+                for slot in 1..=4 {
+                    adjust_word(saved_bp - 8 * slot, inside, delta);
+                }
+            }
+        }
+        crate::point!(CopyFrame, g, g.stack.top.get() - frame.sp);
+    }
+}
+
+/// Moves one word along if it points into the old stack.
+///
+/// # Safety
+/// `at` is a word of the new stack.
+unsafe fn adjust_word(at: usize, inside: &dyn Fn(usize) -> bool, delta: usize) {
+    // SAFETY: a word of the new stack (caller), which nobody else touches under the lock.
+    unsafe {
+        let value = peek(at);
+        if value == POISON {
+            throw(None, Reason::Fault { address: value, pc: 0 });
+        }
+        if inside(value) {
+            poke(at, value.wrapping_add(delta));
+        }
+    }
+}
+
+/// Poisons the used part of an old stack, list and all, and retires it.
+fn retire(m: &'static M, old: Stack, sp: usize) {
+    // SAFETY: the goroutine has left it; its frames were copied.
+    unsafe { old.poison(sp) };
+    m.core.pool.retire(old, m.core.unreadable());
+}

@@ -1,0 +1,280 @@
+//! The core: its goroutines, its machines, its heap, and the world that can be stopped.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+
+use crate::barrier;
+use crate::g::G;
+use crate::heap::Heap;
+use crate::hooks;
+use crate::m::M;
+use crate::stack::{MAX_STACK, MIN_STACK, Pool};
+use crate::wait::Wait;
+
+/// Goroutines.
+pub const GOROUTINES: usize = 4;
+/// Machines: two that run goroutines and one that collects.
+pub const MACHINES: usize = 3;
+
+crate::named_codes! {
+    /// Where the collector is in its cycle.
+    pub enum Phase {
+        /// No cycle.
+        Off = 0, "off";
+        /// Stacks are scanned and get barriers while the program goes on.
+        Mark = 1, "mark";
+        /// The world is stopped; what has changed is scanned again.
+        Termination = 2, "termination";
+        /// Unmarked objects are freed while the program goes on.
+        Sweep = 3, "sweep";
+    }
+}
+
+/// How a core is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// A barrier in every frame, instead of exponential spacing.
+    pub every_frame: bool,
+    /// Bytes of a new goroutine's stack.
+    pub initial_stack: usize,
+    /// Every how many copies the old stack is made unreadable; never, if zero.
+    pub unreadable: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { every_frame: false, initial_stack: MIN_STACK, unreadable: 0 }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Stacks come in powers of two between two bounds.
+    #[error("a stack of {0} bytes: it must be a power of two from {MIN_STACK} to {MAX_STACK}")]
+    StackSize(usize),
+}
+
+/// The part of the core that stops the world.
+#[derive(Debug, Default)]
+pub struct World {
+    pub(crate) stopping: AtomicBool,
+}
+
+impl World {
+    /// True from the moment the world is asked to stop until it goes on.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+}
+
+/// The core under test. One a process: its machines find it by reference.
+#[derive(Debug)]
+pub struct Core {
+    gs: [G; GOROUTINES],
+    pub(crate) world: World,
+    pub(crate) pool: Pool,
+    heap: Heap,
+    phase: AtomicU8,
+    write_barrier: AtomicBool,
+    every_frame: AtomicBool,
+    initial_stack: AtomicUsize,
+    unreadable: AtomicUsize,
+    pub(crate) rate: AtomicU32,
+    safe: [AtomicBool; MACHINES],
+}
+
+impl Core {
+    /// A core that lives as long as the process.
+    pub fn leak(config: Config) -> Result<&'static Core, ConfigError> {
+        crate::table::init();
+        let core: &'static Core = Box::leak(Box::new(Core {
+            gs: [G::new(1), G::new(2), G::new(3), G::new(4)],
+            world: World::default(),
+            pool: Pool::default(),
+            heap: Heap::new(),
+            phase: AtomicU8::new(Phase::Off as u8),
+            write_barrier: AtomicBool::new(false),
+            every_frame: AtomicBool::new(false),
+            initial_stack: AtomicUsize::new(MIN_STACK),
+            unreadable: AtomicUsize::new(0),
+            rate: AtomicU32::new(0),
+            safe: [const { AtomicBool::new(true) }; MACHINES],
+        }));
+        // SAFETY: fresh, so nobody uses it yet.
+        unsafe { core.reset(config) }?;
+        Ok(core)
+    }
+
+    /// Starts over: every goroutine idle, the heap empty, stacks back in the pool.
+    ///
+    /// # Safety
+    /// No machine is at work: each has come back from everything it was told to do and
+    /// has no goroutine.
+    pub unsafe fn reset(&'static self, config: Config) -> Result<(), ConfigError> {
+        let size = config.initial_stack;
+        if !size.is_power_of_two() || !(MIN_STACK..=MAX_STACK).contains(&size) {
+            return Err(ConfigError::StackSize(size));
+        }
+        self.every_frame.store(config.every_frame, Ordering::Relaxed);
+        self.initial_stack.store(size, Ordering::Relaxed);
+        self.unreadable.store(config.unreadable, Ordering::Relaxed);
+        self.set_phase(Phase::Off);
+        self.write_barrier.store(false, Ordering::SeqCst);
+        self.world.stopping.store(false, Ordering::SeqCst);
+        self.rate.store(100, Ordering::SeqCst);
+        for safe in &self.safe {
+            safe.store(true, Ordering::SeqCst);
+        }
+        self.heap.reset();
+        for g in &self.gs {
+            // SAFETY: no machine is at work (caller).
+            unsafe {
+                if let Some(stack) = (*g.memory.get()).take() {
+                    self.pool.give_back(stack);
+                }
+                g.reset();
+            }
+        }
+        self.pool.reclaim();
+        Ok(())
+    }
+
+    /// The goroutines, g1 first.
+    pub fn goroutines(&self) -> &[G; GOROUTINES] {
+        &self.gs
+    }
+
+    /// The heap.
+    pub fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    /// Where the collector is in its cycle.
+    pub fn phase(&self) -> Phase {
+        Phase::from_code(self.phase.load(Ordering::SeqCst)).unwrap_or(Phase::Off)
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// True while pointer writes are to be shaded.
+    pub fn write_barrier(&self) -> bool {
+        self.write_barrier.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_write_barrier(&self, on: bool) {
+        self.write_barrier.store(on, Ordering::SeqCst);
+    }
+
+    /// True where every frame gets a barrier.
+    pub fn every_frame(&self) -> bool {
+        self.every_frame.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn unreadable(&self) -> usize {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// How many stacks were copied since the core started over.
+    pub fn copies(&self) -> usize {
+        self.pool.copies()
+    }
+
+    /// The profiling rate in signals a second; zero is off.
+    pub fn rate(&self) -> u32 {
+        self.rate.load(Ordering::SeqCst)
+    }
+
+    /// The world: whether it is being stopped.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    pub(crate) fn set_safe(&self, machine: u8, safe: bool) {
+        self.safe[usize::from(machine)].store(safe, Ordering::SeqCst);
+    }
+
+    /// True where this machine is at a safepoint: it waits for what to do next, is in a
+    /// system call, or has no goroutine.
+    pub fn is_safe(&self, machine: u8) -> bool {
+        self.safe[usize::from(machine)].load(Ordering::SeqCst)
+    }
+
+    /// True where every machine but the one that stops the world is at a safepoint.
+    pub(crate) fn all_safe(&self) -> bool {
+        // The collector's own machine is the last; it is the one that asks.
+        self.safe[..MACHINES - 1].iter().all(|s| s.load(Ordering::SeqCst))
+    }
+
+    /// Stops the world: no goroutine runs until [`Core::start_world`].
+    pub(crate) fn stop_world(&'static self) {
+        crate::point!(StopWorld);
+        self.world.stopping.store(true, Ordering::SeqCst);
+        for g in &self.gs {
+            if g.status.get() == crate::g::status::RUNNING {
+                g.request(false);
+            }
+        }
+        while !self.all_safe() {
+            hooks::wait(&Wait::AllSafe(self));
+        }
+    }
+
+    /// Lets the world go on.
+    pub(crate) fn start_world(&'static self) {
+        self.world.stopping.store(false, Ordering::SeqCst);
+        crate::point!(StartWorld);
+    }
+
+    /// Gives `g` a stack, if it has none, and makes it runnable from its start.
+    pub(crate) fn spawn(&'static self, g: &'static G) {
+        // SAFETY: an idle or dead goroutine belongs to the one machine that starts it.
+        let memory = unsafe { &mut *g.memory.get() };
+        if memory.is_none() {
+            let size = self.initial_stack.load(Ordering::Relaxed);
+            let stack = match self.pool.take(size) {
+                Ok(stack) => stack,
+                Err(error) => panic!("no memory for a stack of {size} bytes: {error}"),
+            };
+            g.stack.set(&stack, self.every_frame());
+            g.barriers.place(g.stack.top.get(), barrier::max_entries(size, self.every_frame()));
+            *memory = Some(stack);
+        }
+        g.answer();
+        g.save_start();
+        g.status.set(crate::g::status::RUNNABLE);
+    }
+}
+
+/// The collector's machine.
+pub const COLLECTOR: u8 = MACHINES as u8 - 1;
+
+/// A machine's place among the safepoints, while it is busy.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    m: &'static M,
+}
+
+impl Busy {
+    /// Leaves the safepoint; waits while the world is stopped.
+    pub(crate) fn new(m: &'static M) -> Busy {
+        if m.id != COLLECTOR {
+            loop {
+                m.core.set_safe(m.id, false);
+                if !m.core.world.stopping() {
+                    break;
+                }
+                m.core.set_safe(m.id, true);
+                hooks::wait(&Wait::World(m.core));
+            }
+        }
+        Busy { m }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.m.core.set_safe(self.m.id, true);
+    }
+}

@@ -1,0 +1,71 @@
+//! Planted defects: real mistakes that can be put back into the core.
+//!
+//! Each is one switch, off by default. Without the `defects` feature
+//! [`planted!`](crate::planted) is a constant `false` and nothing is left of any of
+//! them. The right code reads as if they were not there.
+
+crate::named_codes! {
+    /// A mistake that a real runtime once made. The codes are the museum's numbers.
+    pub enum Defect {
+        /// The scan installs barriers without the stack lock (golang/go#11863).
+        InstallUnlocked = 1, "install-unlocked";
+        /// The handler loops for the stack lock (Go 9c9d74aba7).
+        SigprofSpins = 2, "sigprof-spins";
+        /// Mark termination removes barriers without the stack lock (Go 9c9d74aba7).
+        RemoveUnlocked = 3, "remove-unlocked";
+        /// A recovery unwinds barriers without the stack lock (Go 9c9d74aba7).
+        RecoverUnwindUnlocked = 4, "recover-unwind-unlocked";
+        /// A bulk move onto the stack unwinds barriers without the stack lock (Go 9c9d74aba7).
+        BulkUnwindUnlocked = 5, "bulk-unwind-unlocked";
+        /// A walk that starts in the trampoline takes it for a frame (Go 3a2fc06833).
+        TrampolineNotSimulated = 6, "trampoline-not-simulated";
+        /// copystack takes no stack lock (golang/go#12932).
+        CopystackUnlocked = 8, "copystack-unlocked";
+        /// A goroutine that ends without returning keeps its barriers (golang/go#11256).
+        ExitKeepsBarriers = 13, "exit-keeps-barriers";
+        /// Barriers are placed from the saved scheduling SP, zero in a system call (golang/go#11049).
+        ScanFromSchedSp = 14, "scan-from-sched-sp";
+        /// A bulk move onto the stack unwinds nothing (golang/go#11084).
+        BulkWriteSkipsUnwind = 15, "bulk-write-skips-unwind";
+        /// Unwinding marks entries as hit and leaves the trampolines (Go 306f8f11ad).
+        UnwindLeavesTrampolines = 16, "unwind-leaves-trampolines";
+    }
+}
+
+#[cfg(feature = "defects")]
+mod switch {
+    use super::Defect;
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    static PLANTED: AtomicU64 = AtomicU64::new(0);
+
+    /// Plants exactly these, for the whole process.
+    pub fn plant(defects: &[Defect]) {
+        let mask = defects.iter().fold(0, |mask, d| mask | 1 << d.code());
+        PLANTED.store(mask, Ordering::SeqCst);
+    }
+
+    /// True where this one is planted.
+    #[inline(always)]
+    pub fn planted(defect: Defect) -> bool {
+        PLANTED.load(Ordering::Relaxed) & 1 << defect.code() != 0
+    }
+}
+
+#[cfg(feature = "defects")]
+pub use switch::{plant, planted};
+
+/// True where this defect is planted; a constant without the `defects` feature.
+#[cfg(not(feature = "defects"))]
+#[inline(always)]
+pub const fn planted(_defect: Defect) -> bool {
+    false
+}
+
+/// `planted!(Name)`: true where that defect is planted.
+#[macro_export]
+macro_rules! planted {
+    ($name:ident) => {
+        $crate::defect::planted($crate::defect::Defect::$name)
+    };
+}

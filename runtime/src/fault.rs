@@ -1,0 +1,121 @@
+//! Memory faults and dead ends in the assembly.
+//!
+//! A load of a walk that faults goes on at its exception row. A fault on a goroutine's
+//! stack or its guard, or in goroutine-side code, is a throw; any other is not the
+//! core's and goes to whoever had the signal before.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
+
+use crate::arch;
+use crate::function::Function;
+use crate::g::G;
+use crate::m::M;
+use crate::stack::{Place, place};
+use crate::table::{Table, info};
+use crate::throw::{Reason, throw};
+
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+/// Installs a handler that runs on the signal stack, with the profiling signal held back.
+pub(crate) fn handle(signal: libc::c_int, handler: Handler) -> io::Result<()> {
+    install_handler(signal, handler, &mut None)
+}
+
+fn install_handler(
+    signal: libc::c_int,
+    handler: Handler,
+    old: &mut Option<libc::sigaction>,
+) -> io::Result<()> {
+    // SAFETY: a zeroed sigaction is a valid one, and the handler keeps to what handlers may do.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        libc::sigemptyset(&mut action.sa_mask);
+        libc::sigaddset(&mut action.sa_mask, libc::SIGPROF);
+        let mut previous: libc::sigaction = core::mem::zeroed();
+        if libc::sigaction(signal, &action, &mut previous) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        *old = Some(previous);
+    }
+    Ok(())
+}
+
+static CHAIN: [(libc::c_int, AtomicUsize); 3] = [
+    (libc::SIGSEGV, AtomicUsize::new(0)),
+    (libc::SIGBUS, AtomicUsize::new(0)),
+    (libc::SIGILL, AtomicUsize::new(0)),
+];
+
+/// Installs the handlers for SIGSEGV, SIGBUS and SIGILL.
+pub fn install() -> io::Result<()> {
+    for (signal, chain) in &CHAIN {
+        let mut old = None;
+        install_handler(*signal, on_fault, &mut old)?;
+        if let Some(old) = old {
+            chain.store(Box::into_raw(Box::new(old)) as usize, Ordering::Release);
+        }
+    }
+    Ok(())
+}
+
+/// Where a faulting load goes on, if it has an exception row.
+fn resume_at(pc: usize) -> Option<usize> {
+    let (start, stop) = arch::exception_rows();
+    // SAFETY: the linker's bounds of a section of `.long` pairs, retained and read-only.
+    let words = unsafe { core::slice::from_raw_parts(start as *const i32, (stop - start) / 4) };
+    let place = |index: usize| {
+        let word = &words[index];
+        (core::ptr::from_ref(word) as isize + *word as isize) as usize
+    };
+    (0..words.len() / 2).find(|row| place(row * 2) == pc).map(|row| place(row * 2 + 1))
+}
+
+fn current() -> Option<&'static G> {
+    M::of_thread().and_then(M::current)
+}
+
+extern "C" fn on_fault(signal: libc::c_int, info_: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a siginfo and a ucontext to an SA_SIGINFO handler.
+    let (address, registers) = unsafe {
+        ((*info_).si_addr() as usize, &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs)
+    };
+    let pc = registers[libc::REG_RIP as usize] as usize;
+    let sp = registers[libc::REG_RSP as usize] as usize;
+    if signal != libc::SIGILL
+        && let Some(resume) = resume_at(pc)
+    {
+        registers[libc::REG_RIP as usize] = resume as i64;
+        return;
+    }
+    if signal == libc::SIGILL {
+        let trampoline = info(Function::Trampoline);
+        if trampoline.start <= pc && pc < trampoline.end {
+            throw(current(), Reason::OutOfOrder { sp });
+        }
+    } else {
+        match place(address) {
+            Place::Guard => throw(current(), Reason::StackOverflow { address, pc }),
+            Place::Stack => throw(current(), Reason::Fault { address, pc }),
+            Place::Elsewhere if !Table::get().row(pc).is_none() => {
+                throw(current(), Reason::Fault { address, pc });
+            }
+            Place::Elsewhere => {}
+        }
+    }
+    pass_on(signal);
+}
+
+/// Gives the signal back to whoever had it before: the instruction faults again.
+fn pass_on(signal: libc::c_int) {
+    let old = CHAIN.iter().find(|(s, _)| *s == signal).map_or(0, |(_, c)| c.load(Ordering::Acquire));
+    // SAFETY: null, or the sigaction that `install` has leaked; restoring it is always allowed.
+    unsafe {
+        match (old as *const libc::sigaction).as_ref() {
+            Some(old) => libc::sigaction(signal, old, core::ptr::null_mut()),
+            None => libc::signal(signal, libc::SIG_DFL) as libc::c_int,
+        };
+    }
+}

@@ -1,0 +1,288 @@
+//! M: a machine, which is an operating system thread that runs goroutines.
+//!
+//! A machine's own stack (`g0`) is the thread's. Its loop is ordinary Rust: tell the
+//! current goroutine what its frame is to do, run it until it leaves its stack, see to
+//! what it left for. Whoever drives a machine calls these operations one after the
+//! other; between two of them the machine is at a safepoint.
+
+use core::cell::{Cell, UnsafeCell};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use crate::arch;
+use crate::barrier;
+use crate::core::{Busy, Core, Phase};
+use crate::event;
+use crate::function::Function;
+use crate::g::{G, status};
+use crate::gc;
+use crate::hooks;
+use crate::lock::Operation;
+use crate::profiler::Sample;
+use crate::table;
+use crate::wait::Wait;
+use crate::word::Word;
+
+thread_local! {
+    static CURRENT: Cell<*const M> = const { Cell::new(ptr::null()) };
+}
+
+/// A machine.
+#[derive(Debug)]
+pub struct M {
+    /// Its number, from 0.
+    pub id: u8,
+    /// The core that it belongs to.
+    pub core: &'static Core,
+    current: AtomicPtr<G>,
+    /// How many stack locks it holds; preemption is held off meanwhile.
+    pub(crate) locks: Word,
+    /// True while it collects.
+    pub(crate) collecting: AtomicBool,
+    /// The last sample that its handler took.
+    pub(crate) sample: UnsafeCell<Sample>,
+}
+
+// SAFETY: the sample is written by this machine's own thread, in its signal handler, and
+// read where that handler is known not to run; everything else is atomic or a `Word`.
+unsafe impl Sync for M {}
+
+/// Where a goroutine is after it was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Its innermost frame asks what to do next.
+    Asks,
+    /// It is in a system call.
+    InSyscall,
+    /// It has ended, and the machine has none.
+    Exited,
+}
+
+impl M {
+    /// Makes a machine that lives as long as the process. Its thread must [`M::attach`].
+    pub fn leak(core: &'static Core, id: u8) -> &'static M {
+        assert!(usize::from(id) < crate::core::MACHINES, "there are {} machines", crate::core::MACHINES);
+        Box::leak(Box::new(M {
+            id,
+            core,
+            current: AtomicPtr::new(ptr::null_mut()),
+            locks: Word::new(0),
+            collecting: AtomicBool::new(false),
+            sample: UnsafeCell::new(Sample::NONE),
+        }))
+    }
+
+    /// Makes this machine the calling thread's.
+    pub fn attach(&'static self) {
+        CURRENT.set(self);
+    }
+
+    /// The calling thread's machine. Signal-safe.
+    #[inline(always)]
+    pub fn of_thread() -> Option<&'static M> {
+        // SAFETY: null, or a leaked machine.
+        unsafe { CURRENT.get().as_ref() }
+    }
+
+    /// The goroutine that it runs. Signal-safe.
+    #[inline(always)]
+    pub fn current(&self) -> Option<&'static G> {
+        // SAFETY: null, or a goroutine of the core, which is never freed.
+        unsafe { self.current.load(Ordering::Relaxed).as_ref() }
+    }
+
+    /// True where it holds no stack lock, as between any two operations.
+    pub fn holds_no_lock(&self) -> bool {
+        self.locks.get() == 0
+    }
+
+    /// The last sample that its handler took.
+    ///
+    /// # Safety
+    /// The machine's handler does not run meanwhile: the caller is that handler, or the
+    /// machine's thread is held.
+    pub unsafe fn last_sample(&self) -> &Sample {
+        // SAFETY: nobody writes it meanwhile (caller).
+        unsafe { &*self.sample.get() }
+    }
+
+    pub(crate) fn busy(&'static self) -> Busy {
+        Busy::new(self)
+    }
+
+    fn set_current(&self, g: Option<&'static G>) {
+        self.current.store(g.map_or(ptr::null_mut(), |g| ptr::from_ref(g).cast_mut()), Ordering::Relaxed);
+    }
+
+    /// Takes `g`, starting it first if it is idle or dead. False where it is not to be had.
+    /// The machine must have no goroutine.
+    pub fn take(&'static self, g: &'static G) -> bool {
+        if self.current().is_some() {
+            return false;
+        }
+        let _busy = self.busy();
+        loop {
+            match g.status.get() {
+                status::IDLE | status::DEAD => self.core.spawn(g),
+                status::RUNNABLE => {
+                    if g.status.cas(status::RUNNABLE, status::RUNNING) {
+                        break;
+                    }
+                }
+                s if s & status::SCAN != 0 && s & !status::SCAN == status::RUNNABLE => {
+                    hooks::wait(&Wait::ScanBit(g));
+                }
+                _ => return false,
+            }
+        }
+        crate::point!(StatusChanged, g, status::RUNNING as usize);
+        self.set_current(Some(g));
+        crate::point!(Taken, g);
+        true
+    }
+
+    /// Lets the current goroutine go; it stays runnable. The status changes first, so for a
+    /// moment it counts as stopped and is still this machine's.
+    pub fn yield_now(&'static self) -> bool {
+        let Some(g) = self.current() else { return false };
+        let _busy = self.busy();
+        g.status.set(status::RUNNABLE);
+        crate::point!(StatusChanged, g, status::RUNNABLE as usize);
+        self.set_current(None);
+        crate::point!(Dropped, g);
+        true
+    }
+
+    /// The innermost frame calls `function`.
+    pub fn call(&'static self, function: Function) -> Left {
+        let Some(g) = self.current() else { return Left::Exited };
+        let busy = self.busy();
+        self.resume(g, table::info(function).start, busy)
+    }
+
+    /// The innermost frame returns; the outermost one ends the goroutine.
+    pub fn ret(&'static self) -> Left {
+        let Some(g) = self.current() else { return Left::Exited };
+        let busy = self.busy();
+        self.resume(g, 0, busy)
+    }
+
+    /// Runs `g` from its saved state until it leaves its stack for something that its
+    /// driver must decide.
+    pub(crate) fn resume(&'static self, g: &'static G, answer: usize, _busy: Busy) -> Left {
+        let mut answer = answer;
+        loop {
+            // SAFETY: this machine runs `g`, which is at a safepoint with its registers saved.
+            let event = unsafe { arch::switch_in(g, answer) } as u32;
+            match event {
+                event::ASK => return Left::Asks,
+                event::MORE => self.more_stack(g),
+                event::EXIT => {
+                    self.exit(g);
+                    return Left::Exited;
+                }
+                event::SYSCALL_ENTER => {
+                    self.enter_syscall(g);
+                    return Left::InSyscall;
+                }
+                event::SYSCALL_EXIT => self.exit_syscall(g),
+                _ => unreachable!("the assembly knows five events"),
+            }
+            answer = 0;
+        }
+    }
+
+    /// A prologue has trapped: a preemption request, or no room.
+    fn more_stack(&'static self, g: &'static G) {
+        debug_assert!(self.holds_no_lock(), "a prologue runs under a stack lock");
+        if g.preempt_requested() {
+            if g.answer() {
+                self.scan_self(g);
+            }
+            if self.core.world.stopping() {
+                self.core.set_safe(self.id, true);
+                while self.core.world.stopping() {
+                    hooks::wait(&Wait::World(self.core));
+                }
+                drop(self.busy());
+                self.core.set_safe(self.id, false);
+            }
+            return;
+        }
+        let size = g.stack.size() * 2;
+        if size > crate::stack::MAX_STACK {
+            crate::throw::throw(
+                Some(g),
+                crate::throw::Reason::StackOverflow { address: g.sched.sp.get(), pc: g.sched.pc.get() },
+            );
+        }
+        crate::copystack::copystack(self, g, size);
+    }
+
+    /// Scans its own goroutine's stack, as it was asked to.
+    fn scan_self(&'static self, g: &'static G) {
+        crate::point!(ScanSelf, g);
+        g.status.set(status::WAITING);
+        crate::point!(StatusChanged, g, status::WAITING as usize);
+        // The collector may have seen it wait, and scan it already.
+        while !g.status.cas(status::WAITING, status::WAITING | status::SCAN) {
+            hooks::wait(&Wait::ScanBit(g));
+        }
+        if !g.scan_done() && self.core.phase() == Phase::Mark {
+            gc::scan_stack(self, g);
+            g.set_scan_done(true);
+        }
+        g.status.set(status::RUNNING);
+        crate::point!(StatusChanged, g, status::RUNNING as usize);
+    }
+
+    /// Ends the current goroutine where it stands. Its struct and stack can be used anew.
+    pub fn end(&'static self) -> Left {
+        if let Some(g) = self.current() {
+            let _busy = self.busy();
+            self.exit(g);
+        }
+        Left::Exited
+    }
+
+    fn exit(&'static self, g: &'static G) {
+        crate::point!(ExitBegin, g);
+        if !crate::planted!(ExitKeepsBarriers) {
+            barrier::remove_all(self, g, Operation::Exit);
+        }
+        // SAFETY: this machine still runs `g`.
+        unsafe { g.unwinding() }.clear();
+        crate::point!(ExitCleared, g);
+        g.status.set(status::DEAD);
+        crate::point!(StatusChanged, g, status::DEAD as usize);
+        self.set_current(None);
+        crate::point!(Dropped, g);
+    }
+
+    /// Saves the transition point and lets the goroutine count as stopped.
+    fn enter_syscall(&'static self, g: &'static G) {
+        g.syscall.copy_from(&g.sched);
+        crate::point!(SyscallSaved, g);
+        // From here on only the transition point says where it is.
+        g.sched.sp.set(0);
+        g.status.set(status::SYSCALL);
+        crate::point!(SyscallEntered, g);
+    }
+
+    /// Comes back from a system call: through the kernel, and on to the caller's ask.
+    pub fn leave_syscall(&'static self) -> Left {
+        let Some(g) = self.current().filter(|g| g.syscall.sp.get() != 0) else { return Left::Exited };
+        let busy = self.busy();
+        g.sched.copy_from(&g.syscall);
+        self.resume(g, 0, busy)
+    }
+
+    fn exit_syscall(&'static self, g: &'static G) {
+        while !g.status.cas(status::SYSCALL, status::RUNNING) {
+            hooks::wait(&Wait::ScanBit(g));
+        }
+        crate::point!(SyscallExiting, g);
+        g.syscall.sp.set(0);
+        crate::point!(SyscallExited, g);
+    }
+}

@@ -1,0 +1,270 @@
+//! Defers, panics and recovery.
+//!
+//! A deferring frame registers calls. A panic runs them, last first, from a frame of its
+//! own (`gopanic`) on top of the stack; a deferred call may panic again, recover, or
+//! call whatever it likes. When a deferred call that has recovered returns, every frame
+//! below the deferring one is abandoned and that one goes on at its landing. Frames are
+//! abandoned with barriers in them, so a recovery unwinds barriers first, and it holds
+//! the stack lock from there until the saved state is the landing's: until then a walk
+//! would find a position that belongs to the new stack and registers of the old one.
+//!
+//! A goroutine that ends itself runs its defers in the same way (`goexit`) and then ends
+//! where it stands, as does one whose panic nobody recovers.
+
+use crate::barrier;
+use crate::function::Function;
+use crate::g::G;
+use crate::lock::{self, Operation};
+use crate::m::{Left, M};
+use crate::table;
+
+/// How many calls a goroutine can have deferred at a time.
+pub const MAX_DEFERS: usize = 64;
+/// How many panics it can be in at a time.
+pub const MAX_PANICS: usize = 16;
+
+/// A deferred call.
+#[derive(Clone, Copy, Debug)]
+struct Defer {
+    /// SP in the body of the frame that deferred it.
+    frame: usize,
+    function: Function,
+    started: bool,
+}
+
+/// A panic, or a goroutine's own exit, under way.
+#[derive(Clone, Copy, Debug)]
+struct Panic {
+    /// SP in the body of its `gopanic` or `goexit` frame; zero until it has asked.
+    frame: usize,
+    exits: bool,
+    running: bool,
+    recovered: bool,
+}
+
+/// A goroutine's defers and panics, innermost last.
+#[derive(Debug)]
+pub(crate) struct Unwinding {
+    defers: [Defer; MAX_DEFERS],
+    deferred: usize,
+    panics: [Panic; MAX_PANICS],
+    panicking: usize,
+}
+
+/// What a panicking frame does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwind {
+    /// It calls this deferred function.
+    Call(Function),
+    /// A deferred call has recovered: on to the landing of the frame with this body SP.
+    Recover {
+        /// SP in the body of the frame that deferred the call.
+        frame: usize,
+    },
+    /// No deferred call is left: the goroutine ends.
+    End,
+}
+
+impl Unwinding {
+    pub(crate) const fn new() -> Self {
+        const DEFER: Defer = Defer { frame: 0, function: Function::Tiny, started: false };
+        const PANIC: Panic = Panic { frame: 0, exits: false, running: false, recovered: false };
+        Unwinding { defers: [DEFER; MAX_DEFERS], deferred: 0, panics: [PANIC; MAX_PANICS], panicking: 0 }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.deferred = 0;
+        self.panicking = 0;
+    }
+
+    /// Moves every stack address from one stack to another, by `delta`.
+    pub(crate) fn adjust(&mut self, delta: usize) {
+        for defer in &mut self.defers[..self.deferred] {
+            defer.frame = defer.frame.wrapping_add(delta);
+        }
+        for panic in &mut self.panics[..self.panicking] {
+            if panic.frame != 0 {
+                panic.frame = panic.frame.wrapping_add(delta);
+            }
+        }
+    }
+
+    fn last(&self) -> Option<Defer> {
+        self.defers[..self.deferred].last().copied()
+    }
+
+    /// Decides what the innermost panicking frame does next.
+    fn next(&mut self, frame: usize) -> Unwind {
+        let Some(panic) = self.panics[..self.panicking].last_mut() else { return Unwind::End };
+        panic.frame = frame;
+        if panic.running {
+            panic.running = false;
+            let recovered = panic.recovered;
+            // The call that has returned is the innermost one left: those it deferred ran.
+            self.deferred = self.deferred.saturating_sub(1);
+            if recovered {
+                let frame = self.defers[self.deferred].frame;
+                // Panics whose frames are abandoned are over as well.
+                while self.panicking > 0 && self.panics[self.panicking - 1].frame < frame {
+                    self.panicking -= 1;
+                }
+                return Unwind::Recover { frame };
+            }
+        }
+        // A call that an earlier panic had started is not run twice; that panic is aborted.
+        while self.last().is_some_and(|d| d.started) {
+            self.deferred -= 1;
+        }
+        match self.defers[..self.deferred].last_mut() {
+            None => Unwind::End,
+            Some(defer) => {
+                defer.started = true;
+                self.panics[self.panicking - 1].running = true;
+                Unwind::Call(defer.function)
+            }
+        }
+    }
+}
+
+impl M {
+    /// Registers a deferred call of `function` for the current frame. False where there
+    /// is no room for another.
+    pub fn defer(&'static self, function: Function) -> bool {
+        let Some(g) = self.current() else { return false };
+        let _busy = self.busy();
+        // SAFETY: this thread runs `g`, and nothing else here refers to its defers.
+        let unwinding = unsafe { g.unwinding() };
+        let Some(free) = unwinding.defers.get_mut(unwinding.deferred) else { return false };
+        *free = Defer { frame: g.sched.sp.get(), function, started: false };
+        unwinding.deferred += 1;
+        true
+    }
+
+    /// A frame that is about to return: the deferred call that it must make first.
+    pub fn deferred_before_return(&'static self) -> Option<Function> {
+        let g = self.current()?;
+        // SAFETY: this thread runs `g`, and nothing else here refers to its defers.
+        let unwinding = unsafe { g.unwinding() };
+        let defer = unwinding.last().filter(|d| d.frame == g.sched.sp.get() && !d.started)?;
+        unwinding.deferred -= 1;
+        Some(defer.function)
+    }
+
+    /// Begins a panic, or with `exits` the goroutine's own end: calls `gopanic` or
+    /// `goexit`. None where too many are under way.
+    pub fn panic(&'static self, exits: bool) -> Option<Left> {
+        let g = self.current()?;
+        {
+            let _busy = self.busy();
+            // SAFETY: this thread runs `g`, and nothing else here refers to its panics.
+            let unwinding = unsafe { g.unwinding() };
+            let free = unwinding.panics.get_mut(unwinding.panicking)?;
+            *free = Panic { frame: 0, exits, running: false, recovered: false };
+            unwinding.panicking += 1;
+        }
+        Some(self.call(if exits { Function::Goexit } else { Function::Gopanic }))
+    }
+
+    /// Where a panicking frame asks: what it does next.
+    pub fn unwind_next(&'static self) -> Unwind {
+        let Some(g) = self.current() else { return Unwind::End };
+        let _busy = self.busy();
+        // SAFETY: this thread runs `g`, and nothing else here refers to its panics.
+        unsafe { g.unwinding() }.next(g.sched.sp.get())
+    }
+
+    /// Recovers the innermost panic. False unless the current frame is the deferred call
+    /// that this panic has made.
+    pub fn recover(&'static self) -> bool {
+        let Some(g) = self.current() else { return false };
+        let _busy = self.busy();
+        // SAFETY: this thread runs `g`, and nothing else here refers to its panics.
+        let unwinding = unsafe { g.unwinding() };
+        let Some(panic) = unwinding.panics[..unwinding.panicking].last_mut() else { return false };
+        // The frame above the current one is the panic's: its SP is this one's end.
+        let called_by_panic = g.sched.bp.get() + 16 == panic.frame;
+        if !called_by_panic || !panic.running || panic.exits || panic.recovered {
+            return false;
+        }
+        panic.recovered = true;
+        true
+    }
+
+    /// Abandons every frame below the one with body SP `frame` and goes on at its landing.
+    pub fn recovery(&'static self, frame: usize) -> Left {
+        let Some(g) = self.current() else { return Left::Exited };
+        let busy = self.busy();
+        crate::point!(RecoverBegin, g);
+        let guard =
+            (!crate::planted!(RecoverUnwindUnlocked)).then(|| lock::lock(self, g, Operation::Recover));
+        barrier::unwind(g, frame);
+        let info = table::info(Function::Deferring);
+        g.sched.pc.set(info.landing);
+        g.sched.bp.set(frame + info.size);
+        g.sched.sp.set(frame);
+        crate::point!(RecoverSwitched, g);
+        drop(guard);
+        self.resume(g, 0, busy)
+    }
+}
+
+/// Moves `g`'s defers and panics along with its stack.
+///
+/// # Safety
+/// The caller owns `g`.
+pub(crate) unsafe fn adjust(g: &G, delta: usize) {
+    // SAFETY: the owner's (caller), and nothing else here refers to them.
+    unsafe { g.unwinding() }.adjust(delta);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(frames: &[usize], panics: usize) -> Unwinding {
+        let mut u = Unwinding::new();
+        for &frame in frames {
+            u.defers[u.deferred] = Defer { frame, function: Function::Tiny, started: false };
+            u.deferred += 1;
+        }
+        for _ in 0..panics {
+            begin(&mut u);
+        }
+        u
+    }
+
+    fn begin(u: &mut Unwinding) {
+        u.panics[u.panicking] = Panic { frame: 0, exits: false, running: false, recovered: false };
+        u.panicking += 1;
+    }
+
+    #[test]
+    fn a_panic_runs_the_last_defer_first_and_then_ends() {
+        let mut u = with(&[900, 800], 1);
+        assert_eq!(u.next(100), Unwind::Call(Function::Tiny));
+        assert_eq!(u.deferred, 2);
+        assert_eq!(u.next(100), Unwind::Call(Function::Tiny));
+        assert_eq!(u.deferred, 1);
+        assert_eq!(u.next(100), Unwind::End);
+    }
+
+    #[test]
+    fn a_recovered_panic_lands_in_the_frame_that_deferred() {
+        let mut u = with(&[900, 800], 1);
+        u.next(100);
+        u.panics[0].recovered = true;
+        assert_eq!(u.next(100), Unwind::Recover { frame: 800 });
+        assert_eq!((u.deferred, u.panicking), (1, 0));
+    }
+
+    #[test]
+    fn a_nested_panic_skips_the_call_it_came_from_and_takes_the_outer_panic_along() {
+        let mut u = with(&[900, 800], 1);
+        u.next(100);
+        begin(&mut u);
+        assert_eq!(u.next(50), Unwind::Call(Function::Tiny));
+        u.panics[1].recovered = true;
+        assert_eq!(u.next(50), Unwind::Recover { frame: 900 });
+        assert_eq!((u.deferred, u.panicking), (0, 0));
+    }
+}

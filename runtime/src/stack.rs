@@ -1,0 +1,263 @@
+//! Goroutine stacks: mapped memory with a guard page below, kept in a pool.
+//!
+//! A stack starts on a page of its own above its guard, so that running off its end
+//! faults at once. The barrier entries are carved from the top of the same
+//! allocation, because code that changes barriers cannot allocate.
+//!
+//! An old stack is not handed out again within a schedule. Its used part is poisoned
+//! with a value that no pointer can have, and for a share of copies the pages are made
+//! unreadable, so whoever still reads there sees nonsense or faults, and never a
+//! plausible answer. The pool gets it back when the harness starts over.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
+
+use crate::barrier;
+use crate::spin::Spin;
+use crate::word::Word;
+
+/// The smallest stack.
+pub const MIN_STACK: usize = 2048;
+/// The largest stack.
+pub const MAX_STACK: usize = 64 * 1024;
+/// Room below the guard for code that makes no stack check: one frame without a check,
+/// a system call's stub, and the call of the switch.
+pub const STACK_RESERVE: usize = 192;
+/// No pointer has this value: it is not canonical.
+pub const POISON: usize = 0xdead_5747_dead_5747;
+
+const CLASSES: usize = (MAX_STACK / MIN_STACK).ilog2() as usize + 1;
+
+/// A stack's bounds, as its goroutine has them.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Bounds {
+    /// The lowest usable byte.
+    pub lo: Word,
+    /// One past the allocation, above the barrier entries.
+    pub hi: Word,
+    /// Where frames begin, below the barrier entries.
+    pub top: Word,
+}
+
+impl Bounds {
+    pub(crate) const fn new() -> Self {
+        Bounds { lo: Word::new(0), hi: Word::new(0), top: Word::new(0) }
+    }
+
+    /// True where `sp` lies on this stack; the top itself is SP of an empty one.
+    #[inline(always)]
+    pub fn contains(&self, sp: usize) -> bool {
+        self.lo.get() <= sp && sp <= self.top.get()
+    }
+
+    /// The guard for this stack's prologues.
+    pub(crate) fn guard(&self) -> usize {
+        self.lo.get() + STACK_RESERVE
+    }
+
+    /// The allocation's size.
+    pub fn size(&self) -> usize {
+        self.hi.get() - self.lo.get()
+    }
+
+    pub(crate) fn set(&self, stack: &Stack, every_frame: bool) {
+        self.lo.set(stack.lo);
+        self.hi.set(stack.hi());
+        self.top.set(stack.hi() - barrier::reserved(stack.size, every_frame));
+    }
+}
+
+/// A stack's memory.
+#[derive(Debug)]
+pub struct Stack {
+    pub(crate) lo: usize,
+    pub(crate) size: usize,
+}
+
+impl Stack {
+    pub(crate) fn hi(&self) -> usize {
+        self.lo + self.size
+    }
+
+    fn pages(&self) -> usize {
+        self.size.next_multiple_of(page_size())
+    }
+
+    fn map(size: usize) -> io::Result<Stack> {
+        let page = page_size();
+        let len = page + size.next_multiple_of(page);
+        // SAFETY: a fresh anonymous mapping; touches nothing that exists.
+        let base = unsafe {
+            libc::mmap(
+                core::ptr::null_mut(),
+                len,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Stack { lo: base as usize + page, size };
+        stack.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        register(base as usize, stack.lo, base as usize + len);
+        Ok(stack)
+    }
+
+    fn protect(&self, protection: libc::c_int) -> io::Result<()> {
+        // SAFETY: pages of this stack's own mapping.
+        match unsafe { libc::mprotect(self.lo as *mut _, self.pages(), protection) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Overwrites the part from `from` up.
+    ///
+    /// # Safety
+    /// Nobody needs what is there.
+    pub(crate) unsafe fn poison(&self, from: usize) {
+        let words = (self.hi() - from) / size_of::<usize>();
+        // SAFETY: within the stack and no longer needed (caller).
+        unsafe { core::slice::from_raw_parts_mut(from as *mut usize, words) }.fill(POISON);
+    }
+}
+
+fn page_size() -> usize {
+    4096
+}
+
+/// Every stack mapping of the process, for the fault handler: (guard, lo, end).
+static MAPPINGS: [[AtomicUsize; 3]; 16384] = [const { [const { AtomicUsize::new(0) }; 3] }; 16384];
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+fn register(guard: usize, lo: usize, end: usize) {
+    let index = MAPPED.fetch_add(1, Ordering::Relaxed);
+    if let Some(row) = MAPPINGS.get(index) {
+        row[1].store(lo, Ordering::Relaxed);
+        row[2].store(end, Ordering::Relaxed);
+        row[0].store(guard, Ordering::Release);
+    }
+}
+
+/// What an address means to the stacks of this process. Signal-safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a guard page.
+    Guard,
+    /// In a stack.
+    Stack,
+    /// Elsewhere.
+    Elsewhere,
+}
+
+/// Finds out what an address means. Signal-safe.
+pub fn place(address: usize) -> Place {
+    for row in MAPPINGS.iter().take(MAPPED.load(Ordering::Relaxed)) {
+        let guard = row[0].load(Ordering::Acquire);
+        if address >= guard && address < row[2].load(Ordering::Relaxed) {
+            return if address < row[1].load(Ordering::Relaxed) { Place::Guard } else { Place::Stack };
+        }
+    }
+    Place::Elsewhere
+}
+
+/// Free stacks by size, and the retired ones of this schedule.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    inner: Spin<PoolInner>,
+}
+
+#[derive(Debug, Default)]
+struct PoolInner {
+    free: [Vec<Stack>; CLASSES],
+    retired: Vec<(Stack, bool)>,
+    copies: usize,
+}
+
+fn class(size: usize) -> usize {
+    (size / MIN_STACK).ilog2() as usize
+}
+
+impl Pool {
+    /// A stack of this size: `MIN_STACK` times a power of two.
+    pub(crate) fn take(&self, size: usize) -> io::Result<Stack> {
+        debug_assert!(size.is_power_of_two() && (MIN_STACK..=MAX_STACK).contains(&size));
+        match self.inner.with(|p| p.free[class(size)].pop()) {
+            Some(stack) => Ok(stack),
+            None => Stack::map(size),
+        }
+    }
+
+    /// A stack that a goroutine has left; every `unreadable`th is made unreadable.
+    pub(crate) fn retire(&self, stack: Stack, unreadable: usize) {
+        self.inner.with(|pool| {
+            pool.copies += 1;
+            let hide = unreadable != 0 && pool.copies % unreadable == 0;
+            let hidden = hide && stack.protect(libc::PROT_NONE).is_ok();
+            pool.retired.push((stack, hidden));
+        });
+    }
+
+    /// A stack that nobody used since it was taken, or that may be used again.
+    pub(crate) fn give_back(&self, stack: Stack) {
+        self.inner.with(|pool| pool.free[class(stack.size)].push(stack));
+    }
+
+    /// Takes every retired stack back.
+    pub(crate) fn reclaim(&self) {
+        self.inner.with(|pool| {
+            pool.copies = 0;
+            while let Some((stack, hidden)) = pool.retired.pop() {
+                let usable = !hidden || stack.protect(libc::PROT_READ | libc::PROT_WRITE).is_ok();
+                if usable {
+                    pool.free[class(stack.size)].push(stack);
+                }
+            }
+        });
+    }
+
+    /// How many stacks were copied since the pool was reclaimed.
+    pub(crate) fn copies(&self) -> usize {
+        self.inner.with(|pool| pool.copies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_has_a_guard_and_is_known_by_its_address() {
+        let stack = Stack::map(MIN_STACK).unwrap();
+        assert_eq!(place(stack.lo - 1), Place::Guard);
+        assert_eq!(place(stack.lo), Place::Stack);
+        assert_eq!(place(stack.hi() - 1), Place::Stack);
+        assert_eq!(place(0), Place::Elsewhere);
+    }
+
+    #[test]
+    fn a_retired_stack_comes_back_only_when_reclaimed() {
+        let pool = Pool::default();
+        let first = pool.take(MIN_STACK).unwrap();
+        let lo = first.lo;
+        pool.retire(first, 1);
+        let second = pool.take(MIN_STACK).unwrap();
+        assert_ne!(second.lo, lo);
+        pool.reclaim();
+        let third = pool.take(MIN_STACK).unwrap();
+        assert_eq!(third.lo, lo);
+        // It was made unreadable for a while; now it can be written again.
+        // SAFETY: its own memory, in no use.
+        unsafe { third.poison(third.lo) };
+    }
+
+    #[test]
+    fn poison_is_no_canonical_address() {
+        let high = POISON >> 47;
+        assert!(high != 0 && high != 0x1ffff);
+    }
+}

@@ -1,0 +1,289 @@
+//! The function table: for every byte of goroutine-side code, where its return
+//! address is.
+//!
+//! The assembler emits rows next to the code; at start they are spread into a direct
+//! map from text offset to one packed word, so a walk pays one load a frame. This is
+//! the only source of unwinding truth in the core.
+
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+
+use crate::arch;
+use crate::function::Function;
+
+crate::named_codes! {
+    /// What kind of code a PC lies in.
+    pub enum CodeClass {
+        /// Before a frame is complete.
+        Prologue = 1, "prologue";
+        /// While it is.
+        Body = 2, "body";
+        /// While it is taken down.
+        Epilogue = 3, "epilogue";
+        /// The barrier trampoline.
+        Trampoline = 4, "trampoline";
+        /// The stack switch.
+        Switch = 5, "switch";
+        /// Entry, exit, panic and system-call stubs.
+        Stub = 6, "stub";
+        /// Rust code on the thread's own stack.
+        Runtime = 7, "runtime";
+        /// Code in no table.
+        Foreign = 8, "foreign";
+    }
+}
+
+/// What the table says of one PC, packed: delta, function, class, flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row(u32);
+
+impl Row {
+    const TOP: u32 = 1 << 28;
+    const SAVED: u32 = 1 << 29;
+    const POINTERS: u32 = 1 << 30;
+
+    /// The row of code in no table.
+    pub const NONE: Row = Row(0);
+
+    fn pack(delta: u32, info: u32) -> Row {
+        let function = info & 0xff;
+        let class = info >> 8 & 0xf;
+        let flags = info >> 16 & 0xf;
+        assert!(delta <= 0xffff && class != 0, "a row of the function table is malformed");
+        Row(delta | function << 16 | class << 24 | flags << 28)
+    }
+
+    /// True for code in no table.
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Bytes from SP to the return address's slot.
+    #[inline(always)]
+    pub const fn delta(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+
+    /// The function, if the row names one.
+    pub const fn function(self) -> Option<Function> {
+        if self.is_none() { None } else { Function::from_code((self.0 >> 16) as u8) }
+    }
+
+    /// The class of code.
+    pub const fn class(self) -> CodeClass {
+        match CodeClass::from_code((self.0 >> 24 & 0xf) as u8) {
+            Some(class) => class,
+            None => CodeClass::Foreign,
+        }
+    }
+
+    /// True in the outermost frame, which has no return address.
+    #[inline(always)]
+    pub const fn is_top(self) -> bool {
+        self.0 & Row::TOP != 0
+    }
+
+    /// True in the switch onto a goroutine, where the PC is still in the saved state.
+    #[inline(always)]
+    pub const fn is_saved(self) -> bool {
+        self.0 & Row::SAVED != 0
+    }
+
+    /// True where the frame's pointer slots hold pointers.
+    #[inline(always)]
+    pub const fn has_pointers(self) -> bool {
+        self.0 & Row::POINTERS != 0
+    }
+
+    /// True in the trampoline.
+    #[inline(always)]
+    pub const fn is_trampoline(self) -> bool {
+        self.0 >> 24 & 0xf == CodeClass::Trampoline as u32
+    }
+}
+
+/// Where a function's code is, and where its calls and asks come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct FunctionInfo {
+    /// Which function.
+    pub function: Function,
+    /// Bytes between the saved frame pointer and the body's SP.
+    pub size: usize,
+    /// Pointer slots, from the frame pointer down.
+    pub slots: usize,
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+    /// Return address of its ask (of a system call: of entering it).
+    pub after_ask: usize,
+    /// Return address of its calls.
+    pub after_call: usize,
+    /// Return address of its stack check's call (of `entry` and the system call: of leaving).
+    pub after_more: usize,
+    /// Where a recovery lands.
+    pub landing: usize,
+}
+
+static BASE: AtomicUsize = AtomicUsize::new(0);
+static LEN: AtomicUsize = AtomicUsize::new(0);
+static MAP: AtomicPtr<u32> = AtomicPtr::new(core::ptr::null_mut());
+static DIRECTORY: OnceLock<Vec<FunctionInfo>> = OnceLock::new();
+
+/// A view of the map that a walk holds in registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    base: usize,
+    len: usize,
+    map: *const u32,
+}
+
+impl Table {
+    /// The process's table; empty before [`init`].
+    #[inline(always)]
+    pub fn get() -> Table {
+        Table {
+            base: BASE.load(Ordering::Relaxed),
+            len: LEN.load(Ordering::Relaxed),
+            map: MAP.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The row of `pc`; [`Row::NONE`] for code in no table.
+    #[inline(always)]
+    pub fn row(self, pc: usize) -> Row {
+        let offset = pc.wrapping_sub(self.base);
+        if offset >= self.len {
+            return Row::NONE;
+        }
+        // SAFETY: `init` leaked a map of LEN words and stored MAP before LEN.
+        Row(unsafe { self.map.add(offset).read() })
+    }
+}
+
+fn section_words((start, stop): (usize, usize)) -> &'static [i32] {
+    // SAFETY: the linker's bounds of a section of `.long`s, retained and read-only.
+    unsafe { core::slice::from_raw_parts(start as *const i32, (stop - start) / 4) }
+}
+
+fn relative(word: &'static i32) -> usize {
+    (core::ptr::from_ref(word) as isize + *word as isize) as usize
+}
+
+/// Builds the direct map and the directory; later calls do nothing.
+///
+/// # Panics
+/// Where the emitted rows are malformed, which is a mistake in the assembly.
+pub fn init() {
+    DIRECTORY.get_or_init(|| {
+        let (start, end) = arch::text_bounds();
+        let mut map = vec![0u32; end - start].into_boxed_slice();
+        for row in section_words(arch::rows_bytes()).chunks_exact(4) {
+            let (from, to) = (relative(&row[0]), relative(&row[1]));
+            let packed = Row::pack(row[2] as u32, row[3] as u32);
+            for byte in &mut map[from - start..to - start] {
+                assert_eq!(*byte, 0, "two rows of the function table overlap");
+                *byte = packed.0;
+            }
+        }
+        MAP.store(Box::leak(map).as_mut_ptr(), Ordering::Relaxed);
+        BASE.store(start, Ordering::Relaxed);
+        LEN.store(end - start, Ordering::Release);
+
+        let mut directory: Vec<FunctionInfo> = section_words(arch::directory_bytes())
+            .chunks_exact(9)
+            .map(|words| FunctionInfo {
+                function: Function::from_code(words[0] as u8).expect("a known function"),
+                size: words[1] as usize,
+                slots: words[2] as usize,
+                start: relative(&words[3]),
+                end: relative(&words[4]),
+                after_ask: relative(&words[5]),
+                after_call: relative(&words[6]),
+                after_more: relative(&words[7]),
+                landing: relative(&words[8]),
+            })
+            .collect();
+        directory.sort_by_key(|info| info.function);
+        assert!(
+            directory.iter().map(|i| i.function).eq(Function::ALL.iter().copied()),
+            "every function has one directory row"
+        );
+        directory
+    });
+}
+
+/// The functions, in the order of their codes. Builds the table if need be.
+pub fn directory() -> &'static [FunctionInfo] {
+    init();
+    DIRECTORY.get().map_or(&[], Vec::as_slice)
+}
+
+/// One function's directory row.
+pub fn info(function: Function) -> &'static FunctionInfo {
+    &directory()[function as usize]
+}
+
+/// Changes the SP delta of the row at `pc`, to see whether an oracle notices.
+///
+/// # Safety
+/// No walk is under way, and nobody relies on this process's core any more.
+pub unsafe fn corrupt(pc: usize, delta_xor: u16) {
+    let table = Table::get();
+    assert!(!table.row(pc).is_none(), "no row to corrupt");
+    // SAFETY: in bounds as just checked; leaked memory of this module, nobody reads it now (caller).
+    unsafe { *table.map.cast_mut().add(pc - table.base) ^= u32::from(delta_xor) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_but_the_leaf_has_rows_for_all_its_bytes() {
+        let table = {
+            directory();
+            Table::get()
+        };
+        for info in directory() {
+            for pc in info.start..info.end {
+                let row = table.row(pc);
+                if info.function == Function::Leaf {
+                    assert!(row.is_none(), "the leaf is in no table");
+                } else {
+                    assert_eq!(row.function(), Some(info.function));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn code_outside_has_no_row() {
+        directory();
+        let (start, end) = arch::text_bounds();
+        let table = Table::get();
+        for pc in [0, 1, start - 1, end, usize::MAX, init as *const () as usize] {
+            assert!(table.row(pc).is_none());
+        }
+    }
+
+    #[test]
+    fn a_return_lands_where_the_frame_is_complete() {
+        let table = {
+            directory();
+            Table::get()
+        };
+        for info in directory() {
+            if info.slots == 0 {
+                continue;
+            }
+            for pc in [info.after_ask, info.after_call, info.landing] {
+                assert!(table.row(pc).has_pointers(), "{} at {pc:#x}", info.function);
+                if info.function != Function::Entry {
+                    assert_eq!(table.row(pc).delta(), info.size + 8);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Walking a goroutine's stack.
+//!
+//! A walk starts from a PC and SP, which a signal or a saved state gives, looks up how
+//! far the return address is, and goes on at the caller until it comes to the outermost
+//! frame. Whoever walks holds the stack lock, or owns the stopped goroutine.
+//!
+//! ## Where a signal can find a goroutine
+//!
+//! * In a frame, prologue and epilogue included: the table has a delta for every
+//!   instruction.
+//! * In the trampoline: the return has happened and the position may or may not have
+//!   moved. The walk acts as if the trampoline had finished: it takes the entry at the
+//!   position if that one's slot lies below SP, else the one before it.
+//! * In the switch, with SP on the goroutine's stack: leaving, it is a call like any
+//!   other; arriving, the PC is still in the saved state and SP is already right.
+//! * With SP elsewhere: the saved state is complete, since it was saved before SP left
+//!   and is cleared only after SP came back; or, in a system call, the transition point.
+//!
+//! A walk never guesses: what it cannot explain it refuses, and says why.
+
+use crate::arch;
+use crate::g::G;
+use crate::table::{Row, Table};
+
+/// One frame, from the inside out.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Where it is: the interrupted PC, or the return address of its callee.
+    pub pc: usize,
+    /// SP at that PC.
+    pub sp: usize,
+    /// The table's row for that PC.
+    pub row: Row,
+    /// The slot of its return address; none in the outermost frame.
+    pub slot: Option<usize>,
+}
+
+impl Frame {
+    /// SP after the frame has returned; the frame's end.
+    pub fn cfa(&self) -> Option<usize> {
+        self.slot.map(|slot| slot + 8)
+    }
+}
+
+/// Where a walk starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Program counter.
+    pub pc: usize,
+    /// Stack pointer.
+    pub sp: usize,
+}
+
+/// Why a walk was refused or given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkError {
+    /// The walk would start in code that is in no table.
+    UnknownStart {
+        /// That code.
+        pc: usize,
+    },
+    /// A return address is in no table.
+    UnknownReturn {
+        /// The slot.
+        slot: usize,
+        /// What it holds.
+        pc: usize,
+    },
+    /// A frame reaches out of its stack.
+    OutOfStack {
+        /// The slot that would have been read.
+        slot: usize,
+    },
+    /// A slot could not be read.
+    Fault {
+        /// The slot.
+        slot: usize,
+    },
+    /// A slot holds the trampoline and the next entry is not this slot's.
+    MissedBarrier {
+        /// The slot.
+        slot: usize,
+    },
+    /// The walk came to the outermost frame and entries were left over.
+    LeftoverBarriers {
+        /// How many.
+        entries: usize,
+    },
+    /// In the trampoline, and no entry explains it.
+    LostTrampoline {
+        /// SP in the trampoline.
+        sp: usize,
+    },
+    /// Nothing is saved to start from.
+    NothingSaved,
+}
+
+/// A word that no load returns: a load that faults leaves it.
+const FAULTED: usize = 0x5ca1_ab1e_0000_fa17;
+
+/// A walk under way.
+#[derive(Debug)]
+pub struct Unwinder {
+    g: &'static G,
+    table: Table,
+    pc: usize,
+    sp: usize,
+    row: Row,
+    /// Index of the next barrier to be met.
+    barrier: usize,
+    barriers: usize,
+    lo: usize,
+    top: usize,
+    done: bool,
+}
+
+/// The saved place to walk from while the goroutine is off its stack.
+#[inline]
+pub fn saved(g: &G) -> Result<Start, WalkError> {
+    for state in [&g.sched, &g.syscall] {
+        let sp = state.sp.get();
+        if sp != 0 {
+            return Ok(Start { pc: state.pc.get(), sp });
+        }
+    }
+    Err(WalkError::NothingSaved)
+}
+
+impl Unwinder {
+    /// Begins a walk of `g`'s stack. Signal-safe, as is [`Unwinder::step`].
+    #[inline]
+    pub fn begin(g: &'static G, start: Start) -> Result<Unwinder, WalkError> {
+        let table = Table::get();
+        let mut walk = Unwinder {
+            g,
+            table,
+            pc: start.pc,
+            sp: start.sp,
+            row: table.row(start.pc),
+            barrier: g.barriers.position(),
+            barriers: g.barriers.len(),
+            lo: g.stack.lo.get(),
+            top: g.stack.top.get(),
+            done: false,
+        };
+        if walk.row.is_trampoline() && !crate::planted!(TrampolineNotSimulated) {
+            walk.finish_trampoline()?;
+        }
+        if walk.row.is_none() {
+            return Err(WalkError::UnknownStart { pc: walk.pc });
+        }
+        Ok(walk)
+    }
+
+    /// Goes on as if the trampoline, in which the walk starts, had finished.
+    #[cold]
+    fn finish_trampoline(&mut self) -> Result<(), WalkError> {
+        let hit = self.sp - arch::TRAMPOLINE_RETURN_GAP;
+        let is_hit = |index: usize| self.g.barriers.entry(index).filter(|e| e.slot == hit);
+        let entry = if let Some(entry) = is_hit(self.barrier) {
+            self.barrier += 1;
+            entry
+        } else if let Some(entry) = self.barrier.checked_sub(1).and_then(is_hit) {
+            entry
+        } else {
+            return Err(WalkError::LostTrampoline { sp: self.sp });
+        };
+        self.pc = entry.pc;
+        self.row = self.table.row(entry.pc);
+        Ok(())
+    }
+
+    /// The next frame; none after the outermost.
+    #[inline]
+    pub fn step(&mut self) -> Result<Option<Frame>, WalkError> {
+        if self.done {
+            return Ok(None);
+        }
+        crate::point!(TracebackFrame, self.g, self.top.wrapping_sub(self.sp));
+        let frame = Frame { pc: self.pc, sp: self.sp, row: self.row, slot: None };
+        if self.row.is_top() {
+            self.done = true;
+            return match self.barriers.saturating_sub(self.barrier) {
+                0 => Ok(Some(frame)),
+                entries => Err(WalkError::LeftoverBarriers { entries }),
+            };
+        }
+        let slot = self.sp + self.row.delta();
+        if slot < self.lo || slot >= self.top {
+            return Err(WalkError::OutOfStack { slot });
+        }
+        // SAFETY: a slot that cannot be read faults in a load that has an exception row.
+        let mut pc = unsafe { arch::load_or(slot, FAULTED) };
+        let mut row = self.table.row(pc);
+        if row.is_trampoline() {
+            pc = self.through_barrier(slot)?;
+            row = self.table.row(pc);
+        }
+        if row.is_none() {
+            return Err(match pc {
+                FAULTED => WalkError::Fault { slot },
+                pc => WalkError::UnknownReturn { slot, pc },
+            });
+        }
+        self.pc = pc;
+        self.sp = slot + 8;
+        self.row = row;
+        Ok(Some(Frame { slot: Some(slot), ..frame }))
+    }
+
+    /// The return address under the barrier over `slot`.
+    #[cold]
+    fn through_barrier(&mut self, slot: usize) -> Result<usize, WalkError> {
+        crate::point!(TracebackBarrier, self.g, self.barrier);
+        match self.g.barriers.entry(self.barrier) {
+            Some(entry) if self.barrier < self.barriers && entry.slot == slot => {
+                self.barrier += 1;
+                Ok(entry.pc)
+            }
+            _ => Err(WalkError::MissedBarrier { slot }),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! A machine word that a signal handler or another thread may look at.
+//!
+//! The protocol's ordering comes from its lock and its statuses; the words between
+//! are plain. They are atomics only because code that interrupts, or another thread
+//! that was let in too early by a defect, may read them at any instant, and such a
+//! read must be a value and not undefined behaviour.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// A word with relaxed reads and writes.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Word(AtomicUsize);
+
+impl Word {
+    /// A word with this value.
+    pub const fn new(value: usize) -> Self {
+        Word(AtomicUsize::new(value))
+    }
+
+    /// The value.
+    #[inline(always)]
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the value.
+    #[inline(always)]
+    pub fn set(&self, value: usize) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Reads a word of a stack or an object.
+///
+/// # Safety
+/// `address` is aligned and readable.
+#[inline(always)]
+pub(crate) unsafe fn peek(address: usize) -> usize {
+    // SAFETY: aligned and readable (caller); atomic, since another thread may write it.
+    unsafe { AtomicUsize::from_ptr(address as *mut usize) }.load(Ordering::Relaxed)
+}
+
+/// Writes a word of a stack or an object.
+///
+/// # Safety
+/// `address` is aligned and writable.
+#[inline(always)]
+pub(crate) unsafe fn poke(address: usize, value: usize) {
+    // SAFETY: aligned and writable (caller); atomic, since another thread may read it.
+    unsafe { AtomicUsize::from_ptr(address as *mut usize) }.store(value, Ordering::Relaxed);
+}

@@ -1,0 +1,123 @@
+//! What every test needs: a core with its machines, and a goroutine's chain of calls.
+
+use std::ptr;
+
+use sigstorm_runtime::g::G;
+use sigstorm_runtime::traceback::{Frame, Unwinder, WalkError, saved};
+use sigstorm_runtime::{Config, Core, Function, Left, M, fault, profiler};
+
+/// A barrier in every frame.
+pub const EVERY_FRAME: Config = Config { every_frame: true, initial_stack: 2048, unreadable: 0 };
+
+/// A core, two machines that run goroutines, and the collector's.
+pub struct Machines {
+    pub core: &'static Core,
+    pub m0: &'static M,
+    pub m1: &'static M,
+    pub collector: &'static M,
+}
+
+impl Machines {
+    /// Goroutine `number`, from 1.
+    pub fn g(&self, number: usize) -> &'static G {
+        &self.core.goroutines()[number - 1]
+    }
+
+    /// One whole cycle, with a scan of these goroutines. None of them may be running.
+    pub fn cycle(&self, scan: &[usize]) {
+        assert!(self.collector.gc_mark());
+        scan.iter().for_each(|&g| assert!(self.collector.gc_scan(self.g(g))));
+        while self.collector.gc_drain(8) {}
+        assert!(self.collector.gc_terminate());
+        assert!(self.collector.gc_sweep());
+    }
+}
+
+/// A core with its handlers installed; the calling thread is machine 0's.
+pub fn machines(config: Config) -> Machines {
+    let core = Core::leak(config).expect("a valid configuration");
+    fault::install().expect("fault handlers");
+    profiler::install().expect("the profiling handler");
+    let [m0, m1, collector] = [0, 1, 2].map(|id| M::leak(core, id));
+    be(m0);
+    Machines { core, m0, m1, collector }
+}
+
+/// Makes the calling thread `m`'s, with a signal stack.
+pub fn be(m: &'static M) {
+    signal_stack();
+    m.attach();
+}
+
+/// Gives the calling thread a generous signal stack. The child process ends before the
+/// thread does, or the thread has no handler running at its end.
+pub fn signal_stack() {
+    const SIZE: usize = 1 << 20;
+    let memory = Box::leak(vec![0u8; SIZE].into_boxed_slice());
+    let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIZE };
+    // SAFETY: leaked memory, so it outlives the thread.
+    assert_eq!(unsafe { libc::sigaltstack(&stack, ptr::null_mut()) }, 0);
+}
+
+/// Takes `g`, which is not running, and brings it to its outermost frame's first ask.
+#[track_caller]
+pub fn start(m: &'static M, g: &'static G) {
+    assert!(m.take(g), "g{} is not to be had", g.id);
+    // The entry asks as it begins, so the first answer goes nowhere.
+    assert_eq!(m.call(Function::Tiny), Left::Asks);
+    assert_eq!(chain(g), [Function::Entry]);
+}
+
+/// Calls each in turn, the last one innermost.
+#[track_caller]
+pub fn calls(m: &'static M, functions: &[Function]) {
+    for &function in functions {
+        assert_eq!(m.call(function), Left::Asks, "calling {function}");
+    }
+}
+
+/// Lets one more frame return than there are calls: the goroutine ends.
+#[track_caller]
+pub fn returns_to_the_end(m: &'static M, depth: usize) {
+    for left in (1..depth).rev() {
+        assert_eq!(m.ret(), Left::Asks, "{left} frames are left");
+    }
+    assert_eq!(m.ret(), Left::Exited);
+    assert!(m.current().is_none());
+}
+
+/// The frames of a goroutine that is off its stack, innermost first.
+pub fn frames(g: &'static G) -> Result<Vec<Frame>, WalkError> {
+    let mut walk = Unwinder::begin(g, saved(g)?)?;
+    let mut frames = Vec::new();
+    while let Some(frame) = walk.step()? {
+        frames.push(frame);
+    }
+    Ok(frames)
+}
+
+/// Its chain of calls, innermost first.
+#[track_caller]
+pub fn chain(g: &'static G) -> Vec<Function> {
+    match frames(g) {
+        Ok(frames) => frames.iter().map(|f| f.row.function().expect("a function")).collect(),
+        Err(error) => panic!("the walk of g{} failed: {error}", g.id),
+    }
+}
+
+/// A small generator of pseudo-random numbers.
+pub struct Random(u64);
+
+impl Random {
+    pub const fn new(seed: u64) -> Self {
+        Random(seed | 1)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % bound
+    }
+}

@@ -1,0 +1,14 @@
+//! The bare core, without a harness: no hooks, no features, real threads, real signals.
+//!
+//! Handlers and the function table are process-wide, and a broken core aborts or hangs.
+//! So every test runs its body in a child process ([`child`]) that is killed if it hangs.
+
+mod child;
+mod collector;
+mod machine;
+mod panics;
+mod races;
+mod running;
+mod signals;
+mod storm;
+mod throws;

@@ -1,0 +1,306 @@
+//! Everything at once, really parallel: two machines with goroutines of their own, a
+//! collector that never rests, signals without end. Every walk must succeed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sigstorm_runtime::g::{G, status};
+use sigstorm_runtime::lock::{self, Operation};
+use sigstorm_runtime::panic::Unwind;
+use sigstorm_runtime::profiler::{self, MAX_FRAMES, Outcome, Pseudo, Skip};
+use sigstorm_runtime::table::Table;
+use sigstorm_runtime::{CodeClass, Config, Function, Left, M};
+
+use crate::child::passes;
+use crate::machine::{EVERY_FRAME, Machines, Random, be, chain, machines};
+
+const TIME: Duration = Duration::from_secs(2);
+
+/// What the judge has seen.
+pub struct Tally {
+    pub tracebacks: AtomicU64,
+    pub on_goroutine: AtomicU64,
+    pub in_trampoline: AtomicU64,
+    pub lock_held: AtomicU64,
+}
+
+pub static TALLY: Tally = Tally {
+    tracebacks: AtomicU64::new(0),
+    on_goroutine: AtomicU64::new(0),
+    in_trampoline: AtomicU64::new(0),
+    lock_held: AtomicU64::new(0),
+};
+
+/// The handler's work, and a judgement of what it did.
+extern "C" fn judge(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Some(m) = M::of_thread() else { return };
+    // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
+    let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    profiler::sigprof(
+        m,
+        registers[libc::REG_RIP as usize] as usize,
+        registers[libc::REG_RSP as usize] as usize,
+    );
+    // SAFETY: this is the handler.
+    let sample = unsafe { m.last_sample() };
+    let add = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
+    if sample.pseudo == Pseudo::None && sample.goroutine != 0 {
+        add(&TALLY.on_goroutine);
+    }
+    if sample.class == CodeClass::Trampoline {
+        add(&TALLY.in_trampoline);
+    }
+    match sample.outcome {
+        Outcome::Traceback => {
+            add(&TALLY.tracebacks);
+            let last = sample.frames()[sample.len - 1];
+            let complete = sample.len == MAX_FRAMES || Table::get().row(last.pc).is_top();
+            let upwards = sample.frames().windows(2).all(|two| two[0].sp < two[1].sp);
+            if !complete || !upwards {
+                die(&format_args!("a wrong walk: {sample:x?}"));
+            }
+        }
+        Outcome::Skipped(Skip::LockHeld, owner) => {
+            add(&TALLY.lock_held);
+            if owner.is_none() {
+                die(&format_args!("a holder without a name: {sample:x?}"));
+            }
+        }
+        Outcome::Skipped(Skip::UnknownCode, _) if sample.class == CodeClass::Foreign => {}
+        Outcome::Alone => {}
+        _ => die(&format_args!("{:?} at {:?} of g{}", sample.outcome, sample.class, sample.goroutine)),
+    }
+}
+
+/// Nothing is to be saved: the process is a test's child, and it has failed.
+fn die(what: &std::fmt::Arguments<'_>) -> ! {
+    eprintln!("the judge: {what}");
+    std::process::abort()
+}
+
+/// Installs the judge in the place of the core's own handler.
+pub fn install_judge() {
+    // SAFETY: a zeroed sigaction is a valid one; the handler keeps to what handlers may do.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = judge as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        assert_eq!(libc::sigaction(libc::SIGPROF, &action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Sends these threads SIGPROF, again and again, until `stop`.
+pub fn signal_until(stop: &AtomicBool, threads: &[libc::pthread_t]) -> u64 {
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for &thread in threads {
+            // SAFETY: the thread is joined only after this one.
+            assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGPROF) }, 0);
+            sent += 1;
+        }
+        thread::sleep(Duration::from_micros(20));
+    }
+    sent
+}
+
+/// A goroutine as its driver knows it: outermost frame first, and which calls are deferred.
+#[derive(Default)]
+struct Shadow {
+    frames: Vec<(Function, bool)>,
+}
+
+/// A machine's driver.
+struct Driver {
+    m: &'static M,
+    gs: [(&'static G, Shadow); 2],
+    random: Random,
+    /// Which of the two it runs.
+    runs: Option<usize>,
+}
+
+impl Driver {
+    fn step(&mut self) {
+        let Some(now) = self.runs else { return self.take() };
+        let depth = self.gs[now].1.frames.len();
+        match self.random.below(20) {
+            0..=8 if depth < 40 => self.call(now),
+            9 | 10 => {
+                assert_eq!(self.m.call(Function::Syscall), Left::InSyscall);
+                assert_eq!(self.m.leave_syscall(), Left::Asks);
+            }
+            11 => {
+                assert!(self.m.yield_now());
+                self.runs = None;
+            }
+            12 if depth < 40 => self.panic(now),
+            13 => assert_eq!(self.m.call(Function::Leaf), Left::Asks),
+            _ => self.ret(now),
+        }
+    }
+
+    fn take(&mut self) {
+        let index = self.random.below(2);
+        let (g, shadow) = &mut self.gs[index];
+        let fresh = matches!(g.status.get(), status::IDLE | status::DEAD);
+        if !self.m.take(g) {
+            return;
+        }
+        self.runs = Some(index);
+        if fresh {
+            assert_eq!(self.m.call(Function::Tiny), Left::Asks);
+            shadow.frames = vec![(Function::Entry, false)];
+        }
+    }
+
+    fn call(&mut self, now: usize) {
+        const KINDS: [Function; 7] = [
+            Function::Tiny,
+            Function::Small,
+            Function::Medium,
+            Function::Large,
+            Function::Huge,
+            Function::Deferring,
+            Function::Nosplit,
+        ];
+        let function = KINDS[self.random.below(KINDS.len())];
+        let frames = &mut self.gs[now].1.frames;
+        if function == Function::Nosplit && frames.last().is_some_and(|f| f.0 == Function::Nosplit) {
+            return;
+        }
+        assert_eq!(self.m.call(function), Left::Asks);
+        let defers = function == Function::Deferring && self.m.defer(Function::Small);
+        frames.push((function, defers));
+        self.check(now);
+    }
+
+    fn ret(&mut self, now: usize) {
+        let frames = &mut self.gs[now].1.frames;
+        let (_, deferred) = frames.pop().expect("a frame");
+        let found = self.m.deferred_before_return();
+        assert_eq!(found.is_some(), deferred);
+        if let Some(function) = found {
+            assert_eq!(self.m.call(function), Left::Asks);
+            assert_eq!(self.m.ret(), Left::Asks);
+        }
+        let left = self.m.ret();
+        assert_eq!(left == Left::Exited, self.gs[now].1.frames.is_empty());
+        match left {
+            Left::Exited => self.runs = None,
+            _ => self.check(now),
+        }
+    }
+
+    fn panic(&mut self, now: usize) {
+        assert_eq!(self.m.panic(false), Some(Left::Asks));
+        loop {
+            match self.m.unwind_next() {
+                Unwind::Call(function) => {
+                    assert_eq!(self.m.call(function), Left::Asks);
+                    if self.random.below(2) == 0 {
+                        assert!(self.m.recover());
+                    } else {
+                        let frames = &mut self.gs[now].1.frames;
+                        frames.iter_mut().rfind(|f| f.1).expect("a deferring frame").1 = false;
+                    }
+                    assert_eq!(self.m.ret(), Left::Asks);
+                }
+                Unwind::Recover { frame } => {
+                    assert_eq!(self.m.recovery(frame), Left::Asks);
+                    let frames = &mut self.gs[now].1.frames;
+                    let landing = frames.iter().rposition(|f| f.1).expect("a deferring frame");
+                    frames.truncate(landing + 1);
+                    frames[landing].1 = false;
+                    return self.check(now);
+                }
+                Unwind::End => {
+                    assert_eq!(self.m.end(), Left::Exited);
+                    self.runs = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Now and then: the frames are those that were called.
+    fn check(&mut self, now: usize) {
+        if self.random.below(16) == 0 {
+            let (g, shadow) = &self.gs[now];
+            let _walk = lock::lock(self.m, g, Operation::Walk);
+            assert!(chain(g).iter().eq(shadow.frames.iter().rev().map(|f| &f.0)));
+        }
+    }
+}
+
+fn collect(w: &Machines, end: Instant) -> u64 {
+    let mut cycles = 0;
+    while Instant::now() < end {
+        assert!(w.collector.gc_mark());
+        for g in w.core.goroutines() {
+            w.collector.gc_scan(g);
+            w.collector.gc_shrink(g);
+        }
+        assert!(w.collector.gc_terminate());
+        assert!(w.core.goroutines().iter().all(|g| g.barriers.is_empty()));
+        assert!(w.collector.gc_sweep());
+        cycles += 1;
+    }
+    cycles
+}
+
+fn storm(config: Config, seed: u64) {
+    let w = machines(config);
+    install_judge();
+    let end = Instant::now() + TIME;
+    let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    let drivers = [(w.m0, [1, 2]), (w.m1, [3, 4])].map(|(m, gs)| {
+        let gs = gs.map(|g| (w.g(g), Shadow::default()));
+        let random = Random::new(seed + 2 * u64::from(m.id));
+        thread::spawn(move || {
+            be(m);
+            let mut driver = Driver { m, gs, random, runs: None };
+            let mut steps = 0u64;
+            while Instant::now() < end {
+                (0..64).for_each(|_| driver.step());
+                steps += 64;
+            }
+            // The collector may be waiting for this one to come to a safepoint.
+            m.end();
+            // The thread lives on for those who signal it.
+            while !stop.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            steps
+        })
+    });
+    use std::os::unix::thread::JoinHandleExt;
+    let targets = [drivers[0].as_pthread_t(), drivers[1].as_pthread_t()];
+    let signals = thread::spawn(move || signal_until(stop, &targets));
+    be(w.collector);
+    let cycles = collect(&w, end);
+    stop.store(true, Ordering::Relaxed);
+    let sent = signals.join().expect("the one who signals");
+    let steps: u64 = drivers.map(|d| d.join().expect("a driver")).iter().sum();
+    let [walks, inside, trampoline, held] =
+        [&TALLY.tracebacks, &TALLY.on_goroutine, &TALLY.in_trampoline, &TALLY.lock_held]
+            .map(|count| count.load(Ordering::Relaxed));
+    eprintln!(
+        "{steps} steps, {cycles} cycles, {} copies, {sent} signals: {walks} walks, {inside} on a goroutine \
+         stack ({trampoline} in the trampoline), {held} held locks",
+        w.core.copies()
+    );
+    assert!(steps > 10_000 && cycles > 10 && w.core.copies() > 10);
+    assert!(walks > 100 && inside > 10);
+}
+
+#[test]
+fn walks_succeed_with_a_barrier_in_every_frame() {
+    passes("storm::walks_succeed_with_a_barrier_in_every_frame", || {
+        storm(Config { unreadable: 16, ..EVERY_FRAME }, 11);
+    });
+}
+
+#[test]
+fn walks_succeed_with_barriers_far_apart() {
+    passes("storm::walks_succeed_with_barriers_far_apart", || storm(Config::default(), 12));
+}
