@@ -7,5 +7,10 @@
 //! Engines and the command line are thin glue over these.
 
 pub mod executor;
+pub mod generate;
 pub mod outcome;
+pub mod planted;
+pub mod runner;
 pub mod schedule;
+#[cfg(feature = "libfuzzer")]
+pub mod worker;

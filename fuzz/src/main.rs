@@ -5,9 +5,10 @@
 //! this same binary (`sigstorm worker`, `sigstorm runner`) and judge what becomes of
 //! them; see [`cli`].
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
+mod engine;
 
 fn main() -> std::process::ExitCode {
     cli::main()

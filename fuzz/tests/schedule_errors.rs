@@ -89,28 +89,18 @@ fn an_error_is_shown_with_its_line() {
 fn the_first_line_must_name_this_version() {
     let message = |text| Schedule::parse(text).unwrap_err().message;
     let missing = "the first line must be `# sigstorm schedule 1`";
-    for text in [
-        "",
-        "m1 signal",
-        "\n# sigstorm schedule 1",
-        "# sigstorm schedule1",
-    ] {
+    for text in ["", "m1 signal", "\n# sigstorm schedule 1", "# sigstorm schedule1"] {
         assert_eq!(message(text), missing);
     }
     assert_eq!(
-        Schedule::parse("# sigstorm schedule 2\nunknown")
-            .unwrap_err()
-            .to_string(),
+        Schedule::parse("# sigstorm schedule 2\nunknown").unwrap_err().to_string(),
         "line 1, column 21: this file is version 2, this build reads version 1\n \
          1 | # sigstorm schedule 2\n   \
            |                     ^\n\
          help: the first line must be `# sigstorm schedule 1`"
     );
     assert_eq!(message("# sigstorm schedule one"), "`one` is no version");
-    assert_eq!(
-        message("# sigstorm schedule "),
-        "the first line names no version"
-    );
+    assert_eq!(message("# sigstorm schedule "), "the first line names no version");
 }
 
 #[test]

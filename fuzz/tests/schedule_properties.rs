@@ -21,21 +21,11 @@ fn busy_bytes(steps: impl Into<proptest::collection::SizeRange>) -> impl Strateg
 
 fn stop() -> impl Strategy<Value = Option<Stop>> {
     let point = (prop::sample::select(Point::ALL), 1u8..=8);
-    let instr = (
-        prop::sample::select(Function::ALL),
-        any::<u16>(),
-        1u8..=8,
-        prop::option::of(0u8..=127),
-    );
+    let instr = (prop::sample::select(Function::ALL), any::<u16>(), 1u8..=8, prop::option::of(0u8..=127));
     prop_oneof![
         Just(None),
         point.prop_map(|(point, hit)| Some(Stop::Point { point, hit })),
-        instr.prop_map(|(function, index, hit, check)| Some(Stop::Instr {
-            function,
-            index,
-            hit,
-            check
-        })),
+        instr.prop_map(|(function, index, hit, check)| Some(Stop::Instr { function, index, hit, check })),
     ]
 }
 
@@ -61,41 +51,21 @@ fn schedule() -> impl Strategy<Value = Schedule> {
 /// Any step at all: actors that cannot, payloads and stops out of range.
 fn wild_step() -> impl Strategy<Value = Step> {
     let wild = prop_oneof![
-        (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(dst, src, field)| Op::Load {
-            dst,
-            src,
-            field
-        }),
-        (prop::sample::select(Function::ALL), any::<u8>())
-            .prop_map(|(kind, times)| Op::Call { kind, times }),
+        (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(dst, src, field)| Op::Load { dst, src, field }),
+        (prop::sample::select(Function::ALL), any::<u8>()).prop_map(|(kind, times)| Op::Call { kind, times }),
         any::<u32>().prop_map(|bytes| Op::Stack { bytes }),
         step().prop_map(|step| step.op),
     ];
     let hit = any::<u8>();
-    let place = (
-        prop::sample::select(Function::ALL),
-        any::<u16>(),
-        hit,
-        any::<Option<u8>>(),
-    );
-    let stop = place.prop_map(|(function, index, hit, check)| Stop::Instr {
-        function,
-        index,
-        hit,
-        check,
-    });
+    let place = (prop::sample::select(Function::ALL), any::<u16>(), hit, any::<Option<u8>>());
+    let stop = place.prop_map(|(function, index, hit, check)| Stop::Instr { function, index, hit, check });
     let actor = prop::sample::select(Actor::ALL);
     (actor, wild, prop::option::of(stop)).prop_map(|(actor, op, stop)| Step { actor, op, stop })
 }
 
 /// Both forms of this schedule, and back; its byte form is canonical.
 fn check_round_trips(schedule: &Schedule) {
-    assert!(
-        schedule
-            .steps
-            .iter()
-            .all(|step| step.canonical() == Some(*step))
-    );
+    assert!(schedule.steps.iter().all(|step| step.canonical() == Some(*step)));
     assert_eq!(&schedule.canonical(), schedule);
     let bytes = schedule.encode();
     assert_eq!(bytes.len(), schedule.steps.len() * STEP_BYTES);
@@ -104,10 +74,7 @@ fn check_round_trips(schedule: &Schedule) {
     let text = schedule.to_text();
     let parsed = Schedule::parse(&text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(&parsed, schedule);
-    assert_eq!(
-        &Schedule::from_file_bytes(text.as_bytes()).unwrap(),
-        schedule
-    );
+    assert_eq!(&Schedule::from_file_bytes(text.as_bytes()).unwrap(), schedule);
     assert_eq!(parsed.to_text(), text);
     assert!(text.lines().all(|line| line.len() <= 90), "{text}");
 }
@@ -214,9 +181,7 @@ fn only_so_many_steps_count() {
     check_bytes(&bytes);
     // Nor does a form have more than the other reads.
     let step = Schedule::decode(&bytes).steps[0];
-    let long = Schedule {
-        steps: vec![step; MAX_STEPS + 1],
-    };
+    let long = Schedule { steps: vec![step; MAX_STEPS + 1] };
     assert_eq!(long.canonical().steps.len(), MAX_STEPS);
     assert_eq!(Schedule::decode(&long.encode()), long.canonical());
     assert_eq!(long.encode(), long.canonical().encode());

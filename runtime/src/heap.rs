@@ -12,6 +12,8 @@ use crate::word::Word;
 pub const OBJECTS: usize = 64;
 /// Pointer fields of an object.
 pub const FIELDS: usize = 2;
+/// What a freed object's fields hold: no pointer, and not what an old stack is poisoned with.
+pub const POISON: usize = 0xdead_0b1e_dead_0b1e;
 /// Pointers in the mailbox: as many as a frame has slots.
 pub const MAILBOX: usize = 4;
 
@@ -127,7 +129,7 @@ impl Heap {
     pub(crate) fn sweep(&self) -> u32 {
         let dead = self.allocated.load(Ordering::SeqCst) & !self.marked.load(Ordering::SeqCst);
         for index in (0..OBJECTS).filter(|i| dead & 1 << i != 0) {
-            self.objects[index].fields.iter().for_each(|f| f.set(crate::stack::POISON));
+            self.objects[index].fields.iter().for_each(|f| f.set(POISON));
         }
         self.allocated.fetch_and(!dead, Ordering::SeqCst);
         dead.count_ones()

@@ -5,6 +5,7 @@
 //! the frame-pointer chain, which is the program's and not the unwinder's.
 
 use crate::barrier;
+use crate::core::Phase;
 use crate::g::G;
 use crate::heap::MAILBOX;
 use crate::lock::{self, Operation};
@@ -60,12 +61,12 @@ impl M {
         }
     }
 
-    /// Allocates an object into a slot, black while marking is on. Its index; none where
-    /// the heap is full.
+    /// Allocates an object into a slot, black unless no cycle is under way: it must survive
+    /// the sweep that is to come. Its index; none where the heap is full.
     pub fn alloc(&'static self, slot: usize) -> Option<usize> {
         let (_, bp) = self.innermost()?;
         let _busy = self.busy();
-        let object = self.core.heap().allocate(self.core.write_barrier())?;
+        let object = self.core.heap().allocate(self.core.phase() != Phase::Off)?;
         // SAFETY: a slot of the innermost frame of this machine's own goroutine.
         unsafe { poke(slot_address(bp, slot), object) };
         self.core.heap().index(object)

@@ -12,10 +12,12 @@
 
 use super::{child, death};
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use sigstorm::outcome::{Counts, Finding, Verdict};
 use sigstorm_runtime::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -220,6 +222,8 @@ impl Worker {
         self.child = None;
         match status.code() {
             Some(0) => Ok(None),
+            // A Ctrl-C that came before it could block it: this process has it, too.
+            None if status.signal() == Some(Signal::SIGINT as i32) => Ok(None),
             Some(FOUND | HARNESS) => Ok(Some(self.finding().unwrap_or_else(|error| {
                 let summary = format!("a worker {}, but {error:#}", death::describe(status));
                 let finding = death::finding(Verdict::HarnessError, summary, self.log());
@@ -247,7 +251,8 @@ impl Worker {
     /// What it left before it ended.
     fn finding(&self) -> Result<Found> {
         let read = |name| fs::read(self.dir.join(name)).with_context(|| format!("its {name} cannot be read"));
-        let finding = serde_json::from_slice(&read("finding.json")?).context("its finding.json makes no sense")?;
+        let finding =
+            serde_json::from_slice(&read("finding.json")?).context("its finding.json makes no sense")?;
         Ok(Found { finding, bytes: read("finding.bin")? })
     }
 

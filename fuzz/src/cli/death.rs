@@ -32,9 +32,7 @@ pub fn judge(status: ExitStatus, running: bool, log: Vec<String>) -> Finding {
             format!("the process {how}, from outside (a lack of memory? see `dmesg`)"),
         ),
         (false, true) => (Verdict::Fault, format!("the process {how} while it ran this schedule")),
-        (false, false) => {
-            (Verdict::HarnessError, format!("the process {how} while it ran no schedule"))
-        }
+        (false, false) => (Verdict::HarnessError, format!("the process {how} while it ran no schedule")),
     };
     finding(verdict, summary, log)
 }

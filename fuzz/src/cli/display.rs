@@ -7,7 +7,9 @@ use std::time::Duration;
 
 /// A style from a template; the plain one if there is a mistake in it, which a test would find.
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
 }
 
 const ENDLESS: &str = "{spinner} {elapsed_precise}  {msg}";
@@ -48,7 +50,9 @@ impl Hunting {
         }
         let budgets = [
             self.plan.seconds.map(|seconds| format!("of {seconds} s")),
-            self.plan.runs.map(|runs| format!("{} of {} schedules", HumanCount(counts.schedules), HumanCount(runs))),
+            self.plan
+                .runs
+                .map(|runs| format!("{} of {} schedules", HumanCount(counts.schedules), HumanCount(runs))),
         ];
         self.bar.set_prefix(budgets.into_iter().flatten().collect::<Vec<_>>().join(", "));
         let rate = counts.schedules as f64 / elapsed.as_secs_f64().max(0.001) / self.plan.jobs as f64;

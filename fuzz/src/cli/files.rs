@@ -33,7 +33,8 @@ pub fn writable_folder(path: &Path) -> Result<()> {
         Ok(meta) if !meta.is_dir() => bail!("{} is not a directory", path.display()),
         Ok(_) => {}
         Err(_) => {
-            fs::create_dir_all(path).with_context(|| format!("cannot make the directory {}", path.display()))?;
+            fs::create_dir_all(path)
+                .with_context(|| format!("cannot make the directory {}", path.display()))?;
         }
     }
     let mut probe = temporary(path).with_context(|| format!("cannot write into {}", path.display()))?;

@@ -64,9 +64,11 @@ fn bounded(source: impl Read) -> Result<Vec<u8>, String> {
 /// That only the beginning counts, where that is so. A text that is too long is an error.
 fn notes(name: &str, bytes: &[u8], schedule: &Schedule) -> Option<String> {
     let full = schedule.steps.len() == MAX_STEPS && bytes.len() / STEP_BYTES > MAX_STEPS;
-    let text = bytes.starts_with(b"# sigstorm schedule");
-    (full && !text).then(|| {
-        format!("{name}: a schedule has at most {MAX_STEPS} steps; only these of the {} bytes count", bytes.len())
+    (full && Schedule::decode(bytes) == *schedule).then(|| {
+        format!(
+            "{name}: a schedule has at most {MAX_STEPS} steps; only these of the {} bytes count",
+            bytes.len()
+        )
     })
 }
 

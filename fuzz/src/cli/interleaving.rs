@@ -86,9 +86,8 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| measure_text_width(&row[column])).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();
-    let pad = |(cell, width): (&String, &usize)| {
-        format!("{cell}{}", " ".repeat(width - measure_text_width(cell)))
-    };
+    let pad =
+        |(cell, width): (&String, &usize)| format!("{cell}{}", " ".repeat(width - measure_text_width(cell)));
     rows.iter().map(|row| row.iter().zip(&widths).map(pad).collect::<Vec<_>>().join("  ")).collect()
 }
 
@@ -103,7 +102,16 @@ mod tests {
 
     fn event(step: u32, actor: &str, what: &str, goroutine: u8, pc: &str) -> Event {
         let (actor, what, pc) = (actor.into(), what.into(), pc.into());
-        Event { step, actor, what, goroutine, pc, sp: String::new(), lock: "gc".into(), barriers: "0/3".into() }
+        Event {
+            step,
+            actor,
+            what,
+            goroutine,
+            pc,
+            sp: String::new(),
+            lock: "gc".into(),
+            barriers: "0/3".into(),
+        }
     }
 
     #[test]

@@ -30,7 +30,6 @@ mod report;
 mod report_text;
 mod runner;
 mod shrink;
-mod stubs;
 mod summary;
 mod worker;
 
@@ -41,7 +40,7 @@ use sigstorm::outcome::Verdict;
 use std::process::ExitCode;
 
 /// How a command ended, if it could do its work at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Exit {
     /// Nothing was found.
     #[default]
@@ -62,6 +61,18 @@ impl Exit {
             Some(name) if name == Verdict::HarnessError.name() => Exit::Harness,
             Some(_) => Exit::Violation,
         }
+    }
+
+    /// The one that counts where there are two: a violation in one file weighs more than
+    /// another file that cannot be read, and a harness error most.
+    pub fn worse(self, other: Exit) -> Exit {
+        let weight = |exit| match exit {
+            Exit::Clean => 0,
+            Exit::Usage => 1,
+            Exit::Violation => 2,
+            Exit::Harness => 3,
+        };
+        if weight(other) > weight(self) { other } else { self }
     }
 }
 
@@ -125,7 +136,14 @@ mod tests {
     fn a_harness_error_wins() {
         let harness = Exit::of_verdict(Some("harness-error"));
         assert_eq!(harness, Exit::Harness);
-        assert_eq!(Exit::of_verdict(Some("fault")).max(harness), Exit::Harness);
-        assert_eq!(Exit::of_verdict(None).max(Exit::of_verdict(Some("fault"))), Exit::Violation);
+        let fault = Exit::of_verdict(Some("fault"));
+        for (a, b, worse) in [
+            (fault, harness, harness),
+            (Exit::Clean, fault, fault),
+            (Exit::Usage, fault, fault),
+            (Exit::of_verdict(None), Exit::Usage, Exit::Usage),
+        ] {
+            assert_eq!((a.worse(b), b.worse(a)), (worse, worse));
+        }
     }
 }

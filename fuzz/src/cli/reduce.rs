@@ -105,7 +105,10 @@ pub fn run(args: &args::Shrink, out: &Out) -> Outcome {
     let Some(finding) = &finding else {
         out.object(&summary)?;
         let planted = if args.planted.defects.is_empty() { " (should a --defect be planted?)" } else { "" };
-        return Err(Trouble::Usage(format!("{}: nothing is violated, so there is nothing to shrink{planted}", input.name)));
+        return Err(Trouble::Usage(format!(
+            "{}: nothing is violated, so there is nothing to shrink{planted}",
+            input.name
+        )));
     };
 
     let shown = Shrinking::new(out);
@@ -140,8 +143,8 @@ pub fn run(args: &args::Shrink, out: &Out) -> Outcome {
         if reduced.early { "; ended early" } else { "" }
     ));
     out.object(&summary)?;
-    Ok(Exit::of_verdict(summary.verdict).max(Exit::Clean)).map(|exit| match exit {
-        // The violation is what was asked for.
+    // A violation is what was asked for.
+    Ok(match Exit::of_verdict(summary.verdict) {
         Exit::Violation => Exit::Clean,
         exit => exit,
     })

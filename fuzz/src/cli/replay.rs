@@ -62,7 +62,7 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
             Err(message) => {
                 complain(&format!("error: {message}"));
                 summary.unreadable += 1;
-                exit = exit.max(Exit::Usage);
+                exit = exit.worse(Exit::Usage);
                 continue;
             }
         };
@@ -75,10 +75,9 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
             summary.divergent += 1;
             verdict = Some(Verdict::HarnessError.name());
         }
-        let exit_here = Exit::of_verdict(verdict);
         summary.violations += u64::from(Exit::of_verdict(answer.verdict()) == Exit::Violation);
         summary.verdict = summary.verdict.or(verdict.map(String::from));
-        exit = worse(exit, exit_here);
+        exit = exit.worse(Exit::of_verdict(verdict));
 
         let notes = input.notes.iter().chain(&answer.notes).map(String::as_str).collect();
         if out.json {
@@ -93,17 +92,6 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
         out.say(&format!("{files} schedules, {runs} runs, {violations} violations, {divergent} divergent"))?;
     }
     Ok(exit)
-}
-
-/// An unreadable file weighs less than a violation in one that was read; a harness error most.
-fn worse(a: Exit, b: Exit) -> Exit {
-    let weight = |exit| match exit {
-        Exit::Clean => 0,
-        Exit::Usage => 1,
-        Exit::Violation => 2,
-        Exit::Harness => 3,
-    };
-    if weight(b) > weight(a) { b } else { a }
 }
 
 fn replay(runner: &mut Runner, bytes: &[u8], args: &args::Replay) -> Result<Replayed> {
@@ -160,8 +148,11 @@ fn print(
         None => style("no violation".into()).green(),
         Some(Finding { verdict, summary, .. }) => style(format!("{verdict}: {summary}")).red().bold(),
     };
-    let hash = answer.trace_hash.map_or("no trace: the process died".into(), |hash| format!("trace {hash:016x}"));
-    let details = format!("{} steps, {} hand-overs, {} signals, {hash}", answer.steps, answer.handovers, answer.signals);
+    let hash = answer.trace_hash.map_or("no trace".into(), |hash| format!("trace {hash:016x}"));
+    let details = format!(
+        "{} steps, {} hand-overs, {} signals, {hash}",
+        answer.steps, answer.handovers, answer.signals
+    );
     out.say(&format!("{name}: {verdict}  {}", style(format!("({details})")).dim()))?;
     for line in answer.finding.iter().flat_map(|finding| finding.evidence.iter().chain(&finding.dump)) {
         out.say(&format!("    {line}"))?;

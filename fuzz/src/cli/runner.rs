@@ -6,7 +6,7 @@
 //! instead.
 
 use super::child::{self, Tail};
-use super::{Exit, args, death, output::complain, stubs};
+use super::{Exit, args, death, output::complain};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use sigstorm::outcome::{Event, Finding, Verdict};
@@ -91,7 +91,8 @@ impl Runner {
         let mut request = length.to_le_bytes().to_vec();
         request.push(if trace { TRACE } else { 0 });
         request.extend(bytes);
-        // A dead child is not noticed here but below, where it does not answer.
+        // A dead child is not noticed here but below, where it does not answer; nor does a
+        // hanging one block this: a request is less than a pipe holds.
         if let Some(stdin) = &mut live.stdin {
             let _ = stdin.write_all(&request).and_then(|()| stdin.flush());
         }
@@ -190,7 +191,7 @@ pub fn main(args: &args::Runner) -> ExitCode {
         complain(&format!("cannot bind this process to its parent: {error}"));
         return ExitCode::from(Exit::Harness as u8);
     }
-    ExitCode::from(stubs::runner(&args.planted.defects))
+    ExitCode::from(sigstorm::runner::serve(&args.planted.defects))
 }
 
 #[cfg(test)]
@@ -199,7 +200,8 @@ mod tests {
 
     #[test]
     fn answers_may_lack_what_is_empty() {
-        let answer: Answer = serde_json::from_str(r#"{"trace_hash":18446744073709551615,"steps":3}"#).unwrap();
+        let answer: Answer =
+            serde_json::from_str(r#"{"trace_hash":18446744073709551615,"steps":3}"#).unwrap();
         assert_eq!((answer.trace_hash, answer.steps, answer.verdict()), (Some(u64::MAX), 3, None));
         let line = r#"{"trace_hash":1,"finding":{"verdict":"fault","summary":"s","evidence":[],"dump":[],"step":2}}"#;
         let answer: Answer = serde_json::from_str(line).unwrap();

@@ -256,7 +256,11 @@ m2 bulk 5
         let mut left = 3;
         let smallest = shrink(&parsed(), |candidate| {
             left -= 1;
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(!candidate.steps.is_empty()) }
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(!candidate.steps.is_empty())
+            }
         });
         assert!(!smallest.steps.is_empty() && smallest.steps.len() < parsed().steps.len());
     }

@@ -2,31 +2,9 @@
 //!
 //! Hidden: [`campaign`](super::campaign) starts it and says what the two exchange.
 
-use super::{args, child, output::complain, stubs};
-use sigstorm_runtime::defect::Defect;
-use std::path::PathBuf;
+use super::{args, child, output::complain};
+use sigstorm::worker::WorkerOptions;
 use std::process::ExitCode;
-
-/// What a worker is told.
-#[derive(Clone, Debug)]
-pub struct WorkerOptions {
-    /// Where it finds `stats` and `current`, and leaves what it finds.
-    pub dir: PathBuf,
-    /// The core it is pinned to, counted round and round.
-    pub core: usize,
-    /// Where its random choices begin.
-    pub seed: u64,
-    /// The schedules' length, if it is fixed.
-    pub steps: Option<usize>,
-    /// How many schedules it may run.
-    pub runs: Option<u64>,
-    /// How long it may take.
-    pub seconds: Option<u64>,
-    /// The corpus folder, which workers share.
-    pub corpus: Option<PathBuf>,
-    /// What is planted in the core.
-    pub defects: Vec<Defect>,
-}
 
 /// Ends with the process.
 pub fn main(args: args::Worker) -> ExitCode {
@@ -34,7 +12,7 @@ pub fn main(args: args::Worker) -> ExitCode {
         complain(&format!("cannot bind this process to its parent: {error}"));
         return ExitCode::from(super::Exit::Harness as u8);
     }
-    ExitCode::from(stubs::worker(WorkerOptions {
+    ExitCode::from(sigstorm::worker::run(WorkerOptions {
         dir: args.dir,
         core: args.core,
         seed: args.seed,

@@ -12,7 +12,9 @@ use sigstorm_runtime::g::status;
 use sigstorm_runtime::{Function, Phase};
 
 use super::feedback::{hit, mix};
-use super::state::{At, CONTROLLER, EXT, GC, M1, M2, Order, SEATS, State, Thread, Violation, What, actor_of, seat_of};
+use super::state::{
+    At, CONTROLLER, EXT, GC, M1, M2, Order, SEATS, State, Thread, Violation, What, actor_of, seat_of,
+};
 use super::trace::What as Event;
 use super::truth::Value;
 use crate::schedule::{Op, Stop};

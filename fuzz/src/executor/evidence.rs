@@ -37,7 +37,7 @@ pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
         Violation::Deadlock => (Verdict::Deadlock, deadlock(state, &mut evidence)),
         Violation::LiveObject(index) => (
             Verdict::LiveObjectFreed,
-            format!("object {index} can be reached and was not marked when mark termination ended"),
+            format!("object {index} can be reached, and the collector has not marked it or has freed it"),
         ),
         Violation::Memory(what) => (Verdict::Fault, what.to_owned()),
         Violation::Leak(what, g) => (
@@ -99,10 +99,13 @@ fn traceback(
         Right::Frames { frames, len } => {
             evidence.push(format!("{:4}{:<28}{:<28}", "", "expected", "found"));
             for index in 0..(*len).max(sample.len) {
-                let expected = frames[..*len].get(index).map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), f.below));
-                let found = sample.frames().get(index).map(|f| {
-                    format!("{:<16} top-{}", Pc(f.pc).to_string(), top.wrapping_sub(f.sp) as isize)
-                });
+                let expected = frames[..*len]
+                    .get(index)
+                    .map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), f.below));
+                let found = sample
+                    .frames()
+                    .get(index)
+                    .map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), top.wrapping_sub(f.sp) as isize));
                 let mark = if expected == found { "   " } else { "==>" };
                 evidence.push(format!(
                     "{mark} {:<28}{:<28}",
@@ -122,7 +125,11 @@ fn traceback(
             ));
         }
     }
-    debug_assert!(!matches(&right, sample, top) || matches!(sample.outcome, Outcome::Failed(_)) || sample.goroutine != g.id);
+    debug_assert!(
+        !matches(&right, sample, top)
+            || matches!(sample.outcome, Outcome::Failed(_))
+            || sample.goroutine != g.id
+    );
     (verdict, summary)
 }
 
@@ -174,7 +181,11 @@ fn deadlock(state: &State, evidence: &mut Vec<String>) -> String {
             });
             let whose = wait.goroutine().map_or(String::new(), |g| format!(" of g{}", g.id));
             let handler = if thread.in_handler.get() { ", in its signal handler," } else { "" };
-            evidence.push(format!("{}{handler} waits for {}{whose}{holder}", actor_of(seat).name(), wait.what()));
+            evidence.push(format!(
+                "{}{handler} waits for {}{whose}{holder}",
+                actor_of(seat).name(),
+                wait.what()
+            ));
         }
     }
     "every thread that could free the others waits itself".to_owned()

@@ -34,11 +34,27 @@ pub(crate) fn mix(parts: [u32; 3]) -> u32 {
     hash
 }
 
+/// Every feature seen since the process began, and how many that are.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Ever(UnsafeCell<([u8; MAP_SIZE], u64)>);
+
+// SAFETY: as for `Map`.
+unsafe impl Sync for Ever {}
+
+static EVER: Ever = Ever(UnsafeCell::new(([0; MAP_SIZE], 0)));
+
 /// Notes a feature.
 #[inline(always)]
 pub(crate) fn hit(feature: u32) {
-    // SAFETY: the index is within the map; the writer holds the baton.
-    unsafe { (*MAP.0.get())[feature as usize % MAP_SIZE] = 1 };
+    let index = feature as usize % MAP_SIZE;
+    // SAFETY: the index is within both maps; the writer holds the baton.
+    unsafe {
+        (*MAP.0.get())[index] = 1;
+        let (seen, count) = &mut *EVER.0.get();
+        *count += u64::from(seen[index] ^ 1);
+        seen[index] = 1;
+    }
 }
 
 /// The features of the last run.
@@ -50,7 +66,7 @@ pub unsafe fn map() -> &'static [u8; MAP_SIZE] {
     unsafe { &*MAP.0.get() }
 }
 
-/// Forgets the features: for engines that do not do so themselves.
+/// Forgets the last run's features: for engines that do not do so themselves.
 ///
 /// # Safety
 /// No run is under way.
@@ -59,42 +75,11 @@ pub unsafe fn clear() {
     unsafe { *MAP.0.get() = [0; MAP_SIZE] };
 }
 
-/// Every feature seen in any run.
-#[derive(Debug)]
-pub struct Seen {
-    bits: Box<[u8; MAP_SIZE]>,
-    count: u64,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Seen { bits: Box::new([0; MAP_SIZE]), count: 0 }
-    }
-}
-
-impl Seen {
-    /// Adds the last run's. Returns whether any was new.
-    ///
-    /// # Safety
-    /// No run is under way.
-    pub unsafe fn add(&mut self) -> bool {
-        // SAFETY: no run is under way (caller).
-        let map = unsafe { map() };
-        let before = self.count;
-        for (seen, now) in self.bits.chunks_exact_mut(8).zip(map.chunks_exact(8)) {
-            let fresh = now.iter().zip(&*seen).filter(|(n, s)| **n != 0 && **s == 0).count();
-            if fresh != 0 {
-                self.count += fresh as u64;
-                for (s, n) in seen.iter_mut().zip(now) {
-                    *s |= *n;
-                }
-            }
-        }
-        self.count != before
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
+/// How many features were seen since the process began.
+///
+/// # Safety
+/// No run is under way.
+pub unsafe fn seen() -> u64 {
+    // SAFETY: nobody writes meanwhile (caller).
+    unsafe { (*EVER.0.get()).1 }
 }

@@ -85,7 +85,12 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         (Point::RecoverSwitched, Some(g)) => {
             state.truth(index(g)).recovered(thread.recovers_to.get());
         }
-        (Point::PhaseChanged, _) if detail == Phase::Sweep as usize => state.check_live(seat),
+        (Point::PhaseChanged, _) if detail == Phase::Sweep as usize => {
+            state.check_live(seat, |heap, index| heap.is_marked(index));
+        }
+        (Point::PhaseChanged, _) if detail == Phase::Off as usize => {
+            state.check_live(seat, |heap, index| heap.is_allocated(index));
+        }
         (Point::RateChanged, _) => state.rate.set(detail as u32),
         (Point::HandlerBegin, g) => {
             thread.in_handler.set(true);

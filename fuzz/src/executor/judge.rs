@@ -2,6 +2,7 @@
 
 use sigstorm_runtime::core::GOROUTINES;
 use sigstorm_runtime::g::status;
+use sigstorm_runtime::heap::Heap;
 use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
@@ -116,15 +117,16 @@ impl State {
         self.note(seat, Event::Sample("alone"), None);
     }
 
-    /// At the end of mark termination: whatever can be reached must be marked.
-    pub(crate) fn check_live(&self, seat: usize) {
+    /// At the end of mark termination whatever can be reached must be marked, and after the
+    /// sweep it must still be there.
+    pub(crate) fn check_live(&self, seat: usize, is_there: fn(&Heap, usize) -> bool) {
         let roots = (0..GOROUTINES).fold(0, |set, index| set | self.truth(index).roots());
         let live = self.heap().reachable(roots);
         let heap = self.core().heap();
         let mut left = live;
         while left != 0 {
             let index = left.trailing_zeros() as usize;
-            if !heap.is_marked(index) {
+            if !is_there(heap, index) {
                 self.fail(seat, Violation::LiveObject(index));
             }
             left &= left - 1;

@@ -113,6 +113,8 @@ impl Harness {
             return self.result(Some(harness_error("a schedule after a violation")), trace);
         }
         state.begin(&schedule.steps, trace);
+        // An engine takes a run without any feature for a program without instrumentation.
+        feedback::hit(0);
         // SAFETY: every thread waits for the baton, with no goroutine.
         if unsafe { state.core().reset(options(&schedule.steps)) }.is_err() {
             return self.result(Some(harness_error("the schedule's options are out of range")), trace);

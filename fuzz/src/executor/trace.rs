@@ -102,8 +102,10 @@ impl Trace {
             What::Sample(what) => 0x600 | text_hash(what) << 16,
             What::Drain => 0x700,
         };
-        let place = record.place.map_or(0, |p| u64::from(p.function.code()) << 16 | u64::from(p.offset) | 1 << 32);
-        let lock = record.lock.map_or(0, |o| u64::from(o.machine) << 8 | u64::from(o.operation.code()) | 1 << 16);
+        let place =
+            record.place.map_or(0, |p| u64::from(p.function.code()) << 16 | u64::from(p.offset) | 1 << 32);
+        let lock =
+            record.lock.map_or(0, |o| u64::from(o.machine) << 8 | u64::from(o.operation.code()) | 1 << 16);
         for word in [
             u64::from(record.step) << 8 | u64::from(record.actor.code()),
             what,
@@ -171,7 +173,9 @@ impl Record {
             goroutine: self.goroutine,
             pc: self.place.map_or(String::new(), |p| format!("{}+{:#x}", p.function, p.offset)),
             sp: self.below.map_or(String::new(), |below| format!("top-{below}")),
-            lock: self.lock.map_or(String::new(), |o| format!("{}: {}", machine_name(o.machine), o.operation)),
+            lock: self
+                .lock
+                .map_or(String::new(), |o| format!("{}: {}", machine_name(o.machine), o.operation)),
             barriers: if self.barriers == 0 {
                 String::new()
             } else {

@@ -279,7 +279,10 @@ impl Truth {
         }
         if within(Function::SwitchIn, seen.pc) {
             // Arriving: SP is there, PC follows.
-            return Builder::at(self.saved_label(top), below).chain(self, 1);
+            return match self.position(below, Some(seen.saved_pc)) {
+                Some((pc, skip)) => Builder::at(pc, below).chain_from(self, skip),
+                None => Right::Impossible,
+            };
         }
         if within(Function::SwitchOut, seen.pc) {
             // A call from a frame whose SP is one word up.
@@ -311,10 +314,12 @@ impl Truth {
         let Some(top) = self.top() else { return Right::Impossible };
         if seen.saved_sp == 0 {
             // Nothing saved but a system call's transition point.
-            return match top.function {
-                Function::Syscall => {
-                    Builder::at(info(Function::Syscall).after_ask, top.body).chain(self, 1)
+            let entered = info(Function::Syscall).after_ask;
+            return match (self.pending, top.function) {
+                (Pending::Call(Function::Syscall), _) => {
+                    Builder::at(entered, top.body + step(Function::Syscall)).chain(self, 0)
                 }
+                (_, Function::Syscall) => Builder::at(entered, top.body).chain(self, 1),
                 _ => Right::Impossible,
             };
         }
@@ -332,8 +337,9 @@ impl Truth {
         let top = self.top()?;
         let label = self.saved_label(top);
         match self.pending {
-            Pending::Nothing => (below == top.body || self.saved_at == SavedAt::Start)
-                .then_some((label, Above::Callers)),
+            Pending::Nothing => {
+                (below == top.body || self.saved_at == SavedAt::Start).then_some((label, Above::Callers))
+            }
             Pending::Call(callee) => {
                 let entered = top.body + 8;
                 if callee != Function::Leaf && below == top.body + step(callee) {

@@ -53,10 +53,7 @@ fn decode_stop([how, place, low, high, check]: [u8; 5]) -> Option<Stop> {
     let hit = (how >> 2 & 0x07) + 1;
     let place = place & 0x3f;
     match how & 0x03 {
-        STOP_POINT => Some(Stop::Point {
-            point: Point::from_code(place)?,
-            hit,
-        }),
+        STOP_POINT => Some(Stop::Point { point: Point::from_code(place)?, hit }),
         STOP_INSTR => Some(Stop::Instr {
             function: Function::from_code(place)?,
             index: u16::from_le_bytes([low, high]),
@@ -83,34 +80,16 @@ pub(super) fn encode(schedule: &Schedule) -> Vec<u8> {
 }
 
 fn encode_step(step: Step, same: Actor) -> Option<[u8; STEP_BYTES]> {
-    let who = if step.actor == same {
-        SAME
-    } else {
-        step.actor.code()
-    };
+    let who = if step.actor == same { SAME } else { step.actor.code() };
     let [how, place, low, high, check] = step.stop.map_or([0; 5], encode_stop);
-    Some([
-        who,
-        step.op.code(step.actor.class())?,
-        step.op.arg()?,
-        how,
-        place,
-        low,
-        high,
-        check,
-    ])
+    Some([who, step.op.code(step.actor.class())?, step.op.arg()?, how, place, low, high, check])
 }
 
 fn encode_stop(stop: Stop) -> [u8; 5] {
     let how = |kind: u8, hit: u8| kind | (hit.wrapping_sub(1) & 0x07) << 2;
     match stop {
         Stop::Point { point, hit } => [how(STOP_POINT, hit), point.code(), 0, 0, 0],
-        Stop::Instr {
-            function,
-            index,
-            hit,
-            check,
-        } => {
+        Stop::Instr { function, index, hit, check } => {
             let [low, high] = index.to_le_bytes();
             let check = check.map_or(0, |check| check | CHECKED);
             [how(STOP_INSTR, hit), function.code(), low, high, check]
@@ -123,11 +102,7 @@ mod tests {
     use super::*;
 
     fn step(actor: Actor, op: Op) -> Step {
-        Step {
-            actor,
-            op,
-            stop: None,
-        }
+        Step { actor, op, stop: None }
     }
 
     #[test]
@@ -139,10 +114,7 @@ mod tests {
                 step(Actor::Gc, Op::Drain { objects: 4 }),
                 step(Actor::World, Op::EveryFrame),
                 Step {
-                    stop: Some(Stop::Point {
-                        point: Point::TracebackFrame,
-                        hit: 3,
-                    }),
+                    stop: Some(Stop::Point { point: Point::TracebackFrame, hit: 3 }),
                     ..step(Actor::Gc, Op::Signal)
                 },
                 Step {
@@ -171,26 +143,17 @@ mod tests {
     #[test]
     fn unused_bits_do_not_count() {
         let noisy = [0xf8 | 5, 0xc0 | 4, 0xfb, 0xe0, 0xff, 0xff, 0xff, 0xff];
-        assert_eq!(
-            decode(&noisy).steps,
-            [step(Actor::Gc, Op::Drain { objects: 4 })]
-        );
+        assert_eq!(decode(&noisy).steps, [step(Actor::Gc, Op::Drain { objects: 4 })]);
         // All three small codes mean "the same again", which begins as m1.
         for same in 0..3 {
-            assert_eq!(
-                decode(&[same, 1, 0, 0, 0, 0, 0, 0]).steps,
-                [step(Actor::M1, Op::Signal)]
-            );
+            assert_eq!(decode(&[same, 1, 0, 0, 0, 0, 0, 0]).steps, [step(Actor::M1, Op::Signal)]);
         }
     }
 
     #[test]
     fn a_dropped_step_is_as_if_absent() {
-        let bytes: [[u8; 8]; 3] = [
-            [4, 1, 0, 0, 0, 0, 0, 0],
-            [5, 63, 0, 0, 0, 0, 0, 0],
-            [0, 1, 0, 0, 0, 0, 0, 0],
-        ];
+        let bytes: [[u8; 8]; 3] =
+            [[4, 1, 0, 0, 0, 0, 0, 0], [5, 63, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]];
         let m2 = step(Actor::M2, Op::Signal);
         assert_eq!(decode(&bytes.concat()).steps, [m2, m2]);
         // It takes no room either.
@@ -206,46 +169,25 @@ mod tests {
         assert_eq!(decode(&[3, 1, 0, 2, 0, 0, 0, 0]).steps, signal);
         assert_eq!(decode(&[3, 1, 0, 3, 63, 9, 9, 0x81]).steps, signal);
         assert_eq!(decode(&[3, 1, 0, 1, 13, 9, 9, 0x81]).steps, signal);
-        assert_eq!(
-            decode(&[7, 0, 0, 2, 13, 0, 0, 0]).steps,
-            [step(Actor::World, Op::EveryFrame)]
-        );
+        assert_eq!(decode(&[7, 0, 0, 2, 13, 0, 0, 0]).steps, [step(Actor::World, Op::EveryFrame)]);
     }
 
     #[test]
     fn what_is_not_valid_is_not_written() {
-        let hit = |hit| {
-            Some(Stop::Point {
-                point: Point::Taken,
-                hit,
-            })
-        };
+        let hit = |hit| Some(Stop::Point { point: Point::Taken, hit });
         let schedule = Schedule {
             steps: vec![
                 step(Actor::M1, Op::Mark),
                 step(Actor::M1, Op::Clear { slot: 4 }),
-                Step {
-                    stop: hit(9),
-                    ..step(Actor::M1, Op::Signal)
-                },
-                Step {
-                    stop: hit(0),
-                    ..step(Actor::M1, Op::Signal)
-                },
-                Step {
-                    stop: hit(1),
-                    ..step(Actor::World, Op::EveryFrame)
-                },
+                Step { stop: hit(9), ..step(Actor::M1, Op::Signal) },
+                Step { stop: hit(0), ..step(Actor::M1, Op::Signal) },
+                Step { stop: hit(1), ..step(Actor::World, Op::EveryFrame) },
             ],
         };
         assert_eq!(encode(&schedule), encode(&schedule.canonical()));
         assert_eq!(
             decode(&encode(&schedule)).steps,
-            [
-                step(Actor::M1, Op::Signal),
-                step(Actor::M1, Op::Signal),
-                step(Actor::World, Op::EveryFrame)
-            ]
+            [step(Actor::M1, Op::Signal), step(Actor::M1, Op::Signal), step(Actor::World, Op::EveryFrame)]
         );
     }
 }

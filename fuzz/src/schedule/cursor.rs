@@ -80,10 +80,7 @@ impl<'t> Cursor<'t> {
             None | Some('\n' | ';' | '#') => ("the end of the statement".into(), 0),
             Some(c) => match ahead.word(is_word) {
                 Some(word) => (super::error::quote(word.text), word.text.len()),
-                None => (
-                    super::error::quote(c.encode_utf8(&mut [0; 4])),
-                    c.len_utf8(),
-                ),
+                None => (super::error::quote(c.encode_utf8(&mut [0; 4])), c.len_utf8()),
             },
         }
     }
@@ -95,10 +92,7 @@ mod tests {
 
     #[test]
     fn words_signs_and_ends() {
-        let mut c = Cursor {
-            text: "  ab_1 =\u{a0}é; x\n# y",
-            at: 0,
-        };
+        let mut c = Cursor { text: "  ab_1 =\u{a0}é; x\n# y", at: 0 };
         c.skip_blank();
         assert_eq!(c.found(), ("`ab_1`".into(), 4));
         let word = c.word(is_word).unwrap();

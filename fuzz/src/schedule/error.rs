@@ -28,11 +28,7 @@ pub struct ParseError {
 impl ParseError {
     /// An error about `len` bytes of `text` at `start`. Both may be anything.
     pub(super) fn new(text: &str, start: usize, len: usize, message: String) -> ParseError {
-        let boundary = |at: usize| {
-            (0..=at.min(text.len()))
-                .rev()
-                .find(|&at| text.is_char_boundary(at))
-        };
+        let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
         let start = boundary(start).unwrap_or(0);
         let end = boundary(start.saturating_add(len)).unwrap_or(start);
         let begin = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -41,11 +37,7 @@ impl ParseError {
         let culprit = text[start..end].chars().take_while(|&c| c != '\n').count();
 
         // A line may be a megabyte: show what is around the culprit.
-        let skip = if line.chars().count() > SHOWN {
-            before.saturating_sub(SHOWN / 2)
-        } else {
-            0
-        };
+        let skip = if line.chars().count() > SHOWN { before.saturating_sub(SHOWN / 2) } else { 0 };
         let visible = |c: char| match c {
             '\t' => ' ',
             c if c.is_control() => char::REPLACEMENT_CHARACTER,
@@ -64,10 +56,7 @@ impl ParseError {
 
     /// The same with help.
     pub(super) fn with_help(self, help: impl Into<Option<String>>) -> ParseError {
-        ParseError {
-            help: help.into(),
-            ..self
-        }
+        ParseError { help: help.into(), ..self }
     }
 }
 
@@ -98,10 +87,7 @@ pub(super) fn quote(word: &str) -> String {
 }
 
 /// "did you mean", if one of the candidates is near.
-pub(super) fn suggest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub(super) fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     // Longer ones are no slip of the finger.
     if word.len() > 40 {
         return None;
@@ -109,9 +95,7 @@ pub(super) fn suggest<'a>(
     let word = word.to_lowercase();
     let likeness = |candidate: &&str| strsim::normalized_damerau_levenshtein(&word, candidate);
     // The first of those that are equally near.
-    let best = candidates
-        .into_iter()
-        .min_by(|a, b| likeness(b).total_cmp(&likeness(a)))?;
+    let best = candidates.into_iter().min_by(|a, b| likeness(b).total_cmp(&likeness(a)))?;
     (likeness(&best) >= 0.5).then(|| format!("did you mean `{best}`?"))
 }
 
@@ -127,10 +111,7 @@ mod tests {
         let shown = "line 2, column 6: `thre` is no number\n 2 |  two thre\n   |      ^^^^";
         assert_eq!(error.to_string(), shown);
         let help = error.with_help(suggest("thre", ["two", "three"]));
-        assert_eq!(
-            help.to_string(),
-            format!("{shown}\nhelp: did you mean `three`?")
-        );
+        assert_eq!(help.to_string(), format!("{shown}\nhelp: did you mean `three`?"));
     }
 
     #[test]
@@ -143,10 +124,7 @@ mod tests {
                 assert!(!error.to_string().contains('\u{7}'));
             }
         }
-        assert_eq!(
-            ParseError::new("", 0, 0, "x".into()).to_string(),
-            "line 1, column 1: x\n 1 | \n   | ^"
-        );
+        assert_eq!(ParseError::new("", 0, 0, "x".into()).to_string(), "line 1, column 1: x\n 1 | \n   | ^");
     }
 
     #[test]
@@ -164,10 +142,7 @@ mod tests {
 
     #[test]
     fn only_near_words_are_suggested() {
-        assert_eq!(
-            suggest("scam", ["call", "scan"]).unwrap(),
-            "did you mean `scan`?"
-        );
+        assert_eq!(suggest("scam", ["call", "scan"]).unwrap(), "did you mean `scan`?");
         assert_eq!(suggest("xyzzy", ["call", "scan"]), None);
         assert_eq!(suggest(&"call".repeat(1000), ["call"]), None);
         assert_eq!(quote(&"a".repeat(41)), format!("`{}…`", "a".repeat(40)));

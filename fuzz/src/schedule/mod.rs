@@ -179,16 +179,10 @@ impl Step {
         self.op.arg()?;
         let in_range = |stop: &Stop| match stop {
             Stop::Point { hit, .. } => matches!(hit, 1..=8),
-            Stop::Instr { hit, check, .. } => {
-                matches!(hit, 1..=8) && matches!(check, None | Some(..=127))
-            }
+            Stop::Instr { hit, check, .. } => matches!(hit, 1..=8) && matches!(check, None | Some(..=127)),
         };
-        let stop = self
-            .stop
-            .filter(|stop| self.actor != Actor::World && in_range(stop));
-        self.op
-            .valid_for(self.actor)
-            .then_some(Step { stop, ..self })
+        let stop = self.stop.filter(|stop| self.actor != Actor::World && in_range(stop));
+        self.op.valid_for(self.actor).then_some(Step { stop, ..self })
     }
 }
 
@@ -243,9 +237,7 @@ impl Schedule {
 
     /// What either form keeps of it.
     pub fn canonical(&self) -> Schedule {
-        Schedule {
-            steps: self.canonical_steps().collect(),
-        }
+        Schedule { steps: self.canonical_steps().collect() }
     }
 
     fn canonical_steps(&self) -> impl Iterator<Item = Step> {
@@ -297,15 +289,8 @@ mod tests {
         assert_eq!(Schedule::from_file_bytes(&bytes).unwrap(), schedule);
         assert_eq!(Schedule::from_file_bytes(b"").unwrap(), Schedule::default());
         // Close, but bytes: only the very line makes a text.
-        for bytes in [
-            &b"# sigstorm schedul"[..],
-            b"\n# sigstorm schedule 1",
-            b"# sigstorm schedules",
-        ] {
-            assert_eq!(
-                Schedule::from_file_bytes(bytes).unwrap(),
-                Schedule::decode(bytes)
-            );
+        for bytes in [&b"# sigstorm schedul"[..], b"\n# sigstorm schedule 1", b"# sigstorm schedules"] {
+            assert_eq!(Schedule::from_file_bytes(bytes).unwrap(), Schedule::decode(bytes));
         }
     }
 
@@ -316,18 +301,12 @@ mod tests {
             message(b"# sigstorm schedule 2\nfuture"),
             "this file is version 2, this build reads version 1"
         );
-        assert_eq!(
-            message(b"# sigstorm schedule\n"),
-            "the first line names no version"
-        );
+        assert_eq!(message(b"# sigstorm schedule\n"), "the first line names no version");
         let error = Schedule::from_file_bytes(b"# sigstorm schedule 1\nm1 \xff").unwrap_err();
         assert_eq!((error.line, error.column), (2, 4));
         assert_eq!(error.message, "the text is not UTF-8");
         // Editors add these.
-        for text in [
-            "\u{feff}# sigstorm schedule 1\r\ngc mark\r\n",
-            "# sigstorm schedule 1\t",
-        ] {
+        for text in ["\u{feff}# sigstorm schedule 1\r\ngc mark\r\n", "# sigstorm schedule 1\t"] {
             Schedule::from_file_bytes(text.as_bytes()).unwrap();
         }
     }

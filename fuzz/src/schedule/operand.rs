@@ -45,17 +45,10 @@ pub(super) struct Operand<T: 'static> {
 
 impl<T: Copy + PartialEq> Operand<T> {
     /// An operand; the lists are parallel, and as long as their bits can count.
-    const fn new(
-        what: &'static str,
-        words: &'static [&'static str],
-        values: &'static [T],
-    ) -> Operand<T> {
+    const fn new(what: &'static str, words: &'static [&'static str], values: &'static [T]) -> Operand<T> {
         assert!(words.len() == values.len());
         assert!(words.len().is_power_of_two() && words.len() <= 256);
-        Operand {
-            domain: Domain { what, words },
-            values,
-        }
+        Operand { domain: Domain { what, words }, values }
     }
 }
 
@@ -66,15 +59,11 @@ pub(super) const SLOT: Operand<u8> = Operand::new("a slot", &["0", "1", "2", "3"
 pub(super) const FIELD: Operand<u8> = Operand::new("a field", &["0", "1"], &[0, 1]);
 
 /// Counts of frames, or of objects.
-pub(super) const COUNT: Operand<u8> = Operand::new(
-    "a count",
-    &["1", "2", "3", "4", "5", "6", "7", "8"],
-    &[1, 2, 3, 4, 5, 6, 7, 8],
-);
+pub(super) const COUNT: Operand<u8> =
+    Operand::new("a count", &["1", "2", "3", "4", "5", "6", "7", "8"], &[1, 2, 3, 4, 5, 6, 7, 8]);
 
 /// How often a call is repeated.
-pub(super) const TIMES: Operand<u8> =
-    Operand::new("a number of calls", &["1", "2", "4", "8"], &[1, 2, 4, 8]);
+pub(super) const TIMES: Operand<u8> = Operand::new("a number of calls", &["1", "2", "4", "8"], &[1, 2, 4, 8]);
 
 /// Frame kinds that a step can call.
 pub(super) const CALLEE: Operand<Function> = Operand::new(
@@ -104,25 +93,16 @@ pub(super) const CALLEE: Operand<Function> = Operand::new(
 /// Goroutines.
 pub(super) const GOROUTINE: Operand<Goroutine> = Operand::new(
     "a goroutine",
-    &[
-        Goroutine::G1.name(),
-        Goroutine::G2.name(),
-        Goroutine::G3.name(),
-        Goroutine::G4.name(),
-    ],
+    &[Goroutine::G1.name(), Goroutine::G2.name(), Goroutine::G3.name(), Goroutine::G4.name()],
     Goroutine::ALL,
 );
 
 /// Whether the profiling timer runs.
-pub(super) const SWITCH: Operand<bool> =
-    Operand::new("`on` or `off`", &["off", "on"], &[false, true]);
+pub(super) const SWITCH: Operand<bool> = Operand::new("`on` or `off`", &["off", "on"], &[false, true]);
 
 /// Initial stack sizes, in bytes.
-pub(super) const STACK: Operand<u32> = Operand::new(
-    "a stack size in bytes",
-    &["2048", "4096", "8192", "16384"],
-    &[2048, 4096, 8192, 16384],
-);
+pub(super) const STACK: Operand<u32> =
+    Operand::new("a stack size in bytes", &["2048", "4096", "8192", "16384"], &[2048, 4096, 8192, 16384]);
 
 /// Which old stacks are made unreadable: every nth.
 pub(super) const NTH: Operand<u8> = Operand::new("a share", &["1", "2", "3", "4"], &[1, 2, 3, 4]);
@@ -142,11 +122,7 @@ impl Packer {
     }
 
     /// Adds a value, or says that the operand has no such value.
-    pub(super) fn put<T: Copy + PartialEq>(
-        &mut self,
-        operand: &Operand<T>,
-        value: T,
-    ) -> Option<()> {
+    pub(super) fn put<T: Copy + PartialEq>(&mut self, operand: &Operand<T>, value: T) -> Option<()> {
         let place = operand.values.iter().position(|&v| v == value)?;
         self.put_place(operand.domain, u8::try_from(place).ok()?);
         Some(())
@@ -167,9 +143,7 @@ pub(super) struct Unpacker {
 impl Unpacker {
     /// Starts with all of an argument.
     pub(super) fn new(arg: u8) -> Unpacker {
-        Unpacker {
-            rest: u32::from(arg),
-        }
+        Unpacker { rest: u32::from(arg) }
     }
 
     /// The place of the next operand's value.
@@ -211,11 +185,7 @@ mod tests {
 
     #[test]
     fn what_can_be_called_is_what_the_core_says() {
-        let callable: Vec<_> = Function::ALL
-            .iter()
-            .filter(|f| f.is_callable())
-            .copied()
-            .collect();
+        let callable: Vec<_> = Function::ALL.iter().filter(|f| f.is_callable()).copied().collect();
         assert_eq!(CALLEE.values, callable);
     }
 

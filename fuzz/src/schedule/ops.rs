@@ -14,6 +14,7 @@ use super::operand::{
 };
 use super::{Actor, Class, Goroutine};
 use sigstorm_runtime::Function;
+use std::sync::OnceLock;
 
 /// What the table says of one operation.
 pub(super) struct Row {
@@ -236,11 +237,25 @@ ops! {
     }
 }
 
+/// The rows by class and code: every input of an engine is decoded by it.
+fn by_code() -> &'static [[Option<&'static Row>; 64]; 4] {
+    static INDEX: OnceLock<[[Option<&'static Row>; 64]; 4]> = OnceLock::new();
+    INDEX.get_or_init(|| {
+        let mut index = [[None; 64]; 4];
+        for row in TABLE {
+            for &(class, code) in row.classes {
+                index[class as usize][usize::from(code)] = Some(row);
+            }
+        }
+        index
+    })
+}
+
 impl Op {
     /// The operation with this code and argument for a class of actor, if one is
     /// assigned. Argument bits that it has no use for do not count.
     pub fn from_code(class: Class, code: u8, arg: u8) -> Option<Op> {
-        let row = TABLE.iter().find(|row| row.code(class) == Some(code))?;
+        let row = by_code()[class as usize].get(usize::from(code)).copied().flatten()?;
         Some(row.op(arg))
     }
 
@@ -275,19 +290,11 @@ mod tests {
         let mut names = HashSet::new();
         let mut codes = HashSet::new();
         for row in TABLE {
-            assert!(
-                names.insert(row.name()),
-                "two rows are named {}",
-                row.name()
-            );
+            assert!(names.insert(row.name()), "two rows are named {}", row.name());
             let bits: u32 = row.operands.iter().map(|(_, d)| d.bits()).sum();
             assert!(bits <= 8, "{}: {bits} bits", row.name());
             for (class, code) in row.classes {
-                assert!(
-                    *code < 64 && codes.insert((*class, *code)),
-                    "{}",
-                    row.name()
-                );
+                assert!(*code < 64 && codes.insert((*class, *code)), "{}", row.name());
             }
             // The parser takes an operation without a class to be one of the actor's.
             let world = row.code(Class::World).is_some();
@@ -301,10 +308,7 @@ mod tests {
             let bits: u32 = row.operands.iter().map(|(_, d)| d.bits()).sum();
             for arg in 0..=u8::MAX {
                 let op = row.op(arg);
-                assert_eq!(
-                    u32::from(op.arg().unwrap()),
-                    u32::from(arg) & ((1 << bits) - 1)
-                );
+                assert_eq!(u32::from(op.arg().unwrap()), u32::from(arg) & ((1 << bits) - 1));
                 assert_eq!(op.row().name(), row.name());
             }
         }
@@ -314,55 +318,15 @@ mod tests {
     fn payloads_are_where_the_table_says() {
         let m = |code, arg| Op::from_code(Class::M, code, arg).unwrap();
         assert_eq!(m(2, 3), Op::Run { g: Goroutine::G4 });
-        let call = Op::Call {
-            kind: Function::Leaf,
-            times: 4,
-        };
-        assert_eq!(
-            m(3, 0b1111_0111),
-            Op::Call {
-                kind: Function::Leaf,
-                times: 4
-            }
-        );
+        let call = Op::Call { kind: Function::Leaf, times: 4 };
+        assert_eq!(m(3, 0b1111_0111), Op::Call { kind: Function::Leaf, times: 4 });
         assert_eq!(call.arg(), Some(0b10111));
-        assert_eq!(
-            m(12, 0b1_10_01),
-            Op::Load {
-                dst: 1,
-                src: 2,
-                field: 1
-            }
-        );
-        assert_eq!(
-            m(13, 0b1_10_01),
-            Op::Store {
-                obj: 1,
-                src: 2,
-                field: 1
-            }
-        );
-        assert_eq!(
-            m(16, (3 << 5) | (1 << 3) | 2),
-            Op::Up {
-                frames: 3,
-                src: 1,
-                dst: 3
-            }
-        );
-        assert_eq!(
-            m(18, (3 << 5) | (2 << 2) | 1),
-            Op::Ref {
-                dst: 1,
-                frames: 3,
-                to: 3
-            }
-        );
+        assert_eq!(m(12, 0b1_10_01), Op::Load { dst: 1, src: 2, field: 1 });
+        assert_eq!(m(13, 0b1_10_01), Op::Store { obj: 1, src: 2, field: 1 });
+        assert_eq!(m(16, (3 << 5) | (1 << 3) | 2), Op::Up { frames: 3, src: 1, dst: 3 });
+        assert_eq!(m(18, (3 << 5) | (2 << 2) | 1), Op::Ref { dst: 1, frames: 3, to: 3 });
         assert_eq!(m(19, 1), Op::Rate { on: true });
-        assert_eq!(
-            Op::from_code(Class::World, 1, 2),
-            Some(Op::Stack { bytes: 8192 })
-        );
+        assert_eq!(Op::from_code(Class::World, 1, 2), Some(Op::Stack { bytes: 8192 }));
         assert_eq!(Op::from_code(Class::Ext, 3, 0), None);
     }
 

@@ -30,22 +30,13 @@ pub(super) fn is_text(file: &[u8]) -> bool {
 /// Says where a text stops being UTF-8.
 pub(super) fn not_utf8(file: &[u8], error: Utf8Error) -> ParseError {
     let text = String::from_utf8_lossy(file);
-    ParseError::new(
-        &text,
-        error.valid_up_to(),
-        1,
-        "the text is not UTF-8".into(),
-    )
+    ParseError::new(&text, error.valid_up_to(), 1, "the text is not UTF-8".into())
 }
 
 /// Reads a text.
 pub(super) fn parse(text: &str) -> Result<Schedule> {
     let text = text.strip_prefix(MARK).unwrap_or(text);
-    let mut parser = Parser {
-        cursor: Cursor { text, at: 0 },
-        actor: Actor::M1,
-        steps: Vec::new(),
-    };
+    let mut parser = Parser { cursor: Cursor { text, at: 0 }, actor: Actor::M1, steps: Vec::new() };
     parser.header()?;
     while parser.cursor.peek().is_some() {
         parser.cursor.skip_blank();
@@ -56,9 +47,7 @@ pub(super) fn parse(text: &str) -> Result<Schedule> {
             None => {}
         }
     }
-    Ok(Schedule {
-        steps: parser.steps,
-    })
+    Ok(Schedule { steps: parser.steps })
 }
 
 /// A text that is being read, and what was read.
@@ -85,11 +74,7 @@ impl<'t> Parser<'t> {
     /// An error about what is here, where something else should be.
     pub(super) fn expected(&self, what: &str) -> ParseError {
         let (found, len) = self.cursor.found();
-        self.error(
-            self.cursor.at,
-            len,
-            format!("expected {what}, found {found}"),
-        )
+        self.error(self.cursor.at, len, format!("expected {what}, found {found}"))
     }
 
     fn header(&mut self) -> Result<()> {
@@ -166,11 +151,7 @@ impl<'t> Parser<'t> {
             let message = format!("this is step {}: {MAX_STEPS} are the most", MAX_STEPS + 1);
             return Err(self.error_at(word, message));
         }
-        self.steps.push(Step {
-            actor,
-            op,
-            stop: None,
-        });
+        self.steps.push(Step { actor, op, stop: None });
         Ok(())
     }
 
@@ -197,16 +178,10 @@ impl<'t> Parser<'t> {
         if row.code(self.actor.class()).is_some() {
             return Ok(());
         }
-        let mut ahead = Parser {
-            cursor: after,
-            actor: self.actor,
-            steps: Vec::new(),
-        };
+        let mut ahead = Parser { cursor: after, actor: self.actor, steps: Vec::new() };
         let op = match Goroutine::from_name(head.text) {
             Some(g) => g.to_string(),
-            None => ahead
-                .operands(row)
-                .map_or(head.text.to_string(), |op| op.to_string()),
+            None => ahead.operands(row).map_or(head.text.to_string(), |op| op.to_string()),
         };
         let owns = |actor: &&Actor| row.code(actor.class()).is_some();
         let Some(owner) = Actor::ALL.iter().find(owns) else {
@@ -218,10 +193,7 @@ impl<'t> Parser<'t> {
             Class::Ext => "the foreign thread's",
             Class::World => "an option",
         };
-        let message = format!(
-            "`{}` is {whose}, not {}'s: write `{owner} {op}`",
-            head.text, self.actor
-        );
+        let message = format!("`{}` is {whose}, not {}'s: write `{owner} {op}`", head.text, self.actor);
         Err(self.error_at(head, message))
     }
 
@@ -346,17 +318,9 @@ mod tests {
     fn a_goroutine_is_a_step_and_a_stop_belongs_to_the_last() {
         assert_eq!(
             steps("g1 call small*2 @ small#5:2/3f; m2 g2@goroutine.taken;g3"),
-            [
-                "m1 g1",
-                "m1 call small*2 @ small#5:2/3f",
-                "m2 g2 @ goroutine.taken",
-                "m2 g3"
-            ]
+            ["m1 g1", "m1 call small*2 @ small#5:2/3f", "m2 g2 @ goroutine.taken", "m2 g3"]
         );
-        assert_eq!(
-            steps("run g4 @ goroutine.taken:8"),
-            ["m1 g4 @ goroutine.taken:8"]
-        );
+        assert_eq!(steps("run g4 @ goroutine.taken:8"), ["m1 g4 @ goroutine.taken:8"]);
     }
 
     #[test]
@@ -365,10 +329,7 @@ mod tests {
             steps("\t;; # m2 panic; x\n m1 call  small * 4# x\r\n;load 1=0 . 1 @ small#3 # x"),
             ["m1 call small*4", "m1 load 1 = 0.1 @ small#3"]
         );
-        assert_eq!(
-            steps("ret# x\nret 2@lock.release # x"),
-            ["m1 ret", "m1 ret 2 @ lock.release"]
-        );
+        assert_eq!(steps("ret# x\nret 2@lock.release # x"), ["m1 ret", "m1 ret 2 @ lock.release"]);
         assert_eq!(steps(""), [""; 0]);
     }
 
@@ -378,12 +339,7 @@ mod tests {
             for arg in 0..=u8::MAX {
                 let op = row.op(arg);
                 for actor in Actor::ALL.iter().filter(|&&actor| op.valid_for(actor)) {
-                    let step = Step {
-                        actor: *actor,
-                        op,
-                        stop: None,
-                    }
-                    .to_string();
+                    let step = Step { actor: *actor, op, stop: None }.to_string();
                     assert_eq!(steps(&step), [step]);
                 }
             }

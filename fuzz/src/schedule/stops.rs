@@ -17,20 +17,13 @@ impl Parser<'_> {
             return Ok(());
         }
         self.cursor.skip_blank();
-        if self
-            .steps
-            .last()
-            .is_some_and(|step| step.actor == Actor::World)
-        {
+        if self.steps.last().is_some_and(|step| step.actor == Actor::World) {
             return Err(self.error(at, 1, "an option cannot be held anywhere".into()));
         }
         let word = self.cursor.word(|c| is_word(c) || c == '.');
         let word = word.ok_or_else(|| self.expected("a scheduling point, or FUNCTION#INDEX"))?;
         let stop = match (Point::from_name(word.text), Function::from_name(word.text)) {
-            (Some(point), _) if self.cursor.peek() != Some('#') => Stop::Point {
-                point,
-                hit: self.hit()?,
-            },
+            (Some(point), _) if self.cursor.peek() != Some('#') => Stop::Point { point, hit: self.hit()? },
             (_, Some(function)) if self.cursor.eat('#') => Stop::Instr {
                 function,
                 index: self.number("an instruction index", 0, u16::MAX)?,
@@ -61,10 +54,7 @@ impl Parser<'_> {
         let functions = Function::ALL.iter().map(|function| function.name());
         let (kind, near) = match self.cursor.peek() {
             Some('#') => ("function", suggest(word.text, functions)),
-            _ => (
-                "scheduling point",
-                suggest(word.text, points.chain(functions)),
-            ),
+            _ => ("scheduling point", suggest(word.text, points.chain(functions))),
         };
         let message = format!("{} is not a {kind}", quote(word.text));
         self.error_at(word, message).with_help(near)

@@ -34,9 +34,7 @@ pub(super) fn pieces(mut pattern: &'static str) -> impl Iterator<Item = Piece> {
     std::iter::from_fn(move || {
         let first = pattern.chars().next()?;
         let bracketed = |close| pattern[1..].split_once(close);
-        let word = pattern
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(pattern.len());
+        let word = pattern.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(pattern.len());
         let (piece, rest) = match first {
             ' ' => (Piece::Blank, &pattern[1..]),
             '{' => bracketed('}').map(|(inner, rest)| (Piece::Operand(inner), rest))?,
@@ -96,17 +94,13 @@ impl Display for Stop {
         let (Stop::Point { hit, .. } | Stop::Instr { hit, .. }) = *self;
         match self {
             Stop::Point { point, .. } => write!(f, "@ {point}")?,
-            Stop::Instr {
-                function, index, ..
-            } => write!(f, "@ {function}#{index}")?,
+            Stop::Instr { function, index, .. } => write!(f, "@ {function}#{index}")?,
         }
         if hit != 1 {
             write!(f, ":{hit}")?;
         }
         match self {
-            Stop::Instr {
-                check: Some(check), ..
-            } => write!(f, "/{check:02x}"),
+            Stop::Instr { check: Some(check), .. } => write!(f, "/{check:02x}"),
             _ => Ok(()),
         }
     }
@@ -206,40 +200,12 @@ mod tests {
         assert_eq!(text(Op::Ret { frames: 1 }), "ret");
         assert_eq!(text(Op::Ret { frames: 3 }), "ret 3");
         assert_eq!(text(Op::Run { g: Goroutine::G2 }), "g2");
-        assert_eq!(
-            text(Op::Load {
-                dst: 1,
-                src: 0,
-                field: 1
-            }),
-            "load 1 = 0.1"
-        );
-        assert_eq!(
-            text(Op::Store {
-                obj: 0,
-                src: 2,
-                field: 1
-            }),
-            "store 0.1 = 2"
-        );
+        assert_eq!(text(Op::Load { dst: 1, src: 0, field: 1 }), "load 1 = 0.1");
+        assert_eq!(text(Op::Store { obj: 0, src: 2, field: 1 }), "store 0.1 = 2");
         assert_eq!(text(Op::Move { dst: 1, src: 0 }), "move 1 = 0");
-        assert_eq!(
-            text(Op::Up {
-                frames: 3,
-                src: 0,
-                dst: 1
-            }),
-            "up 3 slot 1 = 0"
-        );
+        assert_eq!(text(Op::Up { frames: 3, src: 0, dst: 1 }), "up 3 slot 1 = 0");
         assert_eq!(text(Op::Bulk { frames: 1 }), "bulk 1");
-        assert_eq!(
-            text(Op::Ref {
-                dst: 1,
-                frames: 3,
-                to: 0
-            }),
-            "ref 1 = up 3 slot 0"
-        );
+        assert_eq!(text(Op::Ref { dst: 1, frames: 3, to: 0 }), "ref 1 = up 3 slot 0");
         assert_eq!(text(Op::Rate { on: true }), "rate on");
         assert_eq!(text(Op::Stack { bytes: 8192 }), "stack 8192");
         assert_eq!(text(Op::Unreadable { every: 3 }), "unreadable 3");
@@ -248,16 +214,8 @@ mod tests {
 
     #[test]
     fn stops_are_printed_as_documented() {
-        let point = |hit| Stop::Point {
-            point: Point::TracebackFrame,
-            hit,
-        };
-        let instr = |hit, check| Stop::Instr {
-            function: Function::Small,
-            index: 5,
-            hit,
-            check,
-        };
+        let point = |hit| Stop::Point { point: Point::TracebackFrame, hit };
+        let instr = |hit, check| Stop::Instr { function: Function::Small, index: 5, hit, check };
         assert_eq!(point(1).to_string(), "@ traceback.frame");
         assert_eq!(point(3).to_string(), "@ traceback.frame:3");
         assert_eq!(instr(1, None).to_string(), "@ small#5");

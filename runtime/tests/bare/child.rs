@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const NAME: &str = "SIGSTORM_TEST_CHILD";
 /// Printed once the body has ended: a child that ran no test at all does not say so.
 const DONE: &str = "the body has ended";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs `body` in a child, which must come to its end. `name` is the test's full name.
 #[track_caller]
@@ -51,6 +51,7 @@ fn run(name: &str, body: fn()) -> Output {
     let mut child = Command::new(program)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(NAME, name)
+        .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

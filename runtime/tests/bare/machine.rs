@@ -10,6 +10,7 @@ use sigstorm_runtime::{Config, Core, Function, Left, M, fault, profiler};
 pub const EVERY_FRAME: Config = Config { every_frame: true, initial_stack: 2048, unreadable: 0 };
 
 /// A core, two machines that run goroutines, and the collector's.
+#[derive(Clone, Copy)]
 pub struct Machines {
     pub core: &'static Core,
     pub m0: &'static M,

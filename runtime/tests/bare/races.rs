@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use sigstorm_runtime::g::{G, status};
 use sigstorm_runtime::stack::MIN_STACK;
-use sigstorm_runtime::{Config, Function, M};
+use sigstorm_runtime::{Config, Function, Left, M};
 
 use crate::child::passes;
-use crate::machine::{EVERY_FRAME, be, machines};
+use crate::machine::{EVERY_FRAME, Machines, be, calls, machines, start};
 use crate::storm::{install_judge, signal_until};
 
 const TIME: Duration = Duration::from_secs(2);
@@ -43,7 +43,9 @@ fn one_machine_gets_a_goroutine_that_two_want_to_start() {
         }
         let w = machines(Config::default());
         let g = w.g(1);
-        [w.m0, w.m1].map(|m| thread::spawn(move || turns(m, g))).map(|t| t.join().expect("a machine"));
+        for thread in [w.m0, w.m1].map(|m| thread::spawn(move || turns(m, g))) {
+            thread.join().expect("a machine");
+        }
     });
 }
 
@@ -56,7 +58,7 @@ fn a_handler_walks_no_goroutine_that_another_machine_runs() {
         let w = machines(Config::default());
         install_judge();
         let g = w.g(1);
-        assert!(w.m0.take(g));
+        start(w.m0, g);
         assert!(w.m0.yield_now());
         let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
         let machines = [w.m0, w.m1].map(|m| {
@@ -65,10 +67,6 @@ fn a_handler_walks_no_goroutine_that_another_machine_runs() {
                 until(|| {
                     if m.take(g) {
                         m.call(Function::Small);
-                        if g.sched.pc.get() != 0 {
-                            m.call(Function::Tiny);
-                            m.ret();
-                        }
                         m.ret();
                         m.yield_now();
                     }
@@ -83,7 +81,9 @@ fn a_handler_walks_no_goroutine_that_another_machine_runs() {
         thread::sleep(TIME);
         stop.store(true, Ordering::Relaxed);
         let sent = signals.join().expect("the one who signals");
-        machines.map(|t| t.join().expect("a machine"));
+        for thread in machines {
+            thread.join().expect("a machine");
+        }
         assert!(sent > 1000, "{sent} signals");
     });
 }
@@ -95,43 +95,53 @@ fn a_request_is_not_lost_while_the_stack_moves() {
         //                                      M2: asks: raises the guard
         // M0: copystack: sets the guard to the new stack's
         let w = machines(Config::default());
-        let (m0, collector, g) = (w.m0, w.collector, w.g(1));
-        let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-        let asks = thread::spawn(move || {
-            be(collector);
-            let mut asked = 0u64;
-            while !stop.load(Ordering::Relaxed) {
-                collector.gc_mark();
-                asked += u64::from(collector.gc_scan(g));
-                collector.gc_terminate();
-                collector.gc_sweep();
-            }
-            asked
-        });
-        assert!(m0.take(g));
-        m0.call(Function::Tiny);
-        until(|| {
-            (0..4).for_each(|_| drop(m0.call(Function::Huge)));
-            let lost = || g.preempt_requested() && g.guard.get() != usize::MAX;
-            // The two are not written at once: give the other one time.
-            assert!(
-                !lost()
-                    || !(0..100).all(|_| {
-                        thread::yield_now();
-                        lost()
-                    }),
-                "a request is lost"
-            );
-            (0..4).for_each(|_| drop(m0.ret()));
-            m0.yield_now();
-            while g.stack.size() > MIN_STACK && m0.gc_shrink(g) {}
-            assert!(m0.take(g));
-        });
-        m0.end();
-        stop.store(true, Ordering::Relaxed);
-        assert!(asks.join().expect("the collector") > 100);
-        assert!(w.core.copies() > 100);
+        let (end, mut asked) = (Instant::now() + TIME, 0);
+        while Instant::now() < end {
+            asked += round(&w);
+            // SAFETY: the collector was joined, and machine 0 has no goroutine.
+            unsafe { w.core.reset(Config::default()) }.expect("a valid configuration");
+        }
+        assert!(asked > 10, "{asked} scans");
     });
+}
+
+/// Some thousand copies, under a collector that asks all the time. An old stack is only used
+/// again after a reset, and a process cannot have more than some ten thousand mappings.
+fn round(w: &Machines) -> u64 {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    STOP.store(false, Ordering::Relaxed);
+    let (m0, collector, g) = (w.m0, w.collector, w.g(1));
+    let asks = thread::spawn(move || {
+        be(collector);
+        let mut asked = 0u64;
+        while !STOP.load(Ordering::Relaxed) {
+            collector.gc_mark();
+            asked += u64::from(collector.gc_scan(g));
+            collector.gc_terminate();
+            collector.gc_sweep();
+        }
+        asked
+    });
+    start(m0, g);
+    while w.core.copies() < 5_000 {
+        calls(m0, &[Function::Huge; 4]);
+        let lost = || g.scan_requested() && g.guard.get() != usize::MAX;
+        // The two are not written at once: give the other one time.
+        let stays_lost = || {
+            thread::sleep(Duration::from_millis(1));
+            lost()
+        };
+        assert!(!lost() || !(0..50).all(|_| stays_lost()), "a request is lost");
+        for _ in 0..4 {
+            assert_eq!(m0.ret(), Left::Asks);
+        }
+        assert!(m0.yield_now());
+        while g.stack.size() > MIN_STACK && m0.gc_shrink(g) {}
+        assert!(m0.take(g));
+    }
+    m0.end();
+    STOP.store(true, Ordering::Relaxed);
+    asks.join().expect("the collector")
 }
 
 #[test]
@@ -148,7 +158,6 @@ fn the_world_is_not_stopped_while_a_machine_goes_on() {
             be(collector);
             while !stop.load(Ordering::Relaxed) {
                 collector.gc_mark();
-                collector.gc_scan(g);
                 collector.gc_terminate();
                 collector.gc_sweep();
             }
@@ -156,8 +165,12 @@ fn the_world_is_not_stopped_while_a_machine_goes_on() {
         assert!(w.m0.take(g));
         w.m0.call(Function::Tiny);
         until(|| {
-            (0..8).for_each(|_| drop(w.m0.call(Function::Small)));
-            (0..8).for_each(|_| drop(w.m0.ret()));
+            for _ in 0..8 {
+                w.m0.call(Function::Small);
+            }
+            for _ in 0..8 {
+                w.m0.ret();
+            }
             assert_eq!(g.status.get() & !status::SCAN, status::RUNNING);
         });
         w.m0.end();

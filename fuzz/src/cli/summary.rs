@@ -1,0 +1,196 @@
+//! What a hunt comes to: the line that scripts rely on, and the table that people read.
+
+use super::campaign::{Plan, Totals};
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::HumanCount;
+use serde::Serialize;
+use sigstorm::outcome::{Counts, Verdict};
+use sigstorm_runtime::CodeClass;
+use sigstorm_runtime::profiler::Skip;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The last line of `hunt --json`. Keys are added, never changed.
+#[derive(Debug, Serialize)]
+pub struct Summary<'a> {
+    r#type: &'static str,
+    command: &'static str,
+    schedules: u64,
+    steps: u64,
+    handovers: u64,
+    signals: u64,
+    seconds: f64,
+    jobs: usize,
+    schedules_per_second: f64,
+    tracebacks: u64,
+    skips: BTreeMap<&'static str, u64>,
+    interrupted: BTreeMap<&'static str, u64>,
+    features: u64,
+    violations: u64,
+    verdict: Option<&'a str>,
+    report: Option<&'a Path>,
+    seed: u64,
+    alone: u64,
+    corpus: u64,
+}
+
+/// What every object of a hunt says of its counts.
+fn rate(schedules: u64, seconds: f64) -> f64 {
+    schedules as f64 / seconds.max(1e-3)
+}
+
+impl<'a> Summary<'a> {
+    /// The summary; `verdict` and `report` are those of the first finding.
+    pub fn new(
+        plan: &Plan,
+        totals: &Totals,
+        seconds: f64,
+        verdict: Option<&'a str>,
+        report: Option<&'a Path>,
+    ) -> Summary<'a> {
+        let counts = &totals.counts;
+        Summary {
+            r#type: "summary",
+            command: "hunt",
+            schedules: counts.schedules,
+            steps: counts.steps,
+            handovers: counts.handovers,
+            signals: counts.signals,
+            seconds,
+            jobs: plan.jobs,
+            schedules_per_second: rate(counts.schedules, seconds),
+            tracebacks: counts.tracebacks,
+            skips: by_reason(counts).collect(),
+            interrupted: by_class(counts).collect(),
+            features: totals.features,
+            // An error of the harness is none of the core's.
+            violations: verdict.is_some_and(|verdict| verdict != Verdict::HarnessError.name()).into(),
+            verdict,
+            report,
+            seed: plan.seed,
+            alone: counts.alone,
+            corpus: totals.corpus,
+        }
+    }
+}
+
+/// One line now and then, for machines.
+#[derive(Debug, Serialize)]
+pub struct Progress {
+    r#type: &'static str,
+    seconds: f64,
+    schedules: u64,
+    schedules_per_second: f64,
+    signals: u64,
+    tracebacks: u64,
+    skips: u64,
+    features: u64,
+}
+
+impl Progress {
+    /// How far it is.
+    pub fn new(totals: &Totals, seconds: f64) -> Progress {
+        let counts = &totals.counts;
+        Progress {
+            r#type: "progress",
+            seconds,
+            schedules: counts.schedules,
+            schedules_per_second: rate(counts.schedules, seconds),
+            signals: counts.signals,
+            tracebacks: counts.tracebacks,
+            skips: counts.skips.iter().sum(),
+            features: totals.features,
+        }
+    }
+}
+
+fn by_reason(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    Skip::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
+}
+
+fn by_class(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    CodeClass::ALL.iter().map(|class| class.name()).zip(counts.interrupted)
+}
+
+/// The counts side by side: what was done, why walks were skipped, what code was interrupted.
+pub fn table(plan: &Plan, totals: &Totals, seconds: f64) -> String {
+    let counts = &totals.counts;
+    let per_core = rate(counts.schedules, seconds) / plan.jobs as f64;
+    let done = [
+        ("schedules", counts.schedules),
+        ("per second and core", per_core as u64),
+        ("steps", counts.steps),
+        ("hand-overs", counts.handovers),
+        ("signals", counts.signals),
+        ("right tracebacks", counts.tracebacks),
+        ("no goroutine there", counts.alone),
+        ("interleavings seen", totals.features),
+    ];
+    let columns: [Vec<(&str, u64)>; 3] =
+        [done.to_vec(), by_reason(counts).collect(), by_class(counts).collect()];
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["done", "", "walks skipped", "", "interrupted in", ""]);
+    for row in 0..columns.iter().map(Vec::len).max().unwrap_or(0) {
+        let cells = columns.iter().flat_map(|column| match column.get(row) {
+            Some((name, number)) => [(*name).to_string(), HumanCount(*number).to_string()],
+            None => [String::new(), String::new()],
+        });
+        table.add_row(cells);
+    }
+    for column in table.column_iter_mut().skip(1).step_by(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn plan() -> Plan {
+        let (steps, runs, seconds, corpus) = (None, None, None, None);
+        Plan { jobs: 2, seed: 7, steps, runs, seconds, corpus, defects: Vec::new() }
+    }
+
+    fn totals() -> Totals {
+        let mut counts = Counts { schedules: 1000, tracebacks: 5, ..Counts::default() };
+        counts.skips[0] = 3;
+        Totals { counts, features: 9, corpus: 4 }
+    }
+
+    #[test]
+    fn scripts_find_their_keys() {
+        let summary = Summary::new(&plan(), &totals(), 2.0, None, None);
+        let value = serde_json::to_value(summary).unwrap();
+        // From the design; more may be added, none may go.
+        let keys = "type command schedules steps handovers signals seconds jobs schedules_per_second \
+                    tracebacks skips interrupted features violations verdict report";
+        for key in keys.split_whitespace() {
+            assert!(value.get(key).is_some(), "{key}");
+        }
+        assert_eq!(value["schedules_per_second"], 500.0);
+        assert_eq!((&value["verdict"], &value["report"]), (&Value::Null, &Value::Null));
+        assert_eq!(value["skips"]["lock-held"], 3);
+        let names = |key: &str| value[key].as_object().unwrap().len();
+        assert_eq!((names("skips"), names("interrupted")), (Skip::ALL.len(), CodeClass::ALL.len()));
+    }
+
+    #[test]
+    fn only_a_violation_counts_as_one() {
+        let violations = |verdict| Summary::new(&plan(), &totals(), 0.0, verdict, None).violations;
+        assert_eq!(violations(None), 0);
+        assert_eq!(violations(Some("fault")), 1);
+        assert_eq!(violations(Some("harness-error")), 0);
+    }
+
+    #[test]
+    fn the_table_has_every_name() {
+        let table = table(&plan(), &totals(), 2.0);
+        for name in Skip::ALL.iter().map(|s| s.name()).chain(CodeClass::ALL.iter().map(|c| c.name())) {
+            assert!(table.contains(name), "{name}");
+        }
+        assert!(table.contains("1,000") && table.contains("250"), "{table}");
+    }
+}

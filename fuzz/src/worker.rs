@@ -1,0 +1,286 @@
+//! A process in which the embedded engine explores: `sigstorm worker`.
+//!
+//! The engine is libFuzzer, driven through its library entry. It chooses what to mutate by
+//! the interleaving feedback; how is ours ([`generate`](crate::generate)). The process
+//! shares two small files with its parent: counters, and the schedule under way, so that
+//! whatever ends the process, the parent knows what it was doing.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char, c_int};
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sigstorm_runtime::Defect;
+
+use crate::executor::{Harness, feedback};
+use crate::generate::Generator;
+use crate::outcome::{Counts, Finding, Verdict};
+use crate::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Where it finds `stats` and `current`, and leaves what it finds.
+    pub dir: PathBuf,
+    /// The core it is pinned to, counted round and round.
+    pub core: usize,
+    /// Where its random choices begin.
+    pub seed: u64,
+    /// The schedules' length, if it is fixed.
+    pub steps: Option<usize>,
+    /// How many schedules it may run.
+    pub runs: Option<u64>,
+    /// How long it may take.
+    pub seconds: Option<u64>,
+    /// The corpus folder, which workers share.
+    pub corpus: Option<PathBuf>,
+    /// What is planted in the core.
+    pub defects: Vec<Defect>,
+}
+
+/// Exit status after a violation.
+pub const FOUND: u8 = 77;
+/// Exit status after a harness error.
+pub const BROKEN: u8 = 78;
+
+/// Words of the file `stats`; the counts come first.
+pub const STATS_WORDS: usize = 64;
+/// The word with the number of features.
+pub const FEATURES: usize = 40;
+/// The word with the size of the corpus.
+pub const CORPUS: usize = 41;
+/// The word that changes while the worker lives.
+pub const HEARTBEAT: usize = 42;
+/// Bytes of the file `current`: a length and the schedule's bytes.
+pub const CURRENT_BYTES: usize = 64 * 1024;
+
+// The engine comes with this crate, of which no Rust item is used.
+use libfuzzer_sys as _;
+
+unsafe extern "C" {
+    fn LLVMFuzzerRunDriver(
+        argc: *mut c_int,
+        argv: *mut *mut *mut c_char,
+        callback: unsafe extern "C" fn(*const u8, usize) -> c_int,
+    ) -> c_int;
+}
+
+/// A shared file, as words.
+struct Shared(*mut u64);
+
+impl Shared {
+    fn map(path: &Path, bytes: usize) -> io::Result<Shared> {
+        let file = fs::File::options().read(true).write(true).open(path)?;
+        if file.metadata()?.len() < bytes as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared file is too short"));
+        }
+        // SAFETY: a fresh mapping of a file that is long enough; it stays for the process's life.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Shared(at.cast())) }
+    }
+
+    fn set(&self, word: usize, value: u64) {
+        // SAFETY: within the mapping (all callers name words below its size); the parent only
+        // reads, and may see any mixture of old and new words.
+        unsafe { self.0.add(word).write_volatile(value) };
+    }
+}
+
+struct Worker {
+    harness: Harness,
+    options: WorkerOptions,
+    generator: Generator,
+    stats: Shared,
+    current: Shared,
+    counts: Counts,
+    corpus: u64,
+    until: Option<Instant>,
+}
+
+thread_local! {
+    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+}
+
+/// Explores until the budget is used up or something is found; ends the process itself.
+/// The exit status where it could not begin, or where the engine came back.
+pub fn run(options: WorkerOptions) -> u8 {
+    let begun = begin(options.clone());
+    match begun {
+        Ok(worker) => WORKER.set(Some(worker)),
+        Err(error) => {
+            eprintln!("{error}");
+            let finding = Finding {
+                verdict: Verdict::HarnessError.name().to_owned(),
+                summary: error.to_string(),
+                evidence: Vec::new(),
+                dump: Vec::new(),
+                step: 0,
+            };
+            leave(&options.dir, &[], &finding);
+            return BROKEN;
+        }
+    }
+    let arguments = match engine_arguments(&options) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{error}");
+            return BROKEN;
+        }
+    };
+    let mut pointers: Vec<*mut c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
+    pointers.push(std::ptr::null_mut());
+    let mut argc = arguments.len() as c_int;
+    let mut argv = pointers.as_mut_ptr();
+    // SAFETY: a null-terminated vector of C strings that outlives the call; the engine copies
+    // what it keeps.
+    unsafe { LLVMFuzzerRunDriver(&mut argc, &mut argv, one_input) };
+    eprintln!("the engine came back by itself");
+    BROKEN
+}
+
+fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
+    let stats = Shared::map(&options.dir.join("stats"), STATS_WORDS * 8)?;
+    let current = Shared::map(&options.dir.join("current"), CURRENT_BYTES)?;
+    let harness = Harness::new(options.core, &options.defects)?;
+    Ok(Worker {
+        harness,
+        generator: Generator::new(options.seed, options.steps),
+        stats,
+        current,
+        counts: Counts::default(),
+        corpus: 0,
+        until: options.seconds.map(|s| Instant::now() + Duration::from_secs(s)),
+        options,
+    })
+}
+
+fn engine_arguments(options: &WorkerOptions) -> Result<Vec<CString>, std::ffi::NulError> {
+    let mut arguments = vec![
+        "sigstorm".to_owned(),
+        // Zero would mean a seed of the engine's own choice.
+        format!("-seed={}", (options.seed as u32).max(1)),
+        format!("-max_len={}", options.steps.unwrap_or(MAX_STEPS.min(256)) * STEP_BYTES),
+        "-len_control=0".to_owned(),
+        "-timeout=60".to_owned(),
+        "-rss_limit_mb=0".to_owned(),
+        "-handle_segv=0".to_owned(),
+        "-handle_bus=0".to_owned(),
+        "-handle_ill=0".to_owned(),
+        "-detect_leaks=0".to_owned(),
+        "-reload=0".to_owned(),
+        format!("-artifact_prefix={}/", options.dir.display()),
+    ];
+    if let Some(corpus) = &options.corpus {
+        arguments.push(corpus.display().to_string());
+    }
+    arguments.into_iter().map(CString::new).collect()
+}
+
+unsafe extern "C" fn one_input(data: *const u8, size: usize) -> c_int {
+    // SAFETY: the engine passes a buffer of that size; it may pass none for an empty one.
+    let bytes = if size == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(data, size) } };
+    WORKER.with_borrow_mut(|worker| worker.as_mut().map_or(0, |worker| worker.one(bytes)))
+}
+
+impl Worker {
+    fn one(&mut self, bytes: &[u8]) -> c_int {
+        let kept = &bytes[..bytes.len().min(CURRENT_BYTES - 8)];
+        // SAFETY: the bytes fit the mapping behind its first word.
+        unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), self.current.0.add(1).cast(), kept.len()) };
+        self.current.set(0, kept.len() as u64);
+        let run = self.harness.run(&Schedule::decode(bytes), false);
+        self.current.set(0, 0);
+        self.counts.add(&run.counts);
+        self.publish();
+        if let Some(finding) = &run.finding {
+            let ours = run.verdict() == Some(Verdict::HarnessError);
+            leave(&self.options.dir, bytes, finding);
+            exit(if ours { BROKEN } else { FOUND });
+        }
+        let enough = self.options.runs.is_some_and(|runs| self.counts.schedules >= runs);
+        let late = self.counts.schedules % 64 == 0 && self.until.is_some_and(|until| Instant::now() >= until);
+        if enough || late {
+            exit(0);
+        }
+        0
+    }
+
+    fn publish(&self) {
+        for (word, value) in self.counts.to_words().into_iter().enumerate() {
+            self.stats.set(word, value);
+        }
+        // SAFETY: no run is under way.
+        self.stats.set(FEATURES, unsafe { feedback::seen() });
+        self.stats.set(CORPUS, self.corpus);
+        self.stats.set(HEARTBEAT, self.counts.schedules);
+    }
+}
+
+/// Ends the process at once: threads wait for a baton that will not come, and the engine's
+/// own handlers at exit have nothing to add.
+fn exit(status: u8) -> ! {
+    // SAFETY: ends the process; nothing of it is left to be unsound.
+    unsafe { libc::_exit(c_int::from(status)) }
+}
+
+/// Leaves a finding for the parent.
+fn leave(dir: &Path, bytes: &[u8], finding: &Finding) {
+    let written = fs::write(dir.join("finding.bin"), bytes)
+        .and_then(|()| Ok(serde_json::to_vec(finding)?))
+        .and_then(|json| fs::write(dir.join("finding.json"), json));
+    if let Err(error) = written {
+        eprintln!("the finding cannot be written to {}: {error}", dir.display());
+        eprintln!("{}: {}\n{}", finding.verdict, finding.summary, Schedule::decode(bytes));
+    }
+}
+
+/// The engine wants an input made from this one: the body of `LLVMFuzzerCustomMutator`.
+///
+/// `data` holds `size` bytes of input and takes the new ones; returns their number.
+pub fn mutate(data: &mut [u8], size: usize) -> usize {
+    WORKER.with_borrow_mut(|worker| {
+        let Some(worker) = worker.as_mut() else { return size };
+        worker.corpus = worker.corpus.max(1);
+        mutate_with(&mut worker.generator, data, size)
+    })
+}
+
+/// As [`mutate`], with a generator of the caller's.
+pub fn mutate_with(generator: &mut Generator, data: &mut [u8], size: usize) -> usize {
+    let mut schedule = Schedule::decode(&data[..size.min(data.len())]);
+    if schedule.steps.len() < 4 || generator.starts_over() {
+        schedule = generator.schedule();
+    } else {
+        generator.mutate(&mut schedule);
+    }
+    put(&schedule, data)
+}
+
+/// The engine wants an input made from two: the body of `LLVMFuzzerCustomCrossOver`.
+pub fn cross(one: &[u8], other: &[u8], out: &mut [u8]) -> usize {
+    WORKER.with_borrow_mut(|worker| {
+        let Some(worker) = worker.as_mut() else { return 0 };
+        let crossed = worker.generator.cross(&Schedule::decode(one), &Schedule::decode(other));
+        put(&crossed, out)
+    })
+}
+
+/// Writes as many whole steps as fit.
+fn put(schedule: &Schedule, out: &mut [u8]) -> usize {
+    let bytes = schedule.encode();
+    let size = bytes.len().min(out.len() / STEP_BYTES * STEP_BYTES);
+    out[..size].copy_from_slice(&bytes[..size]);
+    size
+}

@@ -1,0 +1,311 @@
+//! The command line, from outside: whatever is typed and whatever a file holds, it says
+//! something that helps and exits as it promises. No panic, no hang.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const TEXT: &str = "# sigstorm schedule 1\nm1 g1 call small\ngc mark; scan g1\n";
+
+/// What a run came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ran {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    /// The last line of `--json`, every line of which must be an object.
+    fn summary(&self) -> serde_json::Value {
+        let objects: Vec<serde_json::Value> =
+            self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = objects.last().expect("a summary").clone();
+        assert_eq!(last["type"], "summary", "{last}");
+        last
+    }
+}
+
+fn sigstorm(args: &[&str], stdin: &[u8]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let bytes = stdin.to_vec();
+    // It need not read any of it.
+    let writer = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    Ran { code: status.code(), stdout, stderr }
+}
+
+fn file(dir: &Path, name: &str, content: &[u8]) -> String {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// Ten mebibytes of anything.
+fn noise() -> Vec<u8> {
+    let mut state = 1u64;
+    let step = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(step).take(10 << 20).collect()
+}
+
+#[test]
+fn without_a_command_it_helps() {
+    let ran = sigstorm(&[], b"");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    for part in ["hunt", "replay", "Exit status", "--help"] {
+        assert!(ran.text().contains(part), "{part}");
+    }
+    for command in ["hunt", "replay", "show", "pack", "shrink"] {
+        let ran = sigstorm(&[command, "--help"], b"");
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.text().contains("Examples:"), "{command}");
+    }
+    assert!(!sigstorm(&["--help"], b"").text().contains("worker"));
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let bad = file(dir.path(), "bad.txt", b"# sigstorm schedule 1\nm1 cal small\n");
+    let newer = file(dir.path(), "newer.txt", b"# sigstorm schedule 2\n");
+    let not_text = file(dir.path(), "latin.txt", b"# sigstorm schedule 1\nm1 \xff\n");
+    for command in ["show", "pack", "replay", "shrink"] {
+        for (path, says) in [
+            (dir.path().to_str().unwrap(), "directory"),
+            (missing.to_str().unwrap(), "No such file"),
+            ("/dev/zero", "64 MiB"),
+            (&bad, "line 2, column 4"),
+            (&newer, "version 2"),
+            (&not_text, "UTF-8"),
+        ] {
+            let ran = sigstorm(&[command, path], b"");
+            assert_eq!(ran.code, Some(2), "{command} {path}: {ran:?}");
+            assert!(
+                ran.stderr.contains(says) && ran.stderr.contains(path),
+                "{command} {path}: {}",
+                ran.stderr
+            );
+            assert!(ran.stdout.is_empty(), "{command} {path}");
+        }
+    }
+    assert!(sigstorm(&["show", &bad], b"").stderr.contains("did you mean `call`?"));
+}
+
+#[test]
+fn both_forms_convert_to_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = file(dir.path(), "a.txt", TEXT.as_bytes());
+    let packed = sigstorm(&["pack", &text], b"");
+    assert_eq!((packed.code, packed.stdout.len()), (Some(0), 4 * 8));
+    let shown = sigstorm(&["show", "-"], &packed.stdout);
+    assert_eq!(sigstorm(&["pack", "-"], &shown.stdout).stdout, packed.stdout);
+
+    let out = dir.path().join("out.bin");
+    let ran = sigstorm(&["pack", &text, "-o", out.to_str().unwrap()], b"");
+    assert!(ran.code == Some(0) && ran.stdout.is_empty());
+    assert_eq!(fs::read(&out).unwrap(), packed.stdout);
+
+    let json = sigstorm(&["show", &text, "--json"], b"").summary();
+    assert_eq!((&json["command"], &json["steps"]), (&"show".into(), &4.into()));
+    assert_eq!(json["text"].as_str().unwrap().as_bytes(), shown.stdout);
+    let json = sigstorm(&["--json", "pack", &text], b"").summary();
+    assert_eq!(json["hex"].as_str().unwrap().len(), 4 * 16);
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = file(dir.path(), "a.txt", TEXT.as_bytes());
+    let nowhere = dir.path().join("no/such/folder");
+    for out in [dir.path(), &nowhere, Path::new("/dev/full")] {
+        let ran = sigstorm(&["show", &text, "-o", out.to_str().unwrap()], b"");
+        assert_eq!(ran.code, Some(2), "{}", out.display());
+        assert!(ran.stderr.contains("cannot write"), "{}", ran.stderr);
+    }
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let binary = env!("CARGO_BIN_EXE_sigstorm");
+    let status = Command::new(binary).args(["show", &text]).stdout(full).stderr(Stdio::null()).status();
+    assert_eq!(status.unwrap().code(), Some(2));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let noise = file(dir.path(), "noise", &noise());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(["show", &noise]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let ran = child.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(0));
+    assert!(!String::from_utf8(ran.stderr).unwrap().contains("panicked"));
+}
+
+#[test]
+fn any_bytes_are_a_schedule() {
+    let dir = tempfile::tempdir().unwrap();
+    let (empty, noise) = (file(dir.path(), "empty", b""), file(dir.path(), "noise", &noise()));
+    assert_eq!(sigstorm(&["show", &empty], b"").text(), "# sigstorm schedule 1\n");
+    assert_eq!(sigstorm(&["pack", &empty], b"").stdout, b"");
+    let shown = sigstorm(&["show", &noise], b"");
+    assert_eq!(shown.code, Some(0));
+    assert!(shown.stderr.contains("4096 steps"), "{}", shown.stderr);
+    let packed = sigstorm(&["pack", &noise], b"");
+    assert_eq!((packed.code, packed.stdout.len()), (Some(0), 4096 * 8));
+    assert_eq!(sigstorm(&["pack", "-"], &shown.stdout).stdout, packed.stdout);
+}
+
+#[test]
+fn any_schedule_is_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (empty, noise) = (file(dir.path(), "empty", b""), file(dir.path(), "noise", &noise()));
+    let ran = sigstorm(&["replay", &empty, "--times", "3", "--json", "--trace"], b"");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!((&summary["runs"], &summary["divergent"]), (&3.into(), &0.into()));
+    assert_eq!((&summary["files"], &summary["verdict"]), (&1.into(), &serde_json::Value::Null));
+
+    // Whatever it comes to: it is run, and judged.
+    let ran = sigstorm(&["replay", &noise, "--json"], b"");
+    let summary = ran.summary();
+    let verdict = summary["verdict"].as_str();
+    assert!(matches!((ran.code, verdict), (Some(0), None) | (Some(1), Some(_))), "{ran:?}");
+
+    let missing = dir.path().join("missing");
+    let ran = sigstorm(&["replay", missing.to_str().unwrap(), &empty, "--json"], b"");
+    assert_eq!((ran.code, &ran.summary()["files"]), (Some(2), &1.into()), "the other one is still run");
+}
+
+#[test]
+fn nothing_to_shrink_is_said() {
+    let ran = sigstorm(&["shrink", "-"], b"");
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("nothing is violated"), "{}", ran.stderr);
+    assert_eq!(sigstorm(&["shrink", "-", "--json"], b"").summary()["verdict"], serde_json::Value::Null);
+}
+
+#[test]
+fn wrong_usage_is_explained() {
+    for (args, says) in [
+        (&["hunt", "--defect", "install-unlock"][..], "'install-unlocked'"),
+        (&["replay", "-", "--defect", "nonsense"], "copystack-unlocked"),
+        (&["hunt", "--jobs", "0"], "1..=256"),
+        (&["hunt", "--jobs", "100000000000000000000000"], "jobs"),
+        (&["hunt", "--steps", "4097"], "1..=4096"),
+        (&["hunt", "--seconds", "0"], "seconds"),
+        (&["hunt", "--seconds", "18446744073709551615"], "seconds"),
+        (&["hunt", "--seconds", "-1"], "-1"),
+        (&["hunt", "--runs", "0"], "runs"),
+        (&["hunt", "--seed", "-1"], "-1"),
+        (&["replay", "-", "--times", "0"], "times"),
+        (&["replay"], "FILE"),
+        (&["hnut"], "hunt"),
+    ] {
+        let ran = sigstorm(args, b"");
+        assert_eq!(ran.code, Some(2), "{args:?}");
+        assert!(ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn folders_are_checked_before_the_hunt() {
+    let dir = tempfile::tempdir().unwrap();
+    let occupied = file(dir.path(), "occupied", b"");
+    let below = format!("{occupied}/below");
+    for (option, folder) in [("--reports", &occupied), ("--reports", &below), ("--corpus", &occupied)] {
+        let begun = Instant::now();
+        let ran = sigstorm(&["hunt", "--seconds", "30", option, folder], b"");
+        assert_eq!(ran.code, Some(2), "{option} {folder}");
+        assert!(ran.stderr.contains("directory") && ran.stderr.contains(&occupied), "{}", ran.stderr);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_hunt_ends_with_its_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let in_dir = |name: &str| -> PathBuf { dir.path().join(name) };
+    let (reports, corpus) = (in_dir("reports"), in_dir("corpus"));
+    let folders = ["--reports", reports.to_str().unwrap(), "--corpus", corpus.to_str().unwrap()];
+    let ran = sigstorm(
+        &[&["hunt", "--runs", "20", "--jobs", "3", "--seed", "7", "--json"], &folders[..]].concat(),
+        b"",
+    );
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!((&summary["schedules"], &summary["jobs"]), (&20.into(), &3.into()));
+    assert_eq!((&summary["violations"], &summary["seed"]), (&0.into(), &7.into()));
+    assert!(corpus.is_dir());
+}
+
+/// A hunt without a budget, once its workers run, and the workers' process ids.
+fn endless_hunt(reports: &Path) -> (std::process::Child, Vec<String>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(["hunt", "--jobs", "2", "--json", "--reports"]).arg(reports);
+    let hunt = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", hunt.id());
+    let workers = within_seconds(|| {
+        let pids: Vec<_> = fs::read_to_string(&children).ok()?.split_whitespace().map(String::from).collect();
+        // A child that is not yet what it will be cannot yet look after itself.
+        let runs = |pid: &String| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sigstorm\0worker"))
+        };
+        (pids.len() == 2 && pids.iter().all(runs)).then_some(pids)
+    });
+    (hunt, workers)
+}
+
+fn within_seconds<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(result) = what() {
+            return result;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Gone, or a zombie for whoever inherits it to bury.
+fn has_ended(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
+}
+
+#[test]
+fn an_interrupt_ends_a_hunt_with_its_summary() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hunt, workers) = endless_hunt(dir.path());
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = nix::unistd::Pid::from_raw(hunt.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
+    let Output { status, stdout, .. } = hunt.wait_with_output().unwrap();
+    let ran = Ran { code: status.code(), stdout, stderr: String::new() };
+    assert_eq!((ran.code, &ran.summary()["jobs"]), (Some(0), &2.into()));
+    assert!(workers.iter().all(|pid| has_ended(pid)));
+}
+
+#[test]
+fn workers_do_not_outlive_a_hunt_that_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut hunt, workers) = endless_hunt(dir.path());
+    hunt.kill().unwrap();
+    hunt.wait().unwrap();
+    within_seconds(|| workers.iter().all(|pid| has_ended(pid)).then_some(()));
+}
