@@ -22,11 +22,21 @@ pub struct Generator {
     steps: Option<usize>,
 }
 
-/// What the generator believes an actor to be doing.
+/// What the generator believes an actor to be doing. Often wrong, which costs a step.
 #[derive(Clone, Copy, Default)]
 struct Belief {
     held: bool,
     syscall: bool,
+    /// Frames of its goroutine, the outermost included; none without a goroutine.
+    depth: u32,
+    /// Frames with a deferred call.
+    deferring: u32,
+    /// True while a deferred call of a panic is the innermost frame.
+    panicking: bool,
+    /// True once that call has recovered.
+    recovered: bool,
+    /// Slots of the innermost frame that hold objects, as a set.
+    objects: u8,
 }
 
 /// A schedule under construction.
@@ -52,20 +62,70 @@ impl Draft {
             return;
         }
         self.last = step.actor;
-        let held = self.belief(step.actor).held;
-        if step.op != Op::Signal {
-            self.belief(step.actor).held = step.stop.is_some();
-            self.belief(step.actor).syscall = !held && step.op == Op::Syscall;
-        } else if step.stop.is_some() {
-            self.belief(step.actor).held = true;
+        let belief = self.belief(step.actor);
+        if step.op == Op::Signal {
+            belief.held |= step.stop.is_some();
+            return;
         }
-        if !held {
-            match step.op {
-                Op::Mark => self.marking = true,
-                Op::Term => (self.marking, self.sweeping) = (false, true),
-                Op::Sweep => self.sweeping = false,
-                _ => {}
+        if belief.held || belief.syscall {
+            // Whatever it is told, it goes on.
+            belief.held = false;
+            belief.syscall = false;
+            return;
+        }
+        belief.held = step.stop.is_some();
+        belief.note(step.op);
+        match step.op {
+            Op::Mark => self.marking = true,
+            Op::Term if self.marking => (self.marking, self.sweeping) = (false, true),
+            Op::Sweep => self.sweeping = false,
+            _ => {}
+        }
+    }
+}
+
+impl Belief {
+    fn note(&mut self, op: Op) {
+        match op {
+            Op::Call { kind: Function::Leaf, .. } => {}
+            Op::Call { kind, times } => {
+                self.depth = self.depth.max(1) + u32::from(times);
+                self.objects = 0;
+                if kind == Function::Deferring {
+                    self.deferring += u32::from(times);
+                }
             }
+            Op::Ret { frames } => {
+                self.depth = self.depth.saturating_sub(u32::from(frames));
+                self.objects = 0;
+                self.panicking = false;
+                self.recovered = false;
+            }
+            Op::Recover => self.recovered = self.panicking,
+            Op::Panic if self.deferring > 0 => {
+                self.deferring -= 1;
+                self.panicking = true;
+                self.objects = 0;
+            }
+            Op::Panic | Op::Exit | Op::Yield | Op::Run { .. } => {
+                *self = Belief { held: self.held, ..Belief::default() };
+                self.depth = u32::from(matches!(op, Op::Run { .. }));
+            }
+            Op::Syscall => {
+                self.syscall = true;
+                self.depth = self.depth.max(1);
+            }
+            Op::Alloc { slot } => {
+                self.objects |= 1 << slot;
+                self.depth = self.depth.max(1);
+            }
+            Op::Move { dst, src } => {
+                self.objects = self.objects & !(1 << dst) | (self.objects >> src & 1) << dst;
+            }
+            Op::Clear { slot: dst } | Op::Send { slot: dst } | Op::Load { dst, .. } | Op::Ref { dst, .. } => {
+                self.objects &= !(1 << dst);
+            }
+            _ => {}
         }
     }
 }
@@ -169,7 +229,7 @@ impl Generator {
         let mut draft = Draft::new();
         steps[..at].iter().for_each(|step| draft.note(step));
         let here = (at < steps.len()).then_some(at);
-        match (self.below(12), here) {
+        match (self.below(15), here) {
             (0..=4, _) | (_, None) => {
                 for offset in 0..1 + self.below(4) as usize {
                     let step = self.step(&mut draft);
@@ -184,14 +244,18 @@ impl Generator {
             (8..=9, Some(at)) => {
                 let step = steps[at];
                 if step.actor != Actor::World {
-                    steps[at].stop =
-                        if step.stop.is_some() && self.chance(30) { None } else { Some(self.stop(step.op)) };
+                    steps[at].stop = if step.stop.is_some() && self.chance(30) {
+                        None
+                    } else {
+                        Some(self.stop(step.op, draft.belief(step.actor)))
+                    };
                 }
             }
             (10, Some(at)) => {
                 let other = self.below(steps.len() as u32) as usize;
                 steps.swap(at, other);
             }
+            (11..=13, Some(at)) => self.interrupt(steps, at, &mut draft),
             (_, Some(at)) => {
                 steps.truncate(at);
                 for _ in 0..1 + self.below(20) {
@@ -202,31 +266,58 @@ impl Generator {
         }
     }
 
+    /// Holds a step somewhere, and has something happen there: a signal, or what others do.
+    fn interrupt(&mut self, steps: &mut Vec<Step>, at: usize, draft: &mut Draft) {
+        let step = &mut steps[at];
+        if matches!(step.actor, Actor::World | Actor::Ext) {
+            return;
+        }
+        step.stop = Some(self.stop(step.op, draft.belief(step.actor)));
+        let (actor, held) = (step.actor, *step);
+        draft.note(&held);
+        if self.chance(60) {
+            let stop = self.chance(40).then(|| self.stop(Op::Signal, draft.belief(actor)));
+            let signal = Step { actor, op: Op::Signal, stop };
+            draft.note(&signal);
+            steps.insert(at + 1, signal);
+        } else {
+            for offset in 1..=1 + self.below(3) as usize {
+                let step = self.step(draft);
+                steps.insert(at + offset, step);
+            }
+        }
+    }
+
     /// One more step of a draft.
     fn step(&mut self, draft: &mut Draft) -> Step {
-        let stay = if draft.belief(draft.last).held { 35 } else { 66 };
+        let last = draft.last;
+        let stay = match (last, draft.belief(last).held) {
+            (Actor::Ext, _) => 0,
+            (Actor::Gc, _) => 45,
+            (_, true) => 45,
+            (_, false) => 76,
+        };
         let actor = if self.chance(stay) {
-            draft.last
+            last
         } else {
-            self.weighed(&[(42, Actor::M1), (22, Actor::M2), (34, Actor::Gc), (2, Actor::Ext)])
+            self.weighed(&[(46, Actor::M1), (20, Actor::M2), (33, Actor::Gc), (1, Actor::Ext)])
         };
         let belief = *draft.belief(actor);
-        let op = if belief.held || belief.syscall {
-            self.weighed(&[(45, Op::Signal), (55, Op::Resume)])
-        } else {
-            match actor {
-                Actor::Gc => self.collector_op(draft),
-                Actor::Ext => self.weighed(&[(90, Op::Signal), (10, Op::Rate { on: true })]),
-                _ => self.machine_op(),
-            }
+        // Told anything but a signal, a thread that is held goes on; one that is not after all
+        // does as it is told.
+        let op = match (belief.held || belief.syscall, actor) {
+            (_, Actor::Ext) => Op::Signal,
+            (true, _) if self.chance(if actor == Actor::Gc { 12 } else { 38 }) => Op::Signal,
+            (true, _) if self.chance(20) => Op::Resume,
+            (_, Actor::Gc) => self.collector_op(draft),
+            _ => self.machine_op(&belief),
         };
-        // A held actor that goes on is mostly let go.
         let stops = match op {
-            Op::Signal => 45,
-            Op::Resume => 15,
-            _ => 33,
+            Op::Signal => 40,
+            _ if belief.held => 15,
+            _ => 30,
         };
-        let stop = (actor != Actor::Ext && self.chance(stops)).then(|| self.stop(op));
+        let stop = (actor != Actor::Ext && self.chance(stops)).then(|| self.stop(op, &belief));
         let step = Step { actor, op, stop };
         draft.note(&step);
         step
@@ -240,65 +331,78 @@ impl Generator {
         let g = self.goroutine();
         let objects = 1 + self.below(8) as u8;
         if draft.sweeping {
-            return self.weighed(&[(60, Op::Sweep), (25, Op::Shrink { g }), (15, Op::Signal)]);
+            return self.weighed(&[(75, Op::Sweep), (20, Op::Shrink { g }), (5, Op::Signal)]);
         }
         if !draft.marking {
-            return self.weighed(&[(70, Op::Mark), (20, Op::Shrink { g }), (10, Op::Signal)]);
+            return self.weighed(&[(85, Op::Mark), (10, Op::Shrink { g }), (5, Op::Signal)]);
         }
         self.weighed(&[
-            (50, Op::Scan { g }),
-            (20, Op::Term),
-            (12, Op::Drain { objects }),
-            (12, Op::Shrink { g }),
-            (6, Op::Signal),
+            (70, Op::Scan { g }),
+            (12, Op::Term),
+            (7, Op::Drain { objects }),
+            (8, Op::Shrink { g }),
+            (3, Op::Signal),
         ])
     }
 
-    fn machine_op(&mut self) -> Op {
-        let slots = [self.below(4) as u8, self.below(4) as u8];
+    /// A slot that is believed to hold an object.
+    fn object(&mut self, belief: &Belief) -> u8 {
+        let first = self.below(4) as u8;
+        (0..4).map(|i| (first + i) % 4).find(|slot| belief.objects & 1 << slot != 0).unwrap_or(first)
+    }
+
+    fn machine_op(&mut self, belief: &Belief) -> Op {
+        let (src, slot) = (self.object(belief), self.below(4) as u8);
         let field = self.below(2) as u8;
-        let frames = 1 + self.below(4) as u8;
+        let frames = 1 + self.below(belief.depth.saturating_sub(1).clamp(1, 4)) as u8;
         let kind = self.weighed(&[
-            (6, Function::Nosplit),
-            (16, Function::Tiny),
-            (20, Function::Small),
-            (16, Function::Medium),
-            (12, Function::Large),
+            (5, Function::Nosplit),
+            (18, Function::Tiny),
+            (22, Function::Small),
+            (14, Function::Medium),
+            (10, Function::Large),
             (8, Function::Huge),
-            (18, Function::Deferring),
+            (19, Function::Deferring),
             (4, Function::Leaf),
         ]);
-        let times = self.weighed(&[(70, 1), (15, 2), (10, 4), (5, 8)]);
+        let times = self.weighed(&[(68, 1), (17, 2), (11, 4), (4, 8)]);
+        let call = Op::Call { kind, times };
         let g = self.goroutine();
-        let on = self.chance(80);
+        let on = self.chance(85);
+        // Only with a goroutine, with a frame above, with an object, in a deferred call.
+        let lives = u32::from(belief.depth > 0);
+        let above = u32::from(belief.depth > 1);
+        let has = u32::from(belief.objects != 0);
+        let defers = u32::from(belief.deferring > 0);
         self.weighed(&[
-            (28, Op::Call { kind, times }),
-            (9, Op::Ret { frames }),
+            (30, call),
             (9, Op::Syscall),
-            (13, Op::Signal),
-            (6, Op::Panic),
-            (6, Op::Recover),
-            (4, Op::Yield),
+            (6, Op::Alloc { slot }),
             (3, Op::Run { g }),
-            (3, Op::Exit),
-            (1, Op::Defer),
-            (5, Op::Alloc { slot: slots[0] }),
-            (4, Op::Send { slot: slots[0] }),
-            (6, Op::Bulk { frames }),
-            (3, Op::Store { obj: slots[0], src: slots[1], field }),
-            (3, Op::Load { dst: slots[0], src: slots[1], field }),
-            (3, Op::Up { frames, src: slots[0], dst: slots[1] }),
-            (2, Op::Ref { dst: slots[0], frames, to: slots[1] }),
-            (1, Op::Move { dst: slots[0], src: slots[1] }),
-            (1, Op::Clear { slot: slots[0] }),
             (1, Op::Rate { on }),
+            (8 * lives, Op::Signal),
+            (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames }),
+            (2 * lives + 8 * defers, Op::Panic),
+            (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
+            (3 * lives, Op::Yield),
+            (3 * lives, Op::Exit),
+            (defers, Op::Defer),
+            (8 * above, Op::Bulk { frames }),
+            (2 * above, Op::Ref { dst: slot, frames, to: field }),
+            (8 * has, Op::Send { slot: src }),
+            (4 * has, Op::Store { obj: src, src: slot, field }),
+            (4 * has, Op::Load { dst: slot, src, field }),
+            (3 * has * above, Op::Up { frames, src, dst: slot }),
+            (has, Op::Move { dst: slot, src }),
+            (has, Op::Clear { slot: src }),
         ])
     }
 
     /// A place that this operation is likely to pass.
-    fn stop(&mut self, op: Op) -> Stop {
+    fn stop(&mut self, op: Op, belief: &Belief) -> Stop {
         let hit = self.weighed(&[(75, 1), (15, 2), (6, 3), (4, 5)]);
-        let functions = functions_of(op);
+        let recovers = belief.recovered && matches!(op, Op::Ret { .. });
+        let functions = if recovers { &[] } else { functions_of(op) };
         if !functions.is_empty() && self.chance(55) {
             let function = if self.chance(90) { self.pick(functions) } else { self.pick(Function::ALL) };
             let index = self.below(24) as u16;
@@ -306,7 +410,7 @@ impl Generator {
             let hit = if hit > 1 && self.chance(80) { 1 } else { hit };
             return Stop::Instr { function, index, hit, check: None };
         }
-        let points = points_of(op);
+        let points = if recovers { RECOVERY } else { points_of(op) };
         let point =
             if !points.is_empty() && self.chance(92) { self.pick(points) } else { self.pick(Point::ALL) };
         Stop::Point { point, hit }
@@ -341,6 +445,17 @@ fn functions_of(op: Op) -> &'static [Function] {
     }
 }
 
+/// Scheduling points that a recovery comes to.
+const RECOVERY: &[Point] = &[
+    Point::RecoverBegin,
+    Point::RecoverSwitched,
+    Point::UnwindBegin,
+    Point::UnwindSlot,
+    Point::UnwindMoved,
+    Point::LockAcquired,
+    Point::LockRelease,
+];
+
 /// Scheduling points that an operation comes to.
 fn points_of(op: Op) -> &'static [Point] {
     use Point::*;
@@ -374,15 +489,11 @@ fn points_of(op: Op) -> &'static [Point] {
             InstallSlot,
         ],
         Op::Ret { .. } | Op::Exit | Op::Panic | Op::Recover => &[
-            RecoverBegin,
-            RecoverSwitched,
-            UnwindBegin,
-            UnwindSlot,
-            UnwindMoved,
             LockAcquired,
             LockRelease,
             ExitBegin,
             ExitCleared,
+            RemoveBegin,
             RemoveSlot,
             Dropped,
             StatusChanged,

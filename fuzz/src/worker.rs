@@ -210,7 +210,8 @@ impl Worker {
             exit(if ours { BROKEN } else { FOUND });
         }
         let enough = self.options.runs.is_some_and(|runs| self.counts.schedules >= runs);
-        let late = self.counts.schedules % 64 == 0 && self.until.is_some_and(|until| Instant::now() >= until);
+        let late = self.counts.schedules.is_multiple_of(64)
+            && self.until.is_some_and(|until| Instant::now() >= until);
         if enough || late {
             exit(0);
         }

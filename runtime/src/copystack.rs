@@ -11,7 +11,7 @@ use crate::g::G;
 use crate::lock::{self, Operation};
 use crate::m::M;
 use crate::panic;
-use crate::stack::{POISON, Stack};
+use crate::stack::{POISON, STACK_RESERVE, Stack};
 use crate::throw::{Reason, throw, walk_failed};
 use crate::traceback::{Start, Unwinder};
 use crate::word::{peek, poke};
@@ -50,9 +50,8 @@ pub(crate) fn copystack(m: &'static M, g: &'static G, size: usize) {
     if let Some(stack) = unsafe { (*g.memory.get()).as_ref() } {
         g.stack.set(stack, every_frame);
     }
-    if g.guard.get() != usize::MAX {
-        g.guard.set(g.stack.guard());
-    }
+    // A request that comes meanwhile raises the guard, and stays.
+    g.guard.replace(old_lo + STACK_RESERVE, g.stack.guard());
     crate::point!(CopyBounds, g);
 
     let inside = |address: usize| old_lo <= address && address < old_lo + old_size;
@@ -97,11 +96,12 @@ fn adjust_frames(g: &'static G, inside: &dyn Fn(usize) -> bool, delta: usize) {
     let start = Start { pc: g.sched.pc.get(), sp: g.sched.sp.get() };
     let mut walk = Unwinder::begin(g, start).unwrap_or_else(|error| walk_failed(g, error));
     while let Some(frame) = walk.step().unwrap_or_else(|error| walk_failed(g, error)) {
-        // The outermost frame has no slot; its saved frame pointer is the end of the chain.
         let saved_bp = match frame.slot {
             Some(slot) if frame.row.delta() >= 8 => slot - 8,
             Some(_) => continue,
-            None => g.stack.top.get() - 8,
+            // The outermost frame, once it has begun.
+            None if frame.row.has_pointers() => g.stack.top.get() - 8,
+            None => continue,
         };
         // SAFETY: within the frame, which was copied to the new stack as it was.
         unsafe {

@@ -54,7 +54,8 @@ pub fn install() -> io::Result<()> {
     for (signal, chain) in &CHAIN {
         let mut old = None;
         install_handler(*signal, on_fault, &mut old)?;
-        if let Some(old) = old {
+        // Installed twice, it must not hand a fault on to itself.
+        if let Some(old) = old.filter(|old| old.sa_sigaction != on_fault as *const () as usize) {
             chain.store(Box::into_raw(Box::new(old)) as usize, Ordering::Release);
         }
     }

@@ -111,7 +111,8 @@ pub struct G {
     pub id: u8,
     /// Where it entered a system call, while it is in one.
     pub syscall: Gobuf,
-    preempt: AtomicBool,
+    /// True from when a machine takes it until that machine has let go of it.
+    pub(crate) held: AtomicBool,
     preempt_scan: AtomicBool,
     scan_done: AtomicBool,
     /// Defers and panics; the owner's.
@@ -136,7 +137,7 @@ impl G {
             status: Status(AtomicU32::new(status::IDLE)),
             id,
             syscall: Gobuf::new(),
-            preempt: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             preempt_scan: AtomicBool::new(false),
             scan_done: AtomicBool::new(false),
             unwinding: UnsafeCell::new(Unwinding::new()),
@@ -163,9 +164,14 @@ impl G {
         self.scan_done.store(done, Ordering::SeqCst);
     }
 
-    /// True where it was asked to come to a safepoint.
+    /// True while a machine has it, even where its status says that it is stopped.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// True where it was asked to come to a safepoint: no SP is above its guard then.
     pub fn preempt_requested(&self) -> bool {
-        self.preempt.load(Ordering::SeqCst)
+        self.guard.get() == usize::MAX
     }
 
     /// True where it was asked to scan itself.
@@ -178,13 +184,11 @@ impl G {
         if scan {
             self.preempt_scan.store(true, Ordering::SeqCst);
         }
-        self.preempt.store(true, Ordering::SeqCst);
         self.guard.set(usize::MAX);
     }
 
     /// Takes back any request. Returns whether a scan was asked for.
     pub(crate) fn answer(&self) -> bool {
-        self.preempt.store(false, Ordering::SeqCst);
         self.guard.set(self.stack.guard());
         self.preempt_scan.swap(false, Ordering::SeqCst)
     }
@@ -203,6 +207,7 @@ impl G {
     pub(crate) unsafe fn reset(&self) {
         self.lock.reset();
         self.status.set(status::IDLE);
+        self.held.store(false, Ordering::SeqCst);
         self.answer();
         self.set_scan_done(false);
         self.sched.sp.set(0);

@@ -156,6 +156,7 @@ impl M {
     /// Halves `g`'s stack if it is stopped and uses less than a quarter of it. A goroutine
     /// in a system call is left alone: the kernel may hold pointers to its stack.
     pub fn gc_shrink(&'static self, g: &'static G) -> bool {
+        let _busy = self.busy();
         let s = g.status.get();
         if !matches!(s, status::RUNNABLE | status::WAITING) || !g.status.cas(s, s | status::SCAN) {
             return false;

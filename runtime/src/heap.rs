@@ -77,12 +77,13 @@ impl Heap {
             if index == OBJECTS {
                 return None;
             }
+            if black {
+                // Before it is there for a sweep to see.
+                self.marked.fetch_or(1 << index, Ordering::SeqCst);
+            }
             match self.allocated.compare_exchange(old, old | 1 << index, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
                     self.objects[index].fields.iter().for_each(|f| f.set(0));
-                    if black {
-                        self.marked.fetch_or(1 << index, Ordering::SeqCst);
-                    }
                     return Some(self.address(index));
                 }
                 Err(now) => old = now,

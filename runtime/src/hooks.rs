@@ -81,8 +81,8 @@ macro_rules! point {
         #[cfg(feature = "points")]
         $crate::hooks::at($crate::point::Point::$name, $g, $detail);
         #[cfg(not(feature = "points"))]
-        {
-            let _ = (&$g, &$detail);
+        if false {
+            let (_, _): (*const $crate::G, usize) = ($g, $detail);
         }
     }};
 }

@@ -114,8 +114,14 @@ impl M {
         self.current.store(g.map_or(ptr::null_mut(), |g| ptr::from_ref(g).cast_mut()), Ordering::Relaxed);
     }
 
-    /// Takes `g`, starting it first if it is idle or dead. False where it is not to be had.
+    /// Takes `g`, making it anew first if it is idle or dead. False where it is not to be had.
     /// The machine must have no goroutine.
+    ///
+    /// A goroutine that was made anew has not begun: the first [`M::ret`] takes it through its
+    /// outermost frame's first instructions to its first ask. A call before that is not heard.
+    ///
+    /// Whoever lets a goroutine go changes its status first, so it may have to be waited for:
+    /// until then that machine's handler may still walk its stack.
     pub fn take(&'static self, g: &'static G) -> bool {
         if self.current().is_some() {
             return false;
@@ -123,9 +129,15 @@ impl M {
         let _busy = self.busy();
         loop {
             match g.status.get() {
-                status::IDLE | status::DEAD => self.core.spawn(g),
+                s @ (status::IDLE | status::DEAD) => {
+                    if g.status.cas(s, s | status::SCAN) {
+                        self.await_drop(g);
+                        self.core.spawn(g);
+                    }
+                }
                 status::RUNNABLE => {
                     if g.status.cas(status::RUNNABLE, status::RUNNING) {
+                        self.await_drop(g);
                         break;
                     }
                 }
@@ -136,9 +148,17 @@ impl M {
             }
         }
         crate::point!(StatusChanged, g, status::RUNNING as usize);
+        g.held.store(true, Ordering::SeqCst);
         self.set_current(Some(g));
         crate::point!(Taken, g);
         true
+    }
+
+    /// Waits until no machine has `g` any more.
+    fn await_drop(&'static self, g: &'static G) {
+        while g.is_held() {
+            hooks::wait(&Wait::Dropped(g));
+        }
     }
 
     /// Lets the current goroutine go; it stays runnable. The status changes first, so for a
@@ -149,6 +169,7 @@ impl M {
         g.status.set(status::RUNNABLE);
         crate::point!(StatusChanged, g, status::RUNNABLE as usize);
         self.set_current(None);
+        g.held.store(false, Ordering::SeqCst);
         crate::point!(Dropped, g);
         true
     }
@@ -204,8 +225,8 @@ impl M {
                 while self.core.world.stopping() {
                     hooks::wait(&Wait::World(self.core));
                 }
-                drop(self.busy());
-                self.core.set_safe(self.id, false);
+                // Unsafe again, as the operation that led here will end.
+                core::mem::forget(self.busy());
             }
             return;
         }
@@ -240,6 +261,10 @@ impl M {
     pub fn end(&'static self) -> Left {
         if let Some(g) = self.current() {
             let _busy = self.busy();
+            if g.syscall.sp.get() != 0 {
+                g.sched.copy_from(&g.syscall);
+                self.exit_syscall(g);
+            }
             self.exit(g);
         }
         Left::Exited
@@ -256,6 +281,7 @@ impl M {
         g.status.set(status::DEAD);
         crate::point!(StatusChanged, g, status::DEAD as usize);
         self.set_current(None);
+        g.held.store(false, Ordering::SeqCst);
         crate::point!(Dropped, g);
     }
 

@@ -167,6 +167,9 @@ impl Unwinder {
         };
         self.pc = entry.pc;
         self.row = self.table.row(entry.pc);
+        if self.row.is_none() {
+            return Err(WalkError::UnknownReturn { slot: entry.slot, pc: entry.pc });
+        }
         Ok(())
     }
 

@@ -16,6 +16,8 @@ pub enum Wait {
     StackLock(&'static G),
     /// Nobody holds this goroutine's scan bit.
     ScanBit(&'static G),
+    /// No machine has this goroutine.
+    Dropped(&'static G),
     /// This goroutine was scanned, or stopped running.
     Scannable(&'static G),
     /// The world goes on.
@@ -30,6 +32,7 @@ impl Wait {
         match self {
             Wait::StackLock(g) => g.lock.owner().is_none(),
             Wait::ScanBit(g) => g.status.get() & status::SCAN == 0,
+            Wait::Dropped(g) => !g.is_held(),
             Wait::Scannable(g) => {
                 let s = g.status.get();
                 g.scan_done() || (s & status::SCAN == 0 && s != status::RUNNING)
@@ -44,6 +47,7 @@ impl Wait {
         match self {
             Wait::StackLock(_) => "the stack lock",
             Wait::ScanBit(_) => "the scan bit",
+            Wait::Dropped(_) => "a machine to let the goroutine go",
             Wait::Scannable(_) => "a goroutine to scan itself or stop",
             Wait::World(_) => "the world to go on",
             Wait::AllSafe(_) => "every thread to reach a safepoint",
@@ -53,7 +57,7 @@ impl Wait {
     /// The goroutine that this is about, if it is about one.
     pub fn goroutine(&self) -> Option<&'static G> {
         match self {
-            Wait::StackLock(g) | Wait::ScanBit(g) | Wait::Scannable(g) => Some(g),
+            Wait::StackLock(g) | Wait::ScanBit(g) | Wait::Dropped(g) | Wait::Scannable(g) => Some(g),
             Wait::World(_) | Wait::AllSafe(_) => None,
         }
     }

@@ -24,6 +24,11 @@ impl Word {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Replaces the value if it is `old`.
+    pub fn replace(&self, old: usize, new: usize) -> bool {
+        self.0.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
     /// Replaces the value.
     #[inline(always)]
     pub fn set(&self, value: usize) {

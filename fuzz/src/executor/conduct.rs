@@ -170,7 +170,6 @@ impl State {
     pub(crate) fn can_take(&self, index: usize) -> bool {
         let s = self.core().goroutines()[index].status.get();
         matches!(s & !status::SCAN, status::IDLE | status::RUNNABLE | status::DEAD)
-            && !self.threads.iter().any(|t| t.current.get() == Some(index))
     }
 
     /// The goroutine that a thread without one takes.

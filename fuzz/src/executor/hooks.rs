@@ -8,6 +8,7 @@ use std::io;
 
 use sigstorm_inject as inject;
 use sigstorm_inject::{Trap, TrapKind};
+use sigstorm_runtime::g::status;
 use sigstorm_runtime::hooks::Hooks;
 use sigstorm_runtime::lock::Operation;
 use sigstorm_runtime::throw::Throw;
@@ -78,12 +79,19 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         }
         (Point::Dropped, Some(g)) => {
             thread.current.set(None);
-            if g.status.get() == sigstorm_runtime::g::status::DEAD {
+            // Another may wait to make it anew, and has marked it.
+            if g.status.get() & !status::SCAN == status::DEAD {
                 state.truth(index(g)).clear();
             }
         }
         (Point::RecoverSwitched, Some(g)) => {
             state.truth(index(g)).recovered(thread.recovers_to.get());
+        }
+        (Point::BulkDone, Some(g)) => {
+            let mailbox = core::mem::take(&mut state.heap().mailbox);
+            if let Some(frame) = state.truth(index(g)).frame(detail) {
+                frame.slots = mailbox;
+            }
         }
         (Point::PhaseChanged, _) if detail == Phase::Sweep as usize => {
             state.check_live(seat, |heap, index| heap.is_marked(index));

@@ -87,7 +87,6 @@ impl State {
     }
 
     /// The truth of the goroutine that this thread runs.
-    #[expect(clippy::mut_from_ref, reason = "whoever holds the baton is alone")]
     fn mine(&self, seat: usize) -> &mut Truth {
         match self.threads[seat].current.get() {
             Some(index) => self.truth(index),
@@ -261,8 +260,9 @@ impl State {
                 None => return self.had_effect(false),
             },
             Op::Load { dst, src, field } => object(src).is_none_or(|index| {
-                let value = self.heap().fields[index][at(field)];
+                // It may wait for the world first, and the field may change meanwhile.
                 let did = m.load(at(dst), at(src), at(field));
+                let value = self.heap().fields[index][at(field)];
                 self.set_slot(seat, 0, dst, value);
                 did
             }),
@@ -297,14 +297,8 @@ impl State {
                 self.set_slot(seat, 0, slot, Value::Nil);
                 did
             }
-            Op::Bulk { frames } => {
-                let did = m.bulk_move(up(frames));
-                let mailbox = core::mem::take(&mut self.heap().mailbox);
-                if let Some(frame) = self.mine(seat).frame(up(frames)) {
-                    frame.slots = mailbox;
-                }
-                did
-            }
+            // The truth follows at its last scheduling point.
+            Op::Bulk { frames } => m.bulk_move(up(frames)),
             _ => return self.had_effect(false),
         };
         if !did {

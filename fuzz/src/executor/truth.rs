@@ -123,6 +123,7 @@ pub struct RightFrame {
 
 /// The right answer.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "made in a signal handler, which must not allocate")]
 pub enum Right {
     /// These frames, innermost first; cut off after [`MAX_FRAMES`].
     Frames {
@@ -150,6 +151,12 @@ fn within(function: Function, pc: usize) -> bool {
 /// frame.
 fn step(function: Function) -> usize {
     16 + info(function).size
+}
+
+impl Default for Truth {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Truth {
@@ -252,7 +259,8 @@ impl Truth {
         while self.len > 1 && self.frames[self.len - 1].body > body {
             self.len -= 1;
         }
-        self.pending = Pending::Nothing;
+        // From the landing it goes on to its ask.
+        self.pending = Pending::Continue;
         self.saved_at = SavedAt::Landing;
     }
 
@@ -446,6 +454,12 @@ pub struct HeapTruth {
     pub fields: [[Value; FIELDS]; OBJECTS],
     /// The global root.
     pub mailbox: [Value; MAILBOX],
+}
+
+impl Default for HeapTruth {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl HeapTruth {

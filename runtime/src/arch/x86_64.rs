@@ -71,7 +71,7 @@ const POINTERS: u32 = 1 << 18;
 macro_rules! row {
     ($a:literal, $b:literal, $delta:literal, $info:literal) => {
         concat!(
-            ".pushsection stkbar_tab,\"aR\",@progbits\n",
+            ".pushsection stkbar_tab,\"aR\",@progbits\n.balign 4\n",
             ".long ",
             $a,
             " - .\n.long ",
@@ -91,7 +91,7 @@ macro_rules! row {
 macro_rules! directory {
     ($start:literal, $end:literal, $ask:literal, $call:literal, $more:literal, $landing:literal) => {
         concat!(
-            ".pushsection stkbar_dir,\"aR\",@progbits\n",
+            ".pushsection stkbar_dir,\"aR\",@progbits\n.balign 4\n",
             ".long {id}\n.long {size}\n.long {slots}\n",
             ".long ",
             $start,
@@ -478,6 +478,7 @@ pub(crate) unsafe fn load_or(address: usize, fallback: usize) -> usize {
             "mov {value}, [{address}]",
             "3:",
             ".pushsection stkbar_exc,\"aR\",@progbits",
+            ".balign 4",
             ".long 2b - .",
             ".long 3b - .",
             ".popsection",
