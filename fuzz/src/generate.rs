@@ -173,13 +173,13 @@ impl Generator {
             None => (LENGTHS.0 + self.below(LENGTHS.1 - LENGTHS.0)) as usize,
         };
         let mut steps = Vec::with_capacity(length);
-        if self.chance(60) {
+        if self.chance(70) {
             steps.push(option(Op::EveryFrame));
         }
         if self.chance(30) {
             steps.push(option(Op::Stack { bytes: 2048 << self.below(4) }));
         }
-        if self.chance(25) {
+        if self.chance(12) {
             steps.push(option(Op::Unreadable { every: 1 + self.below(4) as u8 }));
         }
         steps.truncate(length);
@@ -255,7 +255,7 @@ impl Generator {
                 let other = self.below(steps.len() as u32) as usize;
                 steps.swap(at, other);
             }
-            (11..=13, Some(at)) => self.interrupt(steps, at, &mut draft),
+            (11..=13, Some(_)) => self.interrupt(steps),
             (_, Some(at)) => {
                 steps.truncate(at);
                 for _ in 0..1 + self.below(20) {
@@ -267,7 +267,17 @@ impl Generator {
     }
 
     /// Holds a step somewhere, and has something happen there: a signal, or what others do.
-    fn interrupt(&mut self, steps: &mut Vec<Step>, at: usize, draft: &mut Draft) {
+    fn interrupt(&mut self, steps: &mut Vec<Step>) {
+        let mut at = 0;
+        for _ in 0..4 {
+            at = self.below(steps.len() as u32) as usize;
+            if changes_a_stack(steps[at].op) || matches!(steps[at].op, Op::Ret { .. }) {
+                break;
+            }
+        }
+        let mut draft = Draft::new();
+        steps[..at].iter().for_each(|step| draft.note(step));
+        let draft = &mut draft;
         let step = &mut steps[at];
         if matches!(step.actor, Actor::World | Actor::Ext) {
             return;
@@ -293,9 +303,10 @@ impl Generator {
         let last = draft.last;
         let stay = match (last, draft.belief(last).held) {
             (Actor::Ext, _) => 0,
-            (Actor::Gc, _) => 45,
+            (Actor::Gc, _) if draft.marking => 60,
+            (Actor::Gc, _) => 35,
             (_, true) => 45,
-            (_, false) => 76,
+            (_, false) => 82,
         };
         let actor = if self.chance(stay) {
             last
@@ -307,15 +318,18 @@ impl Generator {
         // does as it is told.
         let op = match (belief.held || belief.syscall, actor) {
             (_, Actor::Ext) => Op::Signal,
-            (true, _) if self.chance(if actor == Actor::Gc { 12 } else { 38 }) => Op::Signal,
-            (true, _) if self.chance(20) => Op::Resume,
+            (true, _) if self.chance(if actor == Actor::Gc { 5 } else { 44 }) => Op::Signal,
+            (true, _) if self.chance(10) => Op::Resume,
             (_, Actor::Gc) => self.collector_op(draft),
             _ => self.machine_op(&belief),
         };
         let stops = match op {
             Op::Signal => 40,
             _ if belief.held => 15,
-            _ => 30,
+            _ if changes_a_stack(op) => 50,
+            Op::Ret { .. } if belief.recovered => 65,
+            Op::Call { .. } | Op::Ret { .. } | Op::Syscall | Op::Panic | Op::Exit => 26,
+            _ => 12,
         };
         let stop = (actor != Actor::Ext && self.chance(stops)).then(|| self.stop(op, &belief));
         let step = Step { actor, op, stop };
@@ -331,17 +345,17 @@ impl Generator {
         let g = self.goroutine();
         let objects = 1 + self.below(8) as u8;
         if draft.sweeping {
-            return self.weighed(&[(75, Op::Sweep), (20, Op::Shrink { g }), (5, Op::Signal)]);
+            return self.weighed(&[(88, Op::Sweep), (10, Op::Shrink { g }), (2, Op::Signal)]);
         }
         if !draft.marking {
-            return self.weighed(&[(85, Op::Mark), (10, Op::Shrink { g }), (5, Op::Signal)]);
+            return self.weighed(&[(90, Op::Mark), (8, Op::Shrink { g }), (2, Op::Signal)]);
         }
         self.weighed(&[
             (70, Op::Scan { g }),
             (12, Op::Term),
             (7, Op::Drain { objects }),
             (8, Op::Shrink { g }),
-            (3, Op::Signal),
+            (1, Op::Signal),
         ])
     }
 
@@ -356,16 +370,16 @@ impl Generator {
         let field = self.below(2) as u8;
         let frames = 1 + self.below(belief.depth.saturating_sub(1).clamp(1, 4)) as u8;
         let kind = self.weighed(&[
-            (5, Function::Nosplit),
-            (18, Function::Tiny),
-            (22, Function::Small),
-            (14, Function::Medium),
-            (10, Function::Large),
-            (8, Function::Huge),
-            (19, Function::Deferring),
-            (4, Function::Leaf),
+            (4, Function::Nosplit),
+            (20, Function::Tiny),
+            (20, Function::Small),
+            (12, Function::Medium),
+            (8, Function::Large),
+            (6, Function::Huge),
+            (27, Function::Deferring),
+            (3, Function::Leaf),
         ]);
-        let times = self.weighed(&[(68, 1), (17, 2), (11, 4), (4, 8)]);
+        let times = self.weighed(&[(55, 1), (25, 2), (15, 4), (5, 8)]);
         let call = Op::Call { kind, times };
         let g = self.goroutine();
         let on = self.chance(85);
@@ -375,19 +389,19 @@ impl Generator {
         let has = u32::from(belief.objects != 0);
         let defers = u32::from(belief.deferring > 0);
         self.weighed(&[
-            (30, call),
-            (9, Op::Syscall),
+            (34, call),
+            (6, Op::Syscall),
             (6, Op::Alloc { slot }),
             (3, Op::Run { g }),
             (1, Op::Rate { on }),
-            (8 * lives, Op::Signal),
+            (4 * lives, Op::Signal),
             (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames }),
-            (2 * lives + 8 * defers, Op::Panic),
+            (lives + 10 * defers, Op::Panic),
             (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
             (3 * lives, Op::Yield),
-            (3 * lives, Op::Exit),
+            (lives, Op::Exit),
             (defers, Op::Defer),
-            (8 * above, Op::Bulk { frames }),
+            (9 * above, Op::Bulk { frames }),
             (2 * above, Op::Ref { dst: slot, frames, to: field }),
             (8 * has, Op::Send { slot: src }),
             (4 * has, Op::Store { obj: src, src: slot, field }),
@@ -403,7 +417,7 @@ impl Generator {
         let hit = self.weighed(&[(75, 1), (15, 2), (6, 3), (4, 5)]);
         let recovers = belief.recovered && matches!(op, Op::Ret { .. });
         let functions = if recovers { &[] } else { functions_of(op) };
-        if !functions.is_empty() && self.chance(55) {
+        if !functions.is_empty() && self.chance(50) {
             let function = if self.chance(90) { self.pick(functions) } else { self.pick(Function::ALL) };
             let index = self.below(24) as u16;
             // Coming to an instruction again costs a single step each time.
@@ -417,6 +431,11 @@ impl Generator {
     }
 }
 
+/// What changes a stack is worth holding more often than what only uses it.
+fn changes_a_stack(op: Op) -> bool {
+    matches!(op, Op::Bulk { .. } | Op::Scan { .. } | Op::Term | Op::Shrink { .. } | Op::Yield)
+}
+
 fn option(op: Op) -> Step {
     Step { actor: Actor::World, op, stop: None }
 }
@@ -425,20 +444,20 @@ fn option(op: Op) -> Step {
 fn functions_of(op: Op) -> &'static [Function] {
     use Function::*;
     match op {
-        Op::Call { kind: Nosplit, .. } => &[Nosplit, SwitchIn, SwitchOut],
-        Op::Call { kind: Tiny, .. } => &[Tiny, SwitchIn, SwitchOut],
-        Op::Call { kind: Small, .. } => &[Small, SwitchIn, SwitchOut],
-        Op::Call { kind: Medium, .. } => &[Medium, SwitchIn, SwitchOut],
-        Op::Call { kind: Large, .. } => &[Large, SwitchIn, SwitchOut],
-        Op::Call { kind: Huge, .. } => &[Huge, SwitchIn, SwitchOut],
-        Op::Call { kind: Deferring, .. } => &[Deferring, SwitchIn, SwitchOut],
-        Op::Call { kind: Leaf, .. } => &[Leaf, SwitchIn, SwitchOut],
+        Op::Call { kind: Nosplit, .. } => &[Nosplit, Nosplit, Nosplit, SwitchIn, SwitchOut],
+        Op::Call { kind: Tiny, .. } => &[Tiny, Tiny, Tiny, SwitchIn, SwitchOut],
+        Op::Call { kind: Small, .. } => &[Small, Small, Small, SwitchIn, SwitchOut],
+        Op::Call { kind: Medium, .. } => &[Medium, Medium, Medium, SwitchIn, SwitchOut],
+        Op::Call { kind: Large, .. } => &[Large, Large, Large, SwitchIn, SwitchOut],
+        Op::Call { kind: Huge, .. } => &[Huge, Huge, Huge, SwitchIn, SwitchOut],
+        Op::Call { kind: Deferring, .. } => &[Deferring, Deferring, Deferring, SwitchIn, SwitchOut],
+        Op::Call { kind: Leaf, .. } => &[Leaf, Leaf, Leaf, SwitchIn, SwitchOut],
         Op::Ret { .. } => {
             &[Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small, Medium, Large, Deferring, Entry]
         }
-        Op::Panic => &[Gopanic, Tiny, SwitchIn, SwitchOut],
+        Op::Panic => &[Gopanic, Gopanic, Tiny, SwitchIn, SwitchOut],
         Op::Exit => &[Goexit, Tiny, SwitchIn, SwitchOut],
-        Op::Syscall => &[Syscall, SwitchIn, SwitchOut],
+        Op::Syscall => &[Syscall, Syscall, Syscall, SwitchIn, SwitchOut],
         Op::Run { .. } => &[Entry, SwitchIn, SwitchOut],
         Op::Resume => &[Syscall, SwitchIn, SwitchOut, Tiny, Small, Deferring, Trampoline],
         _ => &[],

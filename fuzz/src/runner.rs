@@ -45,7 +45,8 @@ fn answer(run: &Run) -> io::Result<()> {
 /// Serves until standard input ends or a violation is found. The exit status: 0, or 3 where
 /// the harness cannot be set up or the other side is gone.
 pub fn serve(defects: &[Defect]) -> u8 {
-    let mut harness = match Harness::new(0, defects) {
+    // Any core will do, and several of these at once should not share one.
+    let mut harness = match Harness::new(std::process::id() as usize, defects) {
         Ok(harness) => harness,
         Err(error) => {
             let finding = crate::outcome::Finding {

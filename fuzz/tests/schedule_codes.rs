@@ -29,7 +29,7 @@ M 16 7f: up 1 slot 0 = 0 | up 8 slot 3 = 3
 M 17 07: bulk 1 | bulk 8
 M 18 7f: ref 0 = up 1 slot 0 | ref 3 = up 8 slot 3
 M 19 01: rate off | rate on
-M 20 03: send 0 | send 1 | send 2 | send 3
+M 20 03: send 0 | send 3
 Gc 0 00: resume
 Gc 1 00: signal
 Gc 2 00: mark

@@ -57,12 +57,12 @@ impl Display for Dump<'_> {
         let s = g.status.get();
         writeln!(
             f,
-            "g{}: {}{}, stack of {} bytes, {} used, lock {}",
+            "g{}: {}{}, stack of {} bytes, {}, lock {}",
             g.id,
             status::name(s),
             if s & status::SCAN != 0 { " (being scanned)" } else { "" },
             g.stack.size(),
-            g.stack.top.get().saturating_sub(g.sched.sp.get().max(g.syscall.sp.get())),
+            used(g),
             match g.lock.owner() {
                 None => "free".to_owned(),
                 Some(o) => format!("held by machine {} for {}", o.machine + 1, o.operation),
@@ -83,6 +83,14 @@ impl Display for Dump<'_> {
             )?;
         }
         self.frames(f)
+    }
+}
+
+/// How much of its stack a goroutine uses, as far as it is saved.
+fn used(g: &G) -> String {
+    match g.sched.sp.get().max(g.syscall.sp.get()) {
+        0 => "it runs".to_owned(),
+        sp => format!("{} used", g.stack.top.get().wrapping_sub(sp) as isize),
     }
 }
 

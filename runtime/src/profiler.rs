@@ -146,13 +146,13 @@ fn classify(pc: usize, on_goroutine: bool) -> CodeClass {
 /// Takes a sample of the machine that was interrupted at `pc` with `sp`. Signal-safe.
 pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
     let g = m.current();
-    crate::point!(HandlerBegin, g.map_or(core::ptr::null(), core::ptr::from_ref), pc);
     // SAFETY: this is the machine's handler, which does not interrupt itself.
     let sample = unsafe { &mut *m.sample.get() };
     let on_goroutine = g.is_some_and(|g| g.stack.contains(sp));
     sample.pc = pc;
     sample.sp = sp;
     sample.len = 0;
+    crate::point!(HandlerBegin, g.map_or(core::ptr::null(), core::ptr::from_ref), pc);
     sample.goroutine = g.map_or(0, |g| g.id);
     sample.class = classify(pc, on_goroutine);
     sample.pseudo = match on_goroutine {

@@ -8,7 +8,8 @@ use sigstorm_runtime::profiler::{Outcome, Sample};
 use sigstorm_runtime::throw::Reason;
 use sigstorm_runtime::traceback::WalkError;
 
-use super::judge::{matches, seen};
+use super::hooks::index;
+use super::judge::seen;
 use super::state::{At, M1, SEATS, State, Violation, actor_of};
 use super::trace::machine_name;
 use super::truth::Right;
@@ -79,6 +80,7 @@ fn traceback(
         return (Verdict::BadTraceback, "a traceback of a thread that runs no goroutine".to_owned());
     };
     let right = state.right(g, sample);
+    let truth = state.truth(index(g));
     let top = g.stack.top.get();
     interrupted(state, seat, sample, evidence);
     let (verdict, summary) = match sample.outcome {
@@ -96,11 +98,11 @@ fn traceback(
         ),
     };
     match &right {
-        Right::Frames { frames, len } => {
+        Right::Frames(right) => {
             evidence.push(format!("{:4}{:<28}{:<28}", "", "expected", "found"));
-            for index in 0..(*len).max(sample.len) {
-                let expected = frames[..*len]
-                    .get(index)
+            for index in 0..right.len().max(sample.len) {
+                let expected = truth
+                    .expected(right, index)
                     .map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), f.below));
                 let found = sample
                     .frames()
@@ -125,11 +127,6 @@ fn traceback(
             ));
         }
     }
-    debug_assert!(
-        !matches(&right, sample, top)
-            || matches!(sample.outcome, Outcome::Failed(_))
-            || sample.goroutine != g.id
-    );
     (verdict, summary)
 }
 
@@ -164,7 +161,7 @@ fn skip(state: &State, seat: usize, why: &'static str, evidence: &mut Vec<String
             (outcome, _) => format!("it says {outcome:?}"),
         });
         evidence.push(match state.right(g, sample) {
-            Right::Frames { len, .. } => format!("a walk was possible: {len} frames"),
+            Right::Frames(right) => format!("a walk was possible: {} frames", right.len()),
             Right::UnknownCode => "the code is in no table".to_owned(),
             Right::Impossible => "no place where the goroutine can be".to_owned(),
         });

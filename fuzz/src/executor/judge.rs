@@ -6,9 +6,10 @@ use sigstorm_runtime::heap::Heap;
 use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
+use super::hooks::index;
 use super::state::{EXT, GC, M1, State, Violation};
 use super::trace::What as Event;
-use super::truth::{Right, Seen};
+use super::truth::{Right, RightFrame, Seen, Truth};
 
 /// Where a sample saw its goroutine, as the goroutine stands now.
 pub(crate) fn seen(g: &G, sample: &Sample) -> Seen {
@@ -23,17 +24,13 @@ pub(crate) fn seen(g: &G, sample: &Sample) -> Seen {
 }
 
 /// True where the sample's frames are the right ones.
-pub(crate) fn matches(right: &Right, sample: &Sample, top: usize) -> bool {
-    match right {
-        Right::Frames { frames, len } => {
-            *len == sample.len
-                && frames[..*len]
-                    .iter()
-                    .zip(sample.frames())
-                    .all(|(right, found)| right.pc == found.pc && right.below == top.wrapping_sub(found.sp))
-        }
-        Right::UnknownCode | Right::Impossible => false,
-    }
+pub(crate) fn matches(truth: &Truth, right: &Right, sample: &Sample, top: usize) -> bool {
+    let Right::Frames(right) = right else { return false };
+    right.len() == sample.len
+        && sample.frames().iter().enumerate().all(|(index, found)| {
+            truth.expected(right, index)
+                == Some(RightFrame { pc: found.pc, below: top.wrapping_sub(found.sp) })
+        })
 }
 
 impl State {
@@ -87,7 +84,7 @@ impl State {
 
     /// The right traceback for a sample of this goroutine.
     pub(crate) fn right(&self, g: &G, sample: &Sample) -> Right {
-        self.truth(usize::from(g.id) - 1).right(seen(g, sample))
+        self.truth(index(g)).right(seen(g, sample))
     }
 
     fn judge_traceback(&self, seat: usize, m: &'static M, sample: &Sample) {
@@ -97,7 +94,7 @@ impl State {
             let on_stack = g.stack.contains(sample.sp);
             ours == Some(usize::from(sample.goroutine))
                 && (sample.pseudo == Pseudo::None) == on_stack
-                && matches(&self.right(g, sample), sample, g.stack.top.get())
+                && matches(self.truth(index(g)), &self.right(g, sample), sample, g.stack.top.get())
         });
         if !right {
             self.fail(seat, Violation::Traceback(seat));

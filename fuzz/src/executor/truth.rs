@@ -122,20 +122,60 @@ pub struct RightFrame {
 }
 
 /// The right answer.
-#[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "made in a signal handler, which must not allocate")]
+#[derive(Clone, Copy, Debug)]
 pub enum Right {
-    /// These frames, innermost first; cut off after [`MAX_FRAMES`].
-    Frames {
-        /// The frames.
-        frames: [RightFrame; MAX_FRAMES],
-        /// How many count.
-        len: usize,
-    },
+    /// These frames; see [`Truth::expected`].
+    Frames(Expected),
     /// None: the code is in no table, which is a reason to skip.
     UnknownCode,
     /// None: what was seen is no place where this goroutine can be.
     Impossible,
+}
+
+/// Right frames: one or two of the transition under way, then the chain, each frame in its
+/// call. Not spelled out, since it is made in a signal handler for every sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    head: [RightFrame; 2],
+    heads: usize,
+    /// How many of the chain's frames follow, the outermost ones.
+    chain: usize,
+}
+
+impl Expected {
+    /// How many frames a sample of it has.
+    pub fn len(&self) -> usize {
+        (self.heads + self.chain).min(MAX_FRAMES)
+    }
+
+    /// True of no traceback: the innermost frame is always there.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn at(pc: usize, below: usize) -> Expected {
+        Expected { head: [RightFrame { pc, below }, RightFrame::default()], heads: 1, chain: 0 }
+    }
+
+    fn then(mut self, pc: usize, below: usize) -> Expected {
+        self.head[1] = RightFrame { pc, below };
+        self.heads = 2;
+        self
+    }
+
+    /// Goes on with the chain, without its `skip` innermost frames.
+    fn chain(mut self, truth: &Truth, skip: usize) -> Right {
+        self.chain = truth.len.saturating_sub(skip);
+        Right::Frames(self)
+    }
+
+    fn chain_from(self, truth: &Truth, above: Above) -> Right {
+        match above {
+            Above::Top => self.chain(truth, 0),
+            Above::Callers => self.chain(truth, 1),
+            Above::Grandcallers => self.chain(truth, 2),
+        }
+    }
 }
 
 fn info(function: Function) -> &'static FunctionInfo {
@@ -281,21 +321,21 @@ impl Truth {
     fn right_on_stack(&self, seen: Seen) -> Right {
         let Some(top) = self.top() else { return Right::Impossible };
         let below = seen.top.wrapping_sub(seen.sp);
-        let here = Builder::at(seen.pc, below);
+        let here = Expected::at(seen.pc, below);
         if within(Function::Leaf, seen.pc) {
             return Right::UnknownCode;
         }
         if within(Function::SwitchIn, seen.pc) {
             // Arriving: SP is there, PC follows.
             return match self.position(below, Some(seen.saved_pc)) {
-                Some((pc, skip)) => Builder::at(pc, below).chain_from(self, skip),
+                Some((pc, skip)) => Expected::at(pc, below).chain_from(self, skip),
                 None => Right::Impossible,
             };
         }
         if within(Function::SwitchOut, seen.pc) {
             // A call from a frame whose SP is one word up.
             return match self.position(below - 8, None) {
-                Some((pc, skip)) => here.push(pc, below - 8).chain_from(self, skip),
+                Some((pc, skip)) => here.then(pc, below - 8).chain_from(self, skip),
                 None => Right::Impossible,
             };
         }
@@ -304,7 +344,7 @@ impl Truth {
             // The return has happened, whatever the trampoline has done so far.
             return match caller {
                 Some(c) if self.pending == Pending::Return && below == c.body => {
-                    Builder::at(info(c.function).after_call, below).chain(self, 2)
+                    Expected::at(info(c.function).after_call, below).chain(self, 2)
                 }
                 _ => Right::Impossible,
             };
@@ -325,15 +365,15 @@ impl Truth {
             let entered = info(Function::Syscall).after_ask;
             return match (self.pending, top.function) {
                 (Pending::Call(Function::Syscall), _) => {
-                    Builder::at(entered, top.body + step(Function::Syscall)).chain(self, 0)
+                    Expected::at(entered, top.body + step(Function::Syscall)).chain(self, 0)
                 }
-                (_, Function::Syscall) => Builder::at(entered, top.body).chain(self, 1),
+                (_, Function::Syscall) => Expected::at(entered, top.body).chain(self, 1),
                 _ => Right::Impossible,
             };
         }
         let below = seen.top.wrapping_sub(seen.saved_sp);
         match self.position(below, Some(seen.saved_pc)) {
-            Some((pc, skip)) => Builder::at(pc, below).chain_from(self, skip),
+            Some((pc, skip)) => Expected::at(pc, below).chain_from(self, skip),
             None => Right::Impossible,
         }
     }
@@ -383,6 +423,18 @@ impl Truth {
         }
     }
 
+    /// Frame `index` of an answer of this goroutine's, innermost first.
+    pub fn expected(&self, right: &Expected, index: usize) -> Option<RightFrame> {
+        if index >= right.len() {
+            return None;
+        }
+        if index < right.heads {
+            return Some(right.head[index]);
+        }
+        let frame = &self.frames[right.chain - 1 - (index - right.heads)];
+        Some(RightFrame { pc: info(frame.function).after_call, below: frame.body })
+    }
+
     // -- liveness ---------------------------------------------------------------------
 
     /// The objects that this goroutine's frames point to, as a set.
@@ -404,47 +456,6 @@ enum Above {
     Callers,
     /// With its caller's caller.
     Grandcallers,
-}
-
-/// A right traceback under construction.
-struct Builder {
-    frames: [RightFrame; MAX_FRAMES],
-    len: usize,
-}
-
-impl Builder {
-    fn at(pc: usize, below: usize) -> Builder {
-        let builder = Builder { frames: [RightFrame::default(); MAX_FRAMES], len: 0 };
-        builder.push(pc, below)
-    }
-
-    fn push(mut self, pc: usize, below: usize) -> Builder {
-        if let Some(frame) = self.frames.get_mut(self.len) {
-            *frame = RightFrame { pc, below };
-            self.len += 1;
-        }
-        self
-    }
-
-    /// Goes on with the chain, without its `skip` innermost frames, each in its call.
-    fn chain(self, truth: &Truth, skip: usize) -> Right {
-        let mut builder = self;
-        for frame in truth.frames()[..truth.len.saturating_sub(skip)].iter().rev() {
-            if builder.len == MAX_FRAMES {
-                break;
-            }
-            builder = builder.push(info(frame.function).after_call, frame.body);
-        }
-        Right::Frames { frames: builder.frames, len: builder.len }
-    }
-
-    fn chain_from(self, truth: &Truth, above: Above) -> Right {
-        match above {
-            Above::Top => self.chain(truth, 0),
-            Above::Callers => self.chain(truth, 1),
-            Above::Grandcallers => self.chain(truth, 2),
-        }
-    }
 }
 
 /// What the objects and the mailbox hold.
@@ -494,9 +505,9 @@ impl HeapTruth {
 mod tests {
     use super::*;
 
-    fn frames(right: Right) -> Vec<RightFrame> {
-        match right {
-            Right::Frames { frames, len } => frames[..len].to_vec(),
+    fn frames(truth: &Truth, seen: Seen) -> Vec<RightFrame> {
+        match truth.right(seen) {
+            Right::Frames(right) => (0..right.len()).map(|i| truth.expected(&right, i).unwrap()).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -529,10 +540,10 @@ mod tests {
         truth.pending = Pending::Call(Function::Tiny);
         let small = info(Function::Small);
         let tiny = info(Function::Tiny);
-        let before = frames(truth.right(seen(small.after_ask, 136)));
+        let before = frames(&truth, seen(small.after_ask, 136));
         assert_eq!(before[0], RightFrame { pc: small.after_ask, below: 136 });
         assert_eq!(before.len(), 2);
-        let after = frames(truth.right(seen(tiny.start, 144)));
+        let after = frames(&truth, seen(tiny.start, 144));
         assert_eq!(after[0], RightFrame { pc: tiny.start, below: 144 });
         assert_eq!(after[1], RightFrame { pc: small.after_call, below: 136 });
         assert_eq!(after.len(), 3);
@@ -544,12 +555,12 @@ mod tests {
         truth.pending = Pending::Return;
         let small = info(Function::Small);
         let entry = info(Function::Entry);
-        let at_ret = frames(truth.right(seen(small.end - 1, 48)));
+        let at_ret = frames(&truth, seen(small.end - 1, 48));
         assert_eq!(at_ret.len(), 2);
-        let back = frames(truth.right(seen(entry.after_call, 40)));
+        let back = frames(&truth, seen(entry.after_call, 40));
         assert_eq!(back, [RightFrame { pc: entry.after_call, below: 40 }]);
         let trampoline = info(Function::Trampoline);
-        let hit = frames(truth.right(seen(trampoline.start, 40)));
+        let hit = frames(&truth, seen(trampoline.start, 40));
         assert_eq!(hit, [RightFrame { pc: entry.after_call, below: 40 }]);
     }
 

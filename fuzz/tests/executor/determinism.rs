@@ -1,0 +1,71 @@
+//! The same bytes give the same trace and the same counts, whatever ran before them and
+//! wherever the process lies in memory.
+
+use sigstorm::generate::Generator;
+use sigstorm::schedule::Schedule;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use crate::common::{harness, in_child, run_clean};
+
+const TIMES: usize = 10;
+
+/// 800 schedules as an engine makes them, 200 of uniformly random bytes.
+fn schedules() -> Vec<Schedule> {
+    let mut generator = Generator::new(0xd37, None);
+    let mut rng = ChaCha8Rng::seed_from_u64(0xd37);
+    let mut schedules: Vec<Schedule> = (0..800).map(|_| generator.schedule()).collect();
+    for _ in 0..200 {
+        let mut bytes = vec![0; rng.next_u32() as usize % 800];
+        rng.fill_bytes(&mut bytes);
+        schedules.push(Schedule::decode(&bytes));
+    }
+    schedules
+}
+
+/// Runs all of them `times` times, in an order of its own, and gives a line for each.
+fn traces(times: usize, seed: u64) -> String {
+    let mut harness = harness(&[]);
+    let schedules = schedules();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut first = vec![None; schedules.len()];
+    let mut order: Vec<usize> = (0..schedules.len()).collect();
+    for _ in 0..times {
+        for last in (1..order.len()).rev() {
+            order.swap(last, rng.next_u32() as usize % (last + 1));
+        }
+        for &index in &order {
+            let run = run_clean(&mut harness, &schedules[index], true);
+            let result = (run.trace_hash, run.counts);
+            let first = first[index].get_or_insert(result);
+            assert_eq!(*first, result, "schedule {index} diverges\n{}", schedules[index]);
+        }
+    }
+    let lines = first.iter().map(|result| {
+        let (hash, counts) = result.expect("every schedule has run");
+        format!("{hash:016x} {:?}", counts.to_words())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_schedule_always_has_the_same_trace() {
+    const NAME: &str = "determinism::a_schedule_always_has_the_same_trace";
+    let body = |argument: &str| match argument {
+        "often" => traces(TIMES, 1),
+        _ => traces(1, 2),
+    };
+    let often = in_child(NAME, "often", body);
+    let elsewhere = in_child(NAME, "elsewhere", body);
+    let lines = || often.lines().zip(elsewhere.lines());
+    assert_eq!((lines().count(), often.lines().count()), (1000, 1000));
+    for (index, (one, other)) in lines().enumerate() {
+        assert_eq!(one, other, "schedule {index} diverges in another process\n{}", schedules()[index]);
+    }
+    // Hashes that are all the same would be, too.
+    let mut hashes: Vec<&str> = often.lines().map(|line| &line[..16]).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert!(hashes.len() > 900, "only {} different traces", hashes.len());
+}

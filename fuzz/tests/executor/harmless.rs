@@ -1,0 +1,69 @@
+//! Every byte string is a schedule, and none harms the healthy core.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use sigstorm::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
+
+use crate::common::{harness, in_child, run_clean, schedule};
+
+#[test]
+fn any_bytes_are_harmless() {
+    in_child("harmless::any_bytes_are_harmless", "", |_| {
+        let mut harness = harness(&[]);
+        let mut rng = ChaCha8Rng::seed_from_u64(0x4a11);
+        for round in 0..600 {
+            let mut bytes = vec![0; rng.next_u32() as usize % 4_001];
+            rng.fill_bytes(&mut bytes);
+            if round % 2 == 0 {
+                // Codes from the low end, where they are assigned.
+                for step in bytes.chunks_mut(STEP_BYTES) {
+                    step.iter_mut().take(2).for_each(|byte| *byte %= 24);
+                }
+            }
+            run_clean(&mut harness, &Schedule::decode(&bytes), round % 3 == 0);
+        }
+        String::new()
+    });
+}
+
+#[test]
+fn the_longest_schedules_are_harmless() {
+    in_child("harmless::the_longest_schedules_are_harmless", "", |_| {
+        let mut harness = harness(&[]);
+        for fill in 0..=255u8 {
+            // The same step over and over, an end of it and beyond.
+            let bytes = vec![fill; MAX_STEPS * STEP_BYTES + 13];
+            let run = run_clean(&mut harness, &Schedule::decode(&bytes), false);
+            assert!(run.counts.steps <= MAX_STEPS as u64);
+        }
+        String::new()
+    });
+}
+
+/// Each once gave a false alarm.
+const ALARMS: &[&str] = &[
+    // The truth did not know that a recovery goes on from its landing.
+    "m1 g1 call deferring; panic; recover; ret @ switch_out#0:2\nm1 signal",
+    // g1 ends on one thread while another waits to start it anew, and its death went unseen.
+    "every_frame\nm1 syscall; signal; signal; call tiny @ lock.release; panic @ status.changed\n\
+     m2 call leaf*2; g1\ngc mark @ world.stop:2\n\
+     m1 call small*2; rate on; call tiny; call small*4; call nosplit @ switch_in#21\n\
+     gc resume; scan g2 @ install.entry\n\
+     m1 signal @ scan.asked; signal @ handler.end; signal; signal @ traceback.done; signal\n\
+     m1 signal\ngc term\nm1 signal; signal @ bulk.done\n\
+     gc shrink g2; scan g3; scan g2\n\
+     m2 syscall @ syscall.exited; signal @ traceback.done; signal\ngc scan g2\nm1 signal\n\
+     m2 call tiny; signal; yield; rate off; call small*2; alloc 0",
+];
+
+#[test]
+fn what_once_gave_a_false_alarm_gives_none() {
+    in_child("harmless::what_once_gave_a_false_alarm_gives_none", "", |_| {
+        let mut harness = harness(&[]);
+        for text in ALARMS {
+            run_clean(&mut harness, &schedule(text), true);
+        }
+        String::new()
+    });
+}

@@ -1,0 +1,15 @@
+//! The executor: real threads, real stacks, real signals, and an oracle that must be
+//! neither blind nor given to false alarms.
+//!
+//! A harness is process-wide and a finding ends its use. So every test runs its body in a
+//! process of its own ([`common`]).
+
+mod boundaries;
+mod common;
+mod determinism;
+mod every_instruction;
+mod harmless;
+mod oracle;
+mod specimens;
+mod stepping;
+mod vacuity;

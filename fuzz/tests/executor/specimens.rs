@@ -1,0 +1,102 @@
+//! Every planted defect is caught by its own schedule, with the verdict that the museum
+//! expects, and that schedule finds nothing in the healthy core.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sigstorm::outcome::Verdict;
+use sigstorm::schedule::{Actor, Schedule};
+use sigstorm_runtime::Defect;
+
+use crate::common::{describe, harness, in_child, run_clean};
+
+/// The museum's table.
+fn expected(defect: Defect) -> &'static [Verdict] {
+    use Verdict::*;
+    match defect {
+        Defect::InstallUnlocked => &[BadTraceback],
+        Defect::SigprofSpins => &[Deadlock],
+        Defect::RemoveUnlocked => &[BadTraceback],
+        Defect::RecoverUnwindUnlocked => &[BadTraceback],
+        Defect::BulkUnwindUnlocked => &[BadTraceback],
+        Defect::TrampolineNotSimulated => &[BadTraceback],
+        Defect::CopystackUnlocked => &[BadTraceback, Fault],
+        Defect::ExitKeepsBarriers => &[BarrierLost, BadTraceback],
+        Defect::ScanFromSchedSp => &[BarrierOverflow],
+        Defect::BulkWriteSkipsUnwind => &[LiveObjectFreed],
+        Defect::UnwindLeavesTrampolines => &[BarrierOutOfOrder, BadTraceback],
+    }
+}
+
+/// `corpus/schedule/`, by name.
+fn corpus() -> BTreeMap<String, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/schedule");
+    let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    files
+        .map(|entry| entry.expect("an entry of the corpus").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .map(|path| {
+            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name in UTF-8");
+            (name.to_owned(), fs::read_to_string(&path).expect("a schedule in text"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_defect_has_its_schedule_and_every_schedule_its_defect() {
+    let mut defects: Vec<&str> = Defect::ALL.iter().map(|defect| defect.name()).collect();
+    defects.sort_unstable();
+    assert_eq!(corpus().into_keys().collect::<Vec<_>>(), defects);
+}
+
+#[test]
+fn every_schedule_survives_its_own_text_and_bytes() {
+    for (name, text) in corpus() {
+        let schedule = Schedule::parse(&text).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        assert!(!schedule.steps.is_empty(), "{name}");
+        assert_eq!(schedule, schedule.canonical(), "{name}");
+        assert_eq!(Schedule::parse(&schedule.to_text()).as_ref(), Ok(&schedule), "{name}");
+        assert_eq!(Schedule::decode(&schedule.encode()), schedule, "{name}");
+    }
+}
+
+#[test]
+fn every_defect_is_caught_by_its_own_schedule() {
+    for name in corpus().keys() {
+        let verdict = in_child("specimens::every_defect_is_caught_by_its_own_schedule", name, |name| {
+            let defect = Defect::from_name(name).expect("a defect's name");
+            let schedule = Schedule::parse(&corpus()[name]).expect("a schedule");
+            let run = harness(&[defect]).run(&schedule, true);
+            let finding = run.finding.as_ref().unwrap_or_else(|| panic!("{name} is not caught"));
+            let verdict = run.verdict().expect("a verdict of the table");
+            assert!(expected(defect).contains(&verdict), "{name}: {}", describe(finding));
+            // It is shown, and not only said.
+            assert!(finding.step < schedule.steps.len(), "{name}: {}", describe(finding));
+            assert!(!finding.summary.is_empty() && !finding.dump.is_empty(), "{}", describe(finding));
+            assert!(!run.events.is_empty(), "{name}");
+            verdict.name().to_owned()
+        });
+        assert!(Verdict::from_name(&verdict).is_some(), "{name}: {verdict}");
+    }
+}
+
+#[test]
+fn the_healthy_core_is_silent_on_every_one() {
+    in_child("specimens::the_healthy_core_is_silent_on_every_one", "", |_| {
+        let mut harness = harness(&[]);
+        for (name, text) in corpus() {
+            let schedule = Schedule::parse(&text).expect("a schedule");
+            let first = run_clean(&mut harness, &schedule, true);
+            // Not silent for want of doing anything: every step that is no option counts,
+            // but for a `resume` of a thread that the healthy core had no reason to hold.
+            let steps = schedule.steps.iter().filter(|step| step.actor != Actor::World).count();
+            assert!(first.counts.steps + 1 >= steps as u64, "{name}: {} of {steps}", first.counts.steps);
+            for _ in 0..3 {
+                let again = run_clean(&mut harness, &schedule, true);
+                assert_eq!((again.trace_hash, &again.events), (first.trace_hash, &first.events), "{name}");
+            }
+        }
+        String::new()
+    });
+}

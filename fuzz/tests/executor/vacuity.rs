@@ -1,0 +1,217 @@
+//! The generator's schedules are not vacuous: what the harness is for does happen in them.
+//!
+//! Everything is read off the traces, as a person would.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sigstorm::generate::Generator;
+use sigstorm::outcome::{Counts, Event, Run};
+use sigstorm::schedule::{Op, Schedule};
+use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::{CodeClass, Function, Point};
+
+use crate::common::{harness, in_child, run_clean};
+
+const RUNS: usize = 8_000;
+
+/// What has happened, and how often.
+#[derive(Default)]
+struct Seen {
+    counts: Counts,
+    points: BTreeSet<String>,
+    called: BTreeSet<String>,
+    stops: BTreeSet<String>,
+    times: BTreeMap<&'static str, u64>,
+}
+
+const SCENES: &[&str] = &[
+    "a walk was held half-way, and another changed the goroutine's state meanwhile",
+    "a frame returned into a barrier",
+    "a recovery unwound a barrier",
+    "a bulk move unwound a barrier",
+    "a stack was copied with barriers on it",
+    "a stack was copied while a thread was held in the copy",
+    "a stack was shrunk",
+    "an old stack was made unreadable",
+    "a goroutine scanned itself",
+    "a collector waited for a goroutine",
+    "a walk met a barrier",
+    "a panic began within another",
+    "a recovery landed",
+    "a goroutine was used anew",
+    "a thread took over another's goroutine",
+    "a handler was held while others went on",
+];
+
+impl Seen {
+    fn scene(&mut self, scene: &'static str) {
+        assert!(SCENES.contains(&scene), "{scene}");
+        *self.times.entry(scene).or_default() += 1;
+    }
+
+    fn look(&mut self, schedule: &Schedule, run: &Run) {
+        self.counts.add(&run.counts);
+        let unreadable = schedule.steps.iter().any(|s| s.op == Op::Unreadable { every: 1 });
+        let mut goroutines: [Goroutine; 5] = Default::default();
+        // What each thread is held at, and on which goroutine, if it is.
+        let mut held: BTreeMap<&str, (&str, u8)> = BTreeMap::new();
+        let mut handling: BTreeSet<&str> = BTreeSet::new();
+        for event in &run.events {
+            let Event { actor, what, lock, barriers, .. } = event;
+            let g = &mut goroutines[usize::from(event.goroutine)];
+            self.points.extend(Point::from_name(what).map(|point| point.name().to_owned()));
+            self.called.extend(what.strip_prefix("call ").map(str::to_owned));
+            let by_others = |place: &str| {
+                let stop = |(who, at): (&&str, &(&str, u8))| {
+                    *who != actor && at.0.starts_with(place) && at.1 == event.goroutine
+                };
+                event.goroutine != 0 && held.iter().any(stop)
+            };
+            // The position moves where an entry is unwound, and where a frame returns.
+            let (position, entries) = position_of(barriers);
+            let hit = g.barriers == entries && position > g.position && what != "unwind.moved";
+            let changes = ["status.changed", "install.slot", "remove.slot", "scan.begin"];
+            let walks_on = by_others("traceback.frame") && changes.contains(&what.as_str());
+            let copies = by_others("copystack.");
+            (g.position, g.barriers) = (position, entries);
+            match what.as_str() {
+                "unwind.moved" if lock.ends_with("recover") => self.scene("a recovery unwound a barrier"),
+                "unwind.moved" if lock.ends_with("bulk") => self.scene("a bulk move unwound a barrier"),
+                "copystack.begin" if actor == "gc" => self.scene("a stack was shrunk"),
+                "copystack.barriers" if entries != 0 => self.scene("a stack was copied with barriers on it"),
+                "copystack.poisoned" if unreadable => self.scene("an old stack was made unreadable"),
+                "traceback.barrier" => self.scene("a walk met a barrier"),
+                "scan.begin" if g.scans_itself.as_deref() == Some(actor) => {
+                    self.scene("a goroutine scanned itself");
+                }
+                "waits for a goroutine to scan itself or stop" => {
+                    self.scene("a collector waited for a goroutine");
+                }
+                "recover.switched" => self.scene("a recovery landed"),
+                "panic" if g.panics != 0 => self.scene("a panic began within another"),
+                "goroutine.taken" if g.ended => self.scene("a goroutine was used anew"),
+                "goroutine.taken" if g.ran_on.as_deref().is_some_and(|m| m != actor) => {
+                    self.scene("a thread took over another's goroutine");
+                }
+                _ => {}
+            }
+            let g = &mut goroutines[usize::from(event.goroutine)];
+            match what.as_str() {
+                "scan.self" => g.scans_itself = Some(actor.clone()),
+                "scan.done" => g.scans_itself = None,
+                "panic" => g.panics += 1,
+                "recover.switched" => g.panics = 0,
+                "exit.begin" => *g = Goroutine { ended: true, ..Goroutine::default() },
+                "goroutine.taken" => (g.ended, g.ran_on) = (false, Some(actor.clone())),
+                "SIGPROF" => {
+                    handling.insert(actor);
+                }
+                "resumed" => {
+                    held.remove(actor.as_str());
+                }
+                other => {
+                    if let Some(stop) = other.strip_prefix("held @ ") {
+                        held.insert(actor, (stop, event.goroutine));
+                        self.stops.insert(stop.split([':', '#']).next().unwrap_or(stop).to_owned());
+                    }
+                    if other.starts_with("sample: ") {
+                        handling.remove(actor.as_str());
+                    }
+                }
+            }
+            if hit {
+                self.scene("a frame returned into a barrier");
+            }
+            if walks_on {
+                self.scene(SCENES[0]);
+            }
+            if copies {
+                self.scene("a stack was copied while a thread was held in the copy");
+            }
+            let others_go_on = |who: &&str| *who != actor && held.contains_key(who);
+            if handling.iter().any(others_go_on) {
+                self.scene("a handler was held while others went on");
+            }
+        }
+    }
+}
+
+/// What is known of a goroutine as its trace goes by.
+#[derive(Default)]
+struct Goroutine {
+    position: usize,
+    barriers: usize,
+    scans_itself: Option<String>,
+    panics: u32,
+    ended: bool,
+    ran_on: Option<String>,
+}
+
+/// An event's barriers: position and number.
+fn position_of(barriers: &str) -> (usize, usize) {
+    let parse = |text: &str| text.parse().expect("a number");
+    barriers.split_once('/').map_or((0, 0), |(position, len)| (parse(position), parse(len)))
+}
+
+#[test]
+fn random_schedules_do_what_the_harness_is_for() {
+    let said = in_child("vacuity::random_schedules_do_what_the_harness_is_for", "", |_| {
+        let mut harness = harness(&[]);
+        let mut generator = Generator::new(0x5eed, None);
+        let mut seen = Seen::default();
+        for _ in 0..RUNS {
+            let schedule = generator.schedule();
+            let run = run_clean(&mut harness, &schedule, true);
+            seen.look(&schedule, &run);
+        }
+        let mut said = format!("{:?}\n", seen.counts);
+        for scene in SCENES {
+            let times = seen.times.get(scene).copied().unwrap_or(0);
+            said += &format!("{times:8}  {scene}\n");
+        }
+        println!("{said}");
+        let missing = |all: &mut dyn Iterator<Item = &'static str>, seen: &BTreeSet<String>| {
+            all.filter(|name| !seen.contains(*name)).collect::<Vec<_>>()
+        };
+        let points = missing(&mut Point::ALL.iter().map(|p| p.name()), &seen.points);
+        let stops = missing(&mut Point::ALL.iter().map(|p| p.name()), &seen.stops);
+        let functions = missing(&mut Function::ALL.iter().map(|f| f.name()), &seen.stops);
+        said += &format!("never come to: {points:?}; never held at: {stops:?}, {functions:?}");
+        println!("{said}");
+        assert!(points.is_empty(), "never come to: {points:?}");
+        assert!(functions.is_empty(), "no thread was held in: {functions:?}");
+        for scene in SCENES {
+            assert!(seen.times.contains_key(scene), "in {RUNS} runs it never happened that {scene}");
+        }
+        for (skip, times) in Skip::ALL.iter().zip(seen.counts.skips) {
+            assert!(times > 0, "no sample was skipped for {skip}");
+        }
+        for (class, times) in CodeClass::ALL.iter().zip(seen.counts.interrupted) {
+            assert!(times > 0, "no signal interrupted code of class {class}");
+        }
+        let skipped: u64 = seen.counts.skips.iter().sum();
+        assert!(seen.counts.tracebacks > skipped, "{} right, {skipped} skipped", seen.counts.tracebacks);
+        said
+    });
+    println!("{said}");
+}
+
+#[test]
+fn random_schedules_are_mostly_steps_that_count() {
+    in_child("vacuity::random_schedules_are_mostly_steps_that_count", "", |_| {
+        let mut harness = harness(&[]);
+        let mut generator = Generator::new(0x40, Some(40));
+        let mut counts = Counts::default();
+        for _ in 0..500 {
+            counts.add(&run_clean(&mut harness, &generator.schedule(), false).counts);
+        }
+        let per_schedule = |n: u64| n as f64 / counts.schedules as f64;
+        let (steps, handovers) = (per_schedule(counts.steps), per_schedule(counts.handovers));
+        let signals = per_schedule(counts.signals);
+        println!("{steps} steps, {handovers} hand-overs, {signals} signals");
+        assert_eq!(counts.schedules, 500);
+        assert!(steps >= 20.0, "{steps} steps with an effect");
+        assert!(handovers >= 8.0 && signals >= 3.0, "{handovers} hand-overs, {signals} signals");
+        format!("{steps} {handovers} {signals}")
+    });
+}

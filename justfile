@@ -1,0 +1,75 @@
+# What a person does with sigstorm. `just` alone lists it.
+
+cargo-fuzz := "0.13.2"
+cargo-afl := "0.18.2"
+
+# Where AFL's campaign lives: `just afl-out=DIR afl` starts another.
+afl-out := "fuzz/afl/out"
+
+[private]
+default:
+    @just --list --unsorted
+
+# Install what cargo-fuzz and AFL need; builds from source, some minutes
+setup:
+    cargo install --list | grep -qx 'cargo-fuzz v{{cargo-fuzz}}:' || cargo install --locked cargo-fuzz@{{cargo-fuzz}}
+    cargo install --list | grep -qx 'cargo-afl v{{cargo-afl}}:' || cargo install --locked cargo-afl@{{cargo-afl}}
+    cargo afl config --build --force
+
+# Explore until something is found or time is up: just hunt --seconds 60
+hunt *ARGS:
+    cargo run --release -- hunt {{ARGS}}
+
+# Run schedules again: just replay reports/*/schedule.txt --trace
+replay *ARGS:
+    cargo run --release -- replay {{ARGS}}
+
+# Print a schedule as text
+show *ARGS:
+    cargo run --release -- show {{ARGS}}
+
+# Find the smallest schedule with the same verdict
+shrink *ARGS:
+    cargo run --release -- shrink {{ARGS}}
+
+# Run the tests
+test *ARGS:
+    cargo test {{ARGS}}
+
+# Format the code
+fmt:
+    cargo fmt --all
+    cargo fmt --manifest-path fuzz/afl/Cargo.toml
+
+# Check the format, and the code with clippy
+lint:
+    cargo fmt --all --check
+    cargo fmt --manifest-path fuzz/afl/Cargo.toml --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Fuzz a target with cargo-fuzz, without a sanitizer: just fuzz schedule -runs=100000
+fuzz TARGET='schedule' *ARGS:
+    cargo fuzz run --sanitizer none {{TARGET}} -- {{ARGS}}
+
+# Start an AFL campaign on so many cores: just afl 2 -V 60
+afl CORES='1' *ARGS:
+    fuzz/afl/campaign '{{afl-out}}' {{CORES}} {{ARGS}}
+
+# Measure against others, side by side: just bench lock [CRITERION'S OPTIONS]
+bench *GROUP='lock':
+    #!/usr/bin/env bash
+    set -euo pipefail
+    set -- {{GROUP}}
+    group=$1
+    shift
+    case $group in
+    lock) cargo bench -p sigstorm-runtime --bench lock -- "$@" ;;
+    *)
+        echo "there is no group '$group'; there are: lock" >&2
+        exit 2
+        ;;
+    esac
+
+# Everything that has to pass, as on a clean machine
+ci:
+    .ci/run
