@@ -303,10 +303,10 @@ impl Generator {
         let last = draft.last;
         let stay = match (last, draft.belief(last).held) {
             (Actor::Ext, _) => 0,
-            (Actor::Gc, _) if draft.marking => 60,
-            (Actor::Gc, _) => 35,
-            (_, true) => 45,
-            (_, false) => 82,
+            (Actor::Gc, _) if draft.marking => 55,
+            (Actor::Gc, _) => 50,
+            (_, true) => 60,
+            (_, false) => 90,
         };
         let actor = if self.chance(stay) {
             last
@@ -318,14 +318,14 @@ impl Generator {
         // does as it is told.
         let op = match (belief.held || belief.syscall, actor) {
             (_, Actor::Ext) => Op::Signal,
-            (true, _) if self.chance(if actor == Actor::Gc { 5 } else { 44 }) => Op::Signal,
+            (true, _) if self.chance(if actor == Actor::Gc { 3 } else { 34 }) => Op::Signal,
             (true, _) if self.chance(10) => Op::Resume,
             (_, Actor::Gc) => self.collector_op(draft),
             _ => self.machine_op(&belief),
         };
         let stops = match op {
-            Op::Signal => 40,
-            _ if belief.held => 15,
+            Op::Signal => 34,
+            _ if belief.held => 12,
             _ if changes_a_stack(op) => 50,
             Op::Ret { .. } if belief.recovered => 65,
             Op::Call { .. } | Op::Ret { .. } | Op::Syscall | Op::Panic | Op::Exit => 26,
@@ -417,7 +417,7 @@ impl Generator {
         let hit = self.weighed(&[(75, 1), (15, 2), (6, 3), (4, 5)]);
         let recovers = belief.recovered && matches!(op, Op::Ret { .. });
         let functions = if recovers { &[] } else { functions_of(op) };
-        if !functions.is_empty() && self.chance(50) {
+        if !functions.is_empty() && self.chance(40) {
             let function = if self.chance(90) { self.pick(functions) } else { self.pick(Function::ALL) };
             let index = self.below(24) as u16;
             // Coming to an instruction again costs a single step each time.

@@ -173,6 +173,10 @@ fn engine_arguments(options: &WorkerOptions) -> Result<Vec<CString>, std::ffi::N
         format!("-seed={}", (options.seed as u32).max(1)),
         format!("-max_len={}", options.steps.unwrap_or(MAX_STEPS.min(256)) * STEP_BYTES),
         "-len_control=0".to_owned(),
+        // A tenth of a run's time each, for no more finds.
+        "-entropic=0".to_owned(),
+        "-reduce_inputs=0".to_owned(),
+        "-verbosity=0".to_owned(),
         "-timeout=60".to_owned(),
         "-rss_limit_mb=0".to_owned(),
         "-handle_segv=0".to_owned(),

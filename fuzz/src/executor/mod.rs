@@ -115,8 +115,12 @@ impl Harness {
         state.begin(&schedule.steps, trace);
         // An engine takes a run without any feature for a program without instrumentation.
         feedback::hit(0);
+        // The options that count are steps with an effect.
+        let config = options(&schedule.steps);
+        let applied = schedule.steps.iter().take_while(|s| s.actor == Actor::World).count();
+        state.counts().steps += applied.min(3) as u64;
         // SAFETY: every thread waits for the baton, with no goroutine.
-        if unsafe { state.core().reset(options(&schedule.steps)) }.is_err() {
+        if unsafe { state.core().reset(config) }.is_err() {
             return self.result(Some(harness_error("the schedule's options are out of range")), trace);
         }
         state.rate.set(state.core().rate());
