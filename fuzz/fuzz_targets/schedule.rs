@@ -10,7 +10,9 @@
 //! then, and its threads are wherever they are. libFuzzer leaves the schedule's bytes as
 //! an artifact; the last line that we print is the command that runs it again.
 
-#![no_main]
+// `cargo test --all-targets` builds this, too, and runs it: then it has nothing to test, and
+// must not be the fuzzer, which would not end.
+#![cfg_attr(not(test), no_main)]
 
 use std::cell::RefCell;
 use std::env;
@@ -65,10 +67,20 @@ fn defects() -> Vec<Defect> {
 }
 
 fn start() -> Harness {
-    Harness::new(0, &defects()).unwrap_or_else(|error| {
+    Harness::new(here(), &defects()).unwrap_or_else(|error| {
         eprintln!("harness error: {error}");
         abort()
     })
+}
+
+/// The core on which the kernel has started us, counted among those we may use: the least
+/// busy one. Two harnesses on one core starve each other, and engines start several
+/// processes (`cargo fuzz run -j 2`).
+fn here() -> usize {
+    // SAFETY: it only asks.
+    let core = unsafe { libc::sched_getcpu() };
+    let cores = sigstorm_inject::allowed_cores().unwrap_or_default();
+    cores.iter().position(|allowed| i32::try_from(*allowed) == Ok(core)).unwrap_or(0)
 }
 
 fn report(finding: &Finding, schedule: &Schedule, bytes: &[u8]) {

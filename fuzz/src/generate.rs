@@ -305,8 +305,8 @@ impl Generator {
             (Actor::Ext, _) => 0,
             (Actor::Gc, _) if draft.marking => 55,
             (Actor::Gc, _) => 50,
-            (_, true) => 60,
-            (_, false) => 90,
+            (_, true) => 56,
+            (_, false) => 87,
         };
         let actor = if self.chance(stay) {
             last

@@ -42,16 +42,14 @@ pub struct WorkerOptions {
 }
 
 /// Exit status after a violation.
-pub const FOUND: u8 = 77;
+pub const FOUND: i32 = 77;
 /// Exit status after a harness error.
-pub const BROKEN: u8 = 78;
+pub const BROKEN: i32 = 78;
 
 /// Words of the file `stats`; the counts come first.
 pub const STATS_WORDS: usize = 64;
 /// The word with the number of features.
 pub const FEATURES: usize = 40;
-/// The word with the size of the corpus.
-pub const CORPUS: usize = 41;
 /// The word that changes while the worker lives.
 pub const HEARTBEAT: usize = 42;
 /// Bytes of the file `current`: a length and the schedule's bytes.
@@ -105,7 +103,6 @@ struct Worker {
     stats: Shared,
     current: Shared,
     counts: Counts,
-    corpus: u64,
     until: Option<Instant>,
 }
 
@@ -129,14 +126,14 @@ pub fn run(options: WorkerOptions) -> u8 {
                 step: 0,
             };
             leave(&options.dir, &[], &finding);
-            return BROKEN;
+            return BROKEN as u8;
         }
     }
     let arguments = match engine_arguments(&options) {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!("{error}");
-            return BROKEN;
+            return BROKEN as u8;
         }
     };
     let mut pointers: Vec<*mut c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
@@ -147,7 +144,7 @@ pub fn run(options: WorkerOptions) -> u8 {
     // what it keeps.
     unsafe { LLVMFuzzerRunDriver(&mut argc, &mut argv, one_input) };
     eprintln!("the engine came back by itself");
-    BROKEN
+    BROKEN as u8
 }
 
 fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
@@ -160,7 +157,6 @@ fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
         stats,
         current,
         counts: Counts::default(),
-        corpus: 0,
         until: options.seconds.map(|s| Instant::now() + Duration::from_secs(s)),
         options,
     })
@@ -228,16 +224,15 @@ impl Worker {
         }
         // SAFETY: no run is under way.
         self.stats.set(FEATURES, unsafe { feedback::seen() });
-        self.stats.set(CORPUS, self.corpus);
         self.stats.set(HEARTBEAT, self.counts.schedules);
     }
 }
 
 /// Ends the process at once: threads wait for a baton that will not come, and the engine's
 /// own handlers at exit have nothing to add.
-fn exit(status: u8) -> ! {
+fn exit(status: i32) -> ! {
     // SAFETY: ends the process; nothing of it is left to be unsound.
-    unsafe { libc::_exit(c_int::from(status)) }
+    unsafe { libc::_exit(status) }
 }
 
 /// Leaves a finding for the parent.
@@ -257,7 +252,6 @@ fn leave(dir: &Path, bytes: &[u8], finding: &Finding) {
 pub fn mutate(data: &mut [u8], size: usize) -> usize {
     WORKER.with_borrow_mut(|worker| {
         let Some(worker) = worker.as_mut() else { return size };
-        worker.corpus = worker.corpus.max(1);
         mutate_with(&mut worker.generator, data, size)
     })
 }

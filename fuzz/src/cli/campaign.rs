@@ -2,8 +2,8 @@
 //!
 //! Each worker is a process with a folder of its own, in which the two sides share:
 //!
-//! - `stats`: 64 words, little-endian: [`Counts`], and from word 40 the features, the corpus'
-//!   size and a heartbeat. The worker writes them while it runs; this side only reads.
+//! - `stats`: words: [`Counts`], and further up the number of features and a heartbeat. The
+//!   worker writes them while it runs; this side only reads.
 //! - `current`: the length of the schedule being run, as a word, and its bytes. If the
 //!   worker dies, that schedule is the finding.
 //! - `finding.bin`, `finding.json`: what it found, before it ends with status 77, or 78 for
@@ -14,6 +14,7 @@ use super::{child, death};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use sigstorm::outcome::{Counts, Finding, Verdict};
+use sigstorm::worker::{BROKEN, CURRENT_BYTES, FEATURES, FOUND, STATS_WORDS};
 use sigstorm_runtime::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -23,13 +24,6 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const STATS_WORDS: usize = 64;
-const FEATURES: usize = 40;
-const CORPUS: usize = 41;
-const CURRENT_BYTES: usize = 64 << 10;
-const FOUND: i32 = 77;
-const HARNESS: i32 = 78;
 
 /// How often children are looked at, and how often their counts.
 const GLANCE: Duration = Duration::from_millis(10);
@@ -78,8 +72,6 @@ pub struct Totals {
     pub counts: Counts,
     /// Interleavings that the one that saw most has seen: they see much the same.
     pub features: u64,
-    /// Schedules kept, by the one that kept most.
-    pub corpus: u64,
 }
 
 /// What a worker found.
@@ -160,7 +152,6 @@ fn totals(workers: &[Worker]) -> Totals {
         words.copy_from_slice(&worker.words[..Counts::WORDS]);
         totals.counts.add(&Counts::from_words(words));
         totals.features = totals.features.max(worker.words[FEATURES]);
-        totals.corpus = totals.corpus.max(worker.words[CORPUS]);
     }
     totals
 }
@@ -224,7 +215,7 @@ impl Worker {
             Some(0) => Ok(None),
             // A Ctrl-C that came before it could block it: this process has it, too.
             None if status.signal() == Some(Signal::SIGINT as i32) => Ok(None),
-            Some(FOUND | HARNESS) => Ok(Some(self.finding().unwrap_or_else(|error| {
+            Some(FOUND | BROKEN) => Ok(Some(self.finding().unwrap_or_else(|error| {
                 let summary = format!("a worker {}, but {error:#}", death::describe(status));
                 let finding = death::finding(Verdict::HarnessError, summary, self.log());
                 Found { finding, bytes: self.current() }

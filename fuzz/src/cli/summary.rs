@@ -31,7 +31,6 @@ pub struct Summary<'a> {
     report: Option<&'a Path>,
     seed: u64,
     alone: u64,
-    corpus: u64,
 }
 
 /// What every object of a hunt says of its counts.
@@ -69,7 +68,6 @@ impl<'a> Summary<'a> {
             report,
             seed: plan.seed,
             alone: counts.alone,
-            corpus: totals.corpus,
         }
     }
 }
@@ -157,7 +155,7 @@ mod tests {
     fn totals() -> Totals {
         let mut counts = Counts { schedules: 1000, tracebacks: 5, ..Counts::default() };
         counts.skips[0] = 3;
-        Totals { counts, features: 9, corpus: 4 }
+        Totals { counts, features: 9 }
     }
 
     #[test]
