@@ -7,7 +7,7 @@ use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
 use super::hooks::index;
-use super::state::{EXT, GC, M1, State, Violation};
+use super::state::{GC, M1, State, Violation};
 use super::trace::What as Event;
 use super::truth::{Right, RightFrame, Seen, Truth};
 
@@ -37,16 +37,16 @@ impl State {
     /// Judges the sample that this thread's handler has just taken.
     pub(crate) fn judge(&self, seat: usize) {
         let Some(m) = self.threads[seat].machine.get() else {
-            // A thread without a machine: the handler must have left it alone, and did.
-            let foreign = seat == EXT;
-            if !foreign {
-                self.fail(seat, Violation::Skip(seat, "the thread has a machine"));
-            }
+            // The handler must have left it alone, and did.
             self.skipped(Skip::ForeignThread);
             self.counts().interrupted[class_index(CodeClass::Runtime)] += 1;
             self.note(seat, Event::Sample(Skip::ForeignThread.name()), None);
             return;
         };
+        if !self.threads[seat].in_handler.get() {
+            // The handler took this thread for one without a machine: there is no sample.
+            self.fail(seat, Violation::Skip(seat, "the thread has a machine"));
+        }
         // SAFETY: this is the machine's own thread, at the end of its handler.
         let sample = unsafe { m.last_sample() };
         self.counts().interrupted[class_index(sample.class)] += 1;
