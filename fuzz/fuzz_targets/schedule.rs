@@ -67,20 +67,10 @@ fn defects() -> Vec<Defect> {
 }
 
 fn start() -> Harness {
-    Harness::new(here(), &defects()).unwrap_or_else(|error| {
+    Harness::new(sigstorm_inject::nearest(), &defects()).unwrap_or_else(|error| {
         eprintln!("harness error: {error}");
         abort()
     })
-}
-
-/// The core on which the kernel has started us, counted among those we may use: the least
-/// busy one. Two harnesses on one core starve each other, and engines start several
-/// processes (`cargo fuzz run -j 2`).
-fn here() -> usize {
-    // SAFETY: it only asks.
-    let core = unsafe { libc::sched_getcpu() };
-    let cores = sigstorm_inject::allowed_cores().unwrap_or_default();
-    cores.iter().position(|allowed| i32::try_from(*allowed) == Ok(core)).unwrap_or(0)
 }
 
 fn report(finding: &Finding, schedule: &Schedule, bytes: &[u8]) {

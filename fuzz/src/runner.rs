@@ -46,7 +46,7 @@ fn answer(run: &Run) -> io::Result<()> {
 /// the harness cannot be set up or the other side is gone.
 pub fn serve(defects: &[Defect]) -> u8 {
     // Any core will do, and several of these at once should not share one.
-    let mut harness = match Harness::new(std::process::id() as usize, defects) {
+    let mut harness = match Harness::new(sigstorm_inject::nearest(), defects) {
         Ok(harness) => harness,
         Err(error) => {
             let finding = crate::outcome::Finding {

@@ -173,7 +173,7 @@ fn engine_arguments(options: &WorkerOptions) -> Result<Vec<CString>, std::ffi::N
         "-entropic=0".to_owned(),
         "-reduce_inputs=0".to_owned(),
         "-verbosity=0".to_owned(),
-        "-timeout=60".to_owned(),
+        "-timeout=300".to_owned(),
         "-rss_limit_mb=0".to_owned(),
         "-handle_segv=0".to_owned(),
         "-handle_bus=0".to_owned(),

@@ -29,6 +29,16 @@ pub fn pin(nth: usize) -> io::Result<usize> {
     if result == 0 { Ok(core) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The core on which the kernel runs the calling thread, counted among [`allowed_cores`]:
+/// of those the one that it found least busy. Two controlled workers on one core starve
+/// each other, so a process that has no better reason pins itself to this one.
+pub fn nearest() -> usize {
+    // SAFETY: it only asks.
+    let core = unsafe { libc::sched_getcpu() };
+    let position = |cores: &[usize]| cores.iter().position(|allowed| i32::try_from(*allowed) == Ok(core));
+    inherited().ok().and_then(position).unwrap_or(0)
+}
+
 fn inherited() -> io::Result<&'static [usize]> {
     if let Some(cores) = INHERITED.get() {
         return Ok(cores);

@@ -54,7 +54,7 @@ mod sys;
 mod text;
 mod trap;
 
-pub use affinity::{allowed_cores, pin};
+pub use affinity::{allowed_cores, nearest, pin};
 pub use baton::{Baton, SEATS};
 pub use region::{Boundary, CodeFunction, Location, Region, RegionError};
 pub use signal::{

@@ -27,7 +27,7 @@ fn main() {
     // the loop, or else the first run would look different from all that follow.
     // SAFETY: there is one thread; `fuzz` calls it again, which then does nothing.
     unsafe { __afl_manual_init() };
-    let harness = Harness::new(0, &defects).unwrap_or_else(|error| {
+    let harness = Harness::new(sigstorm_inject::nearest(), &defects).unwrap_or_else(|error| {
         eprintln!("harness error: {error}");
         abort()
     });

@@ -8,6 +8,8 @@
 use super::child::{self, Tail};
 use super::{Exit, args, death, output::complain};
 use anyhow::{Context, Result};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use sigstorm::outcome::{Event, Finding, Verdict};
 use sigstorm_runtime::defect::Defect;
@@ -17,9 +19,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A run that takes longer is none that can be judged: the core has its own rules for
-/// what is stuck.
-const LIMIT: Duration = Duration::from_secs(10);
+/// A run that takes more of the processor's time is none that can be judged: the core has its
+/// own rules for what is stuck. It is longer than the executor's own limit, which says more.
+const LIMIT: Duration = Duration::from_secs(40);
+/// A run that takes longer by the clock cannot be waited for, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How often a run that has not ended is looked at.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// Ask for the events.
 const TRACE: u8 = 1;
@@ -96,7 +102,7 @@ impl Runner {
         if let Some(stdin) = &mut live.stdin {
             let _ = stdin.write_all(&request).and_then(|()| stdin.flush());
         }
-        let finding = match live.answers.recv_timeout(self.limit) {
+        let finding = match live.answer(self.limit) {
             Ok(line) => match serde_json::from_slice::<Answer>(&line) {
                 Ok(answer) => {
                     if answer.finding.is_none() {
@@ -125,6 +131,22 @@ impl Runner {
 }
 
 impl Live {
+    /// The next answer, if it comes before the child has used up `limit` of the processor.
+    fn answer(&self, limit: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let clock = clock_getcpuclockid(pid);
+        // A child that has just died has no clock: its death is the next thing to be heard.
+        let used = || clock.and_then(clock_gettime).map_or(Duration::ZERO, Duration::from);
+        let (before, asked) = (used(), Instant::now());
+        loop {
+            match self.answers.recv_timeout(GLANCE) {
+                Err(RecvTimeoutError::Timeout)
+                    if used().saturating_sub(before) < limit && asked.elapsed() < PATIENCE => {}
+                answer => return answer,
+            }
+        }
+    }
+
     fn start(defects: &[Defect]) -> Result<Live> {
         let mut command = child::command("runner", defects);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

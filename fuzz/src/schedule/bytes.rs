@@ -53,7 +53,7 @@ fn decode_stop([how, place, low, high, check]: [u8; 5]) -> Option<Stop> {
     let hit = (how >> 2 & 0x07) + 1;
     let place = place & 0x3f;
     match how & 0x03 {
-        STOP_POINT => Some(Stop::Point { point: Point::from_code(place)?, hit }),
+        STOP_POINT => Some(Stop::Point { point: Point::from_code(place | (low & 1) << 6)?, hit }),
         STOP_INSTR => Some(Stop::Instr {
             function: Function::from_code(place)?,
             index: u16::from_le_bytes([low, high]),
@@ -88,7 +88,9 @@ fn encode_step(step: Step, same: Actor) -> Option<[u8; STEP_BYTES]> {
 fn encode_stop(stop: Stop) -> [u8; 5] {
     let how = |kind: u8, hit: u8| kind | (hit.wrapping_sub(1) & 0x07) << 2;
     match stop {
-        Stop::Point { point, hit } => [how(STOP_POINT, hit), point.code(), 0, 0, 0],
+        Stop::Point { point, hit } => {
+            [how(STOP_POINT, hit), point.code() & 0x3f, point.code() >> 6, 0, 0]
+        }
         Stop::Instr { function, index, hit, check } => {
             let [low, high] = index.to_le_bytes();
             let check = check.map_or(0, |check| check | CHECKED);

@@ -19,6 +19,7 @@
 //! | | 2-4 | the hit that counts, less one |
 //! | 4 | 0-5 | the place: a [`Point`]'s code, or a [`Function`]'s |
 //! | 5, 6 | | the instruction's index in the function, low byte first |
+//! | 5 | 0 | at a point instead: bit 6 of its code |
 //! | 7 | 0-6 | a check value for that instruction, if bit 7 is set |
 //!
 //! A step whose operation is unassigned, a partial last step and whatever follows

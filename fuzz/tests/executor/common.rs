@@ -71,10 +71,9 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>
     })
 }
 
-/// The process's harness. Children that run side by side are spread over the cores.
+/// The process's harness.
 pub fn harness(defects: &[Defect]) -> Harness {
-    let cores = sigstorm_inject::allowed_cores().expect("the affinity mask").len();
-    Harness::new(std::process::id() as usize % cores, defects).expect("a harness")
+    Harness::new(sigstorm_inject::nearest(), defects).expect("a harness")
 }
 
 /// Runs a schedule that the healthy core must survive.
