@@ -41,7 +41,7 @@
 
 use crate::arch;
 use crate::g::G;
-use crate::lock::{self, Operation};
+use crate::lock::Operation;
 use crate::m::M;
 use crate::throw::{Reason, throw};
 use crate::traceback::Frame;
@@ -199,7 +199,7 @@ fn restore(g: &'static G, index: usize) {
 
 /// Removes every barrier from `g`'s stack and empties its list.
 pub(crate) fn remove_all(m: &'static M, g: &'static G, operation: Operation) {
-    let guard = (!crate::planted!(RemoveUnlocked)).then(|| lock::lock(m, g, operation));
+    let guard = crate::lock_unless!(RemoveUnlocked, m, g, operation);
     crate::point!(RemoveBegin, g, g.barriers.pending());
     for index in g.barriers.position()..g.barriers.len() {
         restore(g, index);
@@ -210,6 +210,16 @@ pub(crate) fn remove_all(m: &'static M, g: &'static G, operation: Operation) {
     drop(guard);
 }
 
+/// True where the next barrier to be hit lies below `sp`.
+pub(crate) fn next_lies_below(g: &G, sp: usize) -> bool {
+    g.barriers.entry(g.barriers.position()).is_some_and(|entry| entry.slot < sp)
+}
+
+/// True while barriers are unwound from frames that will still return.
+fn frames_live_on(g: &G) -> bool {
+    g.lock.owner().is_some_and(|owner| owner.operation == Operation::Bulk)
+}
+
 /// Unwinds the barriers whose slots lie below `sp`: their frames are about to be
 /// abandoned, or a write above them goes unseen. The caller holds the lock.
 pub(crate) fn unwind(g: &'static G, sp: usize) {
@@ -218,7 +228,7 @@ pub(crate) fn unwind(g: &'static G, sp: usize) {
         let index = g.barriers.position();
         match g.barriers.entry(index) {
             Some(entry) if entry.slot < sp => {
-                if !crate::planted!(UnwindLeavesTrampolines) {
+                if !crate::planted!(UnwindLeavesTrampolines, frames_live_on(g)) {
                     restore(g, index);
                 }
                 crate::point!(UnwindSlot, g, index);

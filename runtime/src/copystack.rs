@@ -8,7 +8,7 @@
 //! then on nobody has a reason to read there.
 
 use crate::g::G;
-use crate::lock::{self, Operation};
+use crate::lock::Operation;
 use crate::m::M;
 use crate::panic;
 use crate::stack::{POISON, STACK_RESERVE, Stack};
@@ -21,7 +21,7 @@ use crate::word::{peek, poke};
 /// The caller owns `g`, which is at a safepoint with its registers in `sched`.
 pub(crate) fn copystack(m: &'static M, g: &'static G, size: usize) {
     crate::point!(CopyBegin, g, size);
-    let guard = (!crate::planted!(CopystackUnlocked)).then(|| lock::lock(m, g, Operation::Copystack));
+    let guard = crate::lock_unless!(CopystackUnlocked, m, g, Operation::Copystack);
     let core = m.core;
     let new = match core.pool.take(size) {
         Ok(stack) => stack,

@@ -35,6 +35,7 @@ crate::named_codes! {
 #[cfg(feature = "defects")]
 mod switch {
     use super::Defect;
+    use crate::canary;
     use core::sync::atomic::{AtomicU64, Ordering};
 
     static PLANTED: AtomicU64 = AtomicU64::new(0);
@@ -45,15 +46,32 @@ mod switch {
         PLANTED.store(mask, Ordering::SeqCst);
     }
 
-    /// True where this one is planted.
+    #[inline(always)]
+    fn is_planted(defect: Defect) -> bool {
+        PLANTED.load(Ordering::Relaxed) & 1 << defect.code() != 0
+    }
+
+    /// True where this one is planted: its faulty code is about to run.
     #[inline(always)]
     pub fn planted(defect: Defect) -> bool {
-        PLANTED.load(Ordering::Relaxed) & 1 << defect.code() != 0
+        let planted = is_planted(defect);
+        if planted {
+            canary::reach(defect);
+        }
+        planted
+    }
+
+    /// Notes that this one is triggered, if it is planted and `condition` holds.
+    #[inline(always)]
+    pub fn trigger_when(defect: Defect, condition: impl FnOnce() -> bool) {
+        if is_planted(defect) && condition() {
+            canary::trigger(defect);
+        }
     }
 }
 
 #[cfg(feature = "defects")]
-pub use switch::{plant, planted};
+pub use switch::{plant, planted, trigger_when};
 
 /// True where this defect is planted; a constant without the `defects` feature.
 #[cfg(not(feature = "defects"))]
@@ -62,10 +80,45 @@ pub const fn planted(_defect: Defect) -> bool {
     false
 }
 
-/// `planted!(Name)`: true where that defect is planted.
+/// Nothing without the `defects` feature.
+#[cfg(not(feature = "defects"))]
+#[inline(always)]
+pub fn trigger_when(_defect: Defect, _condition: impl FnOnce() -> bool) {}
+
+/// `planted!(Name)`: true where that defect is planted. `planted!(Name, condition)` also says
+/// when it bites: a canary, which changes nothing.
 #[macro_export]
 macro_rules! planted {
     ($name:ident) => {
         $crate::defect::planted($crate::defect::Defect::$name)
     };
+    ($name:ident, $condition:expr) => {{
+        $crate::triggered!($name, $condition);
+        $crate::planted!($name)
+    }};
+}
+
+/// `triggered!(Name, condition)`: a canary, where a defect bites elsewhere than where it lies.
+#[macro_export]
+macro_rules! triggered {
+    ($name:ident, $condition:expr) => {
+        $crate::defect::trigger_when($crate::defect::Defect::$name, || $condition)
+    };
+}
+
+/// `lock_unless!(Name, m, g, operation)`: takes the stack lock; where that defect is planted,
+/// a section without it.
+#[macro_export]
+macro_rules! lock_unless {
+    ($name:ident, $m:expr, $g:expr, $operation:expr) => {{
+        #[cfg(feature = "defects")]
+        let guard = if $crate::planted!($name) {
+            Err($crate::canary::Unlocked::begin($crate::defect::Defect::$name, $g))
+        } else {
+            Ok($crate::lock::lock($m, $g, $operation))
+        };
+        #[cfg(not(feature = "defects"))]
+        let guard = $crate::lock::lock($m, $g, $operation);
+        guard
+    }};
 }

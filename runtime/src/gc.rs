@@ -16,7 +16,7 @@ use crate::barrier::{self, FIRST_BARRIER};
 use crate::core::Phase;
 use crate::g::{G, status};
 use crate::hooks;
-use crate::lock::{self, Operation};
+use crate::lock::Operation;
 use crate::m::M;
 use crate::stack::{MIN_STACK, STACK_RESERVE};
 use crate::throw::{Reason, throw, walk_failed};
@@ -189,9 +189,10 @@ pub(crate) fn scan_stack(m: &'static M, g: &'static G) {
         if !g.barriers.is_empty() {
             throw(Some(g), Reason::DoubleInstall);
         }
-        let guard = (!crate::planted!(InstallUnlocked)).then(|| lock::lock(m, g, Operation::Install));
+        let guard = crate::lock_unless!(InstallUnlocked, m, g, Operation::Install);
         crate::point!(InstallBegin, g);
-        let from = if crate::planted!(ScanFromSchedSp) { g.sched.sp.get() } else { start.sp };
+        let from =
+            if crate::planted!(ScanFromSchedSp, g.sched.sp.get() == 0) { g.sched.sp.get() } else { start.sp };
         let mut spacing = Spacing::new(from, m.core.every_frame());
         for_each_frame(m, g, start, |index, frame| {
             if index != 0 && frame.cfa().is_some_and(|cfa| cfa > spacing.next) && barrier::install(g, frame) {

@@ -33,6 +33,8 @@ compile_error!("sigstorm runs on Linux on x86-64 only: its core is written in th
 
 mod arch;
 pub mod barrier;
+#[cfg(feature = "defects")]
+pub mod canary;
 mod copystack;
 pub mod core;
 pub mod defect;

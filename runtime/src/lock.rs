@@ -104,6 +104,8 @@ pub struct Guard {
 /// Takes `g`'s stack lock: spins, yields the processor, holds off preemption.
 #[inline]
 pub fn lock(m: &'static M, g: &'static G, operation: Operation) -> Guard {
+    #[cfg(feature = "defects")]
+    crate::canary::met(g);
     m.locks.set(m.locks.get() + 1);
     let owner = Owner { machine: m.id, operation };
     while g.lock.try_acquire(owner).is_err() {
@@ -116,6 +118,8 @@ pub fn lock(m: &'static M, g: &'static G, operation: Operation) -> Guard {
 /// Tries `g`'s stack lock once; the holder where it is held. Signal-safe.
 #[inline]
 pub fn try_lock(m: &'static M, g: &'static G, operation: Operation) -> Result<Guard, Owner> {
+    #[cfg(feature = "defects")]
+    crate::canary::met(g);
     g.lock.try_acquire(Owner { machine: m.id, operation })?;
     m.locks.set(m.locks.get() + 1);
     crate::point!(LockAcquired, g, operation as usize);

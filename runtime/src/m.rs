@@ -272,7 +272,7 @@ impl M {
 
     fn exit(&'static self, g: &'static G) {
         crate::point!(ExitBegin, g);
-        if !crate::planted!(ExitKeepsBarriers) {
+        if !crate::planted!(ExitKeepsBarriers, !g.barriers.is_empty()) {
             barrier::remove_all(self, g, Operation::Exit);
         }
         // SAFETY: this machine still runs `g`.

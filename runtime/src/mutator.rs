@@ -8,7 +8,7 @@ use crate::barrier;
 use crate::core::Phase;
 use crate::g::G;
 use crate::heap::MAILBOX;
-use crate::lock::{self, Operation};
+use crate::lock::Operation;
 use crate::m::M;
 use crate::stack::POISON;
 use crate::throw::{Reason, throw};
@@ -167,8 +167,10 @@ impl M {
         let _busy = self.busy();
         let Some(target) = frame(g, up) else { return false };
         crate::point!(BulkBegin, g, up);
-        if self.core.write_barrier() && !crate::planted!(BulkWriteSkipsUnwind) {
-            let guard = (!crate::planted!(BulkUnwindUnlocked)).then(|| lock::lock(self, g, Operation::Bulk));
+        if self.core.write_barrier()
+            && !crate::planted!(BulkWriteSkipsUnwind, barrier::next_lies_below(g, target))
+        {
+            let guard = crate::lock_unless!(BulkUnwindUnlocked, self, g, Operation::Bulk);
             barrier::unwind(g, target);
             drop(guard);
         }

@@ -14,7 +14,7 @@
 use crate::barrier;
 use crate::function::Function;
 use crate::g::G;
-use crate::lock::{self, Operation};
+use crate::lock::Operation;
 use crate::m::{Left, M};
 use crate::table;
 
@@ -195,8 +195,7 @@ impl M {
         let Some(g) = self.current() else { return Left::Exited };
         let busy = self.busy();
         crate::point!(RecoverBegin, g);
-        let guard =
-            (!crate::planted!(RecoverUnwindUnlocked)).then(|| lock::lock(self, g, Operation::Recover));
+        let guard = crate::lock_unless!(RecoverUnwindUnlocked, self, g, Operation::Recover);
         barrier::unwind(g, frame);
         let info = table::info(Function::Deferring);
         g.sched.pc.set(info.landing);

@@ -171,7 +171,7 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
 }
 
 fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
-    let locked = if crate::planted!(SigprofSpins) {
+    let locked = if crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
         Ok(lock::lock(m, g, Operation::Walk))
     } else {
         lock::try_lock(m, g, Operation::Walk)

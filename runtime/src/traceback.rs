@@ -143,7 +143,7 @@ impl Unwinder {
             top: g.stack.top.get(),
             done: false,
         };
-        if walk.row.is_trampoline() && !crate::planted!(TrampolineNotSimulated) {
+        if !crate::planted!(TrampolineNotSimulated, walk.row.is_trampoline()) && walk.row.is_trampoline() {
             walk.finish_trampoline()?;
         }
         if walk.row.is_none() {

@@ -88,9 +88,7 @@ fn encode_step(step: Step, same: Actor) -> Option<[u8; STEP_BYTES]> {
 fn encode_stop(stop: Stop) -> [u8; 5] {
     let how = |kind: u8, hit: u8| kind | (hit.wrapping_sub(1) & 0x07) << 2;
     match stop {
-        Stop::Point { point, hit } => {
-            [how(STOP_POINT, hit), point.code() & 0x3f, point.code() >> 6, 0, 0]
-        }
+        Stop::Point { point, hit } => [how(STOP_POINT, hit), point.code() & 0x3f, point.code() >> 6, 0, 0],
         Stop::Instr { function, index, hit, check } => {
             let [low, high] = index.to_le_bytes();
             let check = check.map_or(0, |check| check | CHECKED);

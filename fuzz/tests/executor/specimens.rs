@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use sigstorm::outcome::Verdict;
-use sigstorm::schedule::{Actor, Schedule};
-use sigstorm_runtime::Defect;
+use sigstorm::schedule::{Actor, Op, Schedule};
+use sigstorm_runtime::{Defect, canary};
 
 use crate::common::{describe, harness, in_child, run_clean};
 
@@ -99,4 +99,60 @@ fn the_healthy_core_is_silent_on_every_one() {
         }
         String::new()
     });
+}
+
+/// What the canary in a defect says after this schedule, whose verdict does not matter.
+fn canary(defect: Defect, schedule: &Schedule) -> (bool, bool) {
+    harness(&[defect]).run(schedule, false);
+    (canary::reached(defect), canary::triggered(defect))
+}
+
+#[test]
+fn every_defect_is_triggered_by_its_own_schedule() {
+    for name in corpus().keys() {
+        in_child("specimens::every_defect_is_triggered_by_its_own_schedule", name, |name| {
+            let defect = Defect::from_name(name).expect("a defect's name");
+            let schedule = Schedule::parse(&corpus()[name]).expect("a schedule");
+            assert_eq!(canary(defect, &schedule), (true, true), "{name}: reached, triggered");
+            String::new()
+        });
+    }
+}
+
+#[test]
+fn no_defect_is_triggered_where_nothing_happens() {
+    for name in corpus().keys() {
+        in_child("specimens::no_defect_is_triggered_where_nothing_happens", name, |name| {
+            let defect = Defect::from_name(name).expect("a defect's name");
+            let quiet =
+                crate::common::schedule("m1 g1 call small*2; ret 1; call huge; ret 1\nm2 g2 call tiny");
+            assert!(!canary(defect, &quiet).1, "{name} was triggered");
+            String::new()
+        });
+    }
+}
+
+/// A race needs the other one: without the signals a section without its lock does no harm.
+#[test]
+fn no_unlocked_section_is_triggered_alone() {
+    use Defect::*;
+    for defect in [
+        InstallUnlocked,
+        RemoveUnlocked,
+        RecoverUnwindUnlocked,
+        BulkUnwindUnlocked,
+        CopystackUnlocked,
+        SigprofSpins,
+        TrampolineNotSimulated,
+    ] {
+        in_child("specimens::no_unlocked_section_is_triggered_alone", defect.name(), |name| {
+            let defect = Defect::from_name(name).expect("a defect's name");
+            let mut schedule = Schedule::parse(&corpus()[name]).expect("a schedule");
+            schedule.steps.retain(|step| step.op != Op::Signal);
+            // The stops stay: then whatever the others do happens half-way.
+            let (reached, triggered) = canary(defect, &schedule);
+            assert_eq!((reached, triggered), (defect != SigprofSpins, false), "{name}: reached, triggered");
+            String::new()
+        });
+    }
 }
