@@ -5,9 +5,15 @@
 //! functions it passes, so that most of its stops are come to. It knows no defect: nothing
 //! here says what should meet what.
 
+mod belief;
+mod places;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sigstorm_runtime::{Function, Point};
+
+use belief::{Belief, Draft};
+use places::{RECOVERY, changes_a_stack, functions_of, points_of};
 
 use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop};
 
@@ -20,114 +26,6 @@ pub struct Generator {
     rng: ChaCha8Rng,
     /// The length that every schedule has, if it is fixed.
     steps: Option<usize>,
-}
-
-/// What the generator believes an actor to be doing. Often wrong, which costs a step.
-#[derive(Clone, Copy, Default)]
-struct Belief {
-    held: bool,
-    syscall: bool,
-    /// Frames of its goroutine, the outermost included; none without a goroutine.
-    depth: u32,
-    /// Frames with a deferred call.
-    deferring: u32,
-    /// True while a deferred call of a panic is the innermost frame.
-    panicking: bool,
-    /// True once that call has recovered.
-    recovered: bool,
-    /// Slots of the innermost frame that hold objects, as a set.
-    objects: u8,
-}
-
-/// A schedule under construction.
-struct Draft {
-    last: Actor,
-    beliefs: [Belief; 8],
-    marking: bool,
-    sweeping: bool,
-}
-
-impl Draft {
-    fn new() -> Self {
-        Draft { last: Actor::M1, beliefs: [Belief::default(); 8], marking: false, sweeping: false }
-    }
-
-    fn belief(&mut self, actor: Actor) -> &mut Belief {
-        &mut self.beliefs[usize::from(actor.code())]
-    }
-
-    /// Learns what a step does.
-    fn note(&mut self, step: &Step) {
-        if step.actor == Actor::World {
-            return;
-        }
-        self.last = step.actor;
-        let belief = self.belief(step.actor);
-        if step.op == Op::Signal {
-            belief.held |= step.stop.is_some();
-            return;
-        }
-        if belief.held || belief.syscall {
-            // Whatever it is told, it goes on.
-            belief.held = false;
-            belief.syscall = false;
-            return;
-        }
-        belief.held = step.stop.is_some();
-        belief.note(step.op);
-        match step.op {
-            Op::Mark => self.marking = true,
-            Op::Term if self.marking => (self.marking, self.sweeping) = (false, true),
-            Op::Sweep => self.sweeping = false,
-            _ => {}
-        }
-    }
-}
-
-impl Belief {
-    fn note(&mut self, op: Op) {
-        match op {
-            Op::Call { kind: Function::Leaf, .. } => {}
-            Op::Call { kind, times } => {
-                self.depth = self.depth.max(1) + u32::from(times);
-                self.objects = 0;
-                if kind == Function::Deferring {
-                    self.deferring += u32::from(times);
-                }
-            }
-            Op::Ret { frames } => {
-                self.depth = self.depth.saturating_sub(u32::from(frames));
-                self.objects = 0;
-                self.panicking = false;
-                self.recovered = false;
-            }
-            Op::Recover => self.recovered = self.panicking,
-            Op::Panic if self.deferring > 0 => {
-                self.deferring -= 1;
-                self.panicking = true;
-                self.objects = 0;
-            }
-            Op::Panic | Op::Exit | Op::Yield | Op::Run { .. } => {
-                *self = Belief { held: self.held, ..Belief::default() };
-                self.depth = u32::from(matches!(op, Op::Run { .. }));
-            }
-            Op::Syscall => {
-                self.syscall = true;
-                self.depth = self.depth.max(1);
-            }
-            Op::Alloc { slot } => {
-                self.objects |= 1 << slot;
-                self.depth = self.depth.max(1);
-            }
-            Op::Move { dst, src } => {
-                self.objects = self.objects & !(1 << dst) | (self.objects >> src & 1) << dst;
-            }
-            Op::Clear { slot: dst } | Op::Send { slot: dst } | Op::Load { dst, .. } | Op::Ref { dst, .. } => {
-                self.objects &= !(1 << dst);
-            }
-            _ => {}
-        }
-    }
 }
 
 impl Generator {
@@ -431,140 +329,8 @@ impl Generator {
     }
 }
 
-/// What changes a stack is worth holding more often than what only uses it.
-fn changes_a_stack(op: Op) -> bool {
-    matches!(op, Op::Bulk { .. } | Op::Scan { .. } | Op::Term | Op::Shrink { .. } | Op::Yield)
-}
-
 fn option(op: Op) -> Step {
     Step { actor: Actor::World, op, stop: None }
-}
-
-/// Goroutine-side code that an operation runs.
-fn functions_of(op: Op) -> &'static [Function] {
-    use Function::*;
-    match op {
-        Op::Call { kind: Nosplit, .. } => &[Nosplit, Nosplit, Nosplit, SwitchIn, SwitchOut],
-        Op::Call { kind: Tiny, .. } => &[Tiny, Tiny, Tiny, SwitchIn, SwitchOut],
-        Op::Call { kind: Small, .. } => &[Small, Small, Small, SwitchIn, SwitchOut],
-        Op::Call { kind: Medium, .. } => &[Medium, Medium, Medium, SwitchIn, SwitchOut],
-        Op::Call { kind: Large, .. } => &[Large, Large, Large, SwitchIn, SwitchOut],
-        Op::Call { kind: Huge, .. } => &[Huge, Huge, Huge, SwitchIn, SwitchOut],
-        Op::Call { kind: Deferring, .. } => &[Deferring, Deferring, Deferring, SwitchIn, SwitchOut],
-        Op::Call { kind: Leaf, .. } => &[Leaf, Leaf, Leaf, SwitchIn, SwitchOut],
-        Op::Ret { .. } => {
-            &[Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small, Medium, Large, Deferring, Entry]
-        }
-        Op::Panic => &[Gopanic, Gopanic, Tiny, SwitchIn, SwitchOut],
-        Op::Exit => &[Goexit, Tiny, SwitchIn, SwitchOut],
-        Op::Syscall => &[Syscall, Syscall, Syscall, SwitchIn, SwitchOut],
-        Op::Run { .. } => &[Entry, SwitchIn, SwitchOut],
-        Op::Resume => &[Syscall, SwitchIn, SwitchOut, Tiny, Small, Deferring, Trampoline],
-        _ => &[],
-    }
-}
-
-/// Scheduling points that a recovery comes to.
-const RECOVERY: &[Point] = &[
-    Point::RecoverBegin,
-    Point::RecoverSwitched,
-    Point::UnwindBegin,
-    Point::UnwindSlot,
-    Point::UnwindMoved,
-    Point::LockAcquired,
-    Point::LockRelease,
-];
-
-/// Scheduling points that an operation comes to.
-fn points_of(op: Op) -> &'static [Point] {
-    use Point::*;
-    match op {
-        Op::Signal => &[
-            HandlerBegin,
-            HandlerTried,
-            HandlerEnd,
-            LockAcquired,
-            LockRelease,
-            TracebackBegin,
-            TracebackFrame,
-            TracebackFrame,
-            TracebackBarrier,
-            TracebackDone,
-        ],
-        Op::Call { .. } => &[
-            CopyBegin,
-            CopyCopied,
-            CopyBarriers,
-            CopyBounds,
-            CopySwitched,
-            CopyFrame,
-            CopyAdjusted,
-            CopyPoisoned,
-            LockAcquired,
-            LockRelease,
-            ScanSelf,
-            StatusChanged,
-            InstallEntry,
-            InstallSlot,
-        ],
-        Op::Ret { .. } | Op::Exit | Op::Panic | Op::Recover => &[
-            LockAcquired,
-            LockRelease,
-            ExitBegin,
-            ExitCleared,
-            RemoveBegin,
-            RemoveSlot,
-            Dropped,
-            StatusChanged,
-        ],
-        Op::Bulk { .. } => {
-            &[BulkBegin, UnwindBegin, UnwindSlot, UnwindMoved, BulkDone, LockAcquired, LockRelease]
-        }
-        Op::Store { .. } | Op::Up { .. } | Op::Send { .. } => &[WriteBarrier],
-        Op::Syscall | Op::Resume => {
-            &[SyscallSaved, SyscallEntered, SyscallExiting, SyscallExited, TracebackFrame, LockRelease]
-        }
-        Op::Yield | Op::Run { .. } => &[StatusChanged, Dropped, Taken],
-        Op::Scan { .. } => &[
-            ScanBegin,
-            ScanFrame,
-            ScanDone,
-            ScanAsked,
-            InstallBegin,
-            InstallEntry,
-            InstallSlot,
-            LockAcquired,
-            LockRelease,
-            StatusChanged,
-        ],
-        Op::Term => &[
-            StopWorld,
-            PhaseChanged,
-            ScanBegin,
-            ScanFrame,
-            RemoveBegin,
-            RemoveSlot,
-            RemoveDone,
-            LockAcquired,
-            LockRelease,
-            Blacken,
-            StartWorld,
-        ],
-        Op::Mark => &[StopWorld, PhaseChanged, StartWorld],
-        Op::Drain { .. } => &[Blacken],
-        Op::Shrink { .. } => &[
-            CopyBegin,
-            CopyCopied,
-            CopyBarriers,
-            CopyBounds,
-            CopySwitched,
-            CopyFrame,
-            CopyAdjusted,
-            CopyPoisoned,
-            LockAcquired,
-        ],
-        _ => &[],
-    }
 }
 
 #[cfg(test)]

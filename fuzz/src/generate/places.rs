@@ -1,0 +1,141 @@
+//! Where an operation can be held: the points and the goroutine-side code that it passes.
+//!
+//! Written down by operation. Nothing here says what should meet what.
+
+use sigstorm_runtime::{Function, Point};
+
+use crate::schedule::Op;
+
+/// What changes a stack is worth holding more often than what only uses it.
+pub(super) fn changes_a_stack(op: Op) -> bool {
+    matches!(op, Op::Bulk { .. } | Op::Scan { .. } | Op::Term | Op::Shrink { .. } | Op::Yield)
+}
+
+/// Goroutine-side code that an operation runs.
+pub(super) fn functions_of(op: Op) -> &'static [Function] {
+    use Function::*;
+    match op {
+        Op::Call { kind: Nosplit, .. } => &[Nosplit, Nosplit, Nosplit, SwitchIn, SwitchOut],
+        Op::Call { kind: Tiny, .. } => &[Tiny, Tiny, Tiny, SwitchIn, SwitchOut],
+        Op::Call { kind: Small, .. } => &[Small, Small, Small, SwitchIn, SwitchOut],
+        Op::Call { kind: Medium, .. } => &[Medium, Medium, Medium, SwitchIn, SwitchOut],
+        Op::Call { kind: Large, .. } => &[Large, Large, Large, SwitchIn, SwitchOut],
+        Op::Call { kind: Huge, .. } => &[Huge, Huge, Huge, SwitchIn, SwitchOut],
+        Op::Call { kind: Deferring, .. } => &[Deferring, Deferring, Deferring, SwitchIn, SwitchOut],
+        Op::Call { kind: Leaf, .. } => &[Leaf, Leaf, Leaf, SwitchIn, SwitchOut],
+        Op::Ret { .. } => {
+            &[Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small, Medium, Large, Deferring, Entry]
+        }
+        Op::Panic => &[Gopanic, Gopanic, Tiny, SwitchIn, SwitchOut],
+        Op::Exit => &[Goexit, Tiny, SwitchIn, SwitchOut],
+        Op::Syscall => &[Syscall, Syscall, Syscall, SwitchIn, SwitchOut],
+        Op::Run { .. } => &[Entry, SwitchIn, SwitchOut],
+        Op::Resume => &[Syscall, SwitchIn, SwitchOut, Tiny, Small, Deferring, Trampoline],
+        _ => &[],
+    }
+}
+
+/// Scheduling points that a recovery comes to.
+pub(super) const RECOVERY: &[Point] = &[
+    Point::RecoverBegin,
+    Point::RecoverSwitched,
+    Point::UnwindBegin,
+    Point::UnwindSlot,
+    Point::UnwindMoved,
+    Point::LockAcquired,
+    Point::LockRelease,
+];
+
+/// Scheduling points of a copied stack.
+const COPY: &[Point] = &[
+    Point::CopyBegin,
+    Point::CopyCopied,
+    Point::CopyBarriers,
+    Point::CopyBounds,
+    Point::CopySwitched,
+    Point::CopyFrame,
+    Point::CopyAdjusted,
+    Point::CopyPoisoned,
+    Point::LockAcquired,
+    Point::LockRelease,
+];
+
+/// Scheduling points of a call: those of a stack that grows, and of a request in the prologue.
+const CALL: &[Point] = &{
+    const ASKED: [Point; 4] =
+        [Point::ScanSelf, Point::StatusChanged, Point::InstallEntry, Point::InstallSlot];
+    let mut all = [COPY[0]; COPY.len() + ASKED.len()];
+    let mut index = 0;
+    while index < all.len() {
+        all[index] = if index < COPY.len() { COPY[index] } else { ASKED[index - COPY.len()] };
+        index += 1;
+    }
+    all
+};
+
+/// Scheduling points that an operation comes to.
+pub(super) fn points_of(op: Op) -> &'static [Point] {
+    use Point::*;
+    match op {
+        Op::Signal => &[
+            HandlerBegin,
+            HandlerTried,
+            HandlerEnd,
+            LockAcquired,
+            LockRelease,
+            TracebackBegin,
+            TracebackFrame,
+            TracebackFrame,
+            TracebackBarrier,
+            TracebackDone,
+        ],
+        Op::Call { .. } => CALL,
+        Op::Ret { .. } | Op::Exit | Op::Panic | Op::Recover => &[
+            LockAcquired,
+            LockRelease,
+            ExitBegin,
+            ExitCleared,
+            RemoveBegin,
+            RemoveSlot,
+            Dropped,
+            StatusChanged,
+        ],
+        Op::Bulk { .. } => {
+            &[BulkBegin, UnwindBegin, UnwindSlot, UnwindMoved, BulkDone, LockAcquired, LockRelease]
+        }
+        Op::Store { .. } | Op::Up { .. } | Op::Send { .. } => &[WriteBarrier],
+        Op::Syscall | Op::Resume => {
+            &[SyscallSaved, SyscallEntered, SyscallExiting, SyscallExited, TracebackFrame, LockRelease]
+        }
+        Op::Yield | Op::Run { .. } => &[StatusChanged, Dropped, Taken],
+        Op::Scan { .. } => &[
+            ScanBegin,
+            ScanFrame,
+            ScanDone,
+            ScanAsked,
+            InstallBegin,
+            InstallEntry,
+            InstallSlot,
+            LockAcquired,
+            LockRelease,
+            StatusChanged,
+        ],
+        Op::Term => &[
+            StopWorld,
+            PhaseChanged,
+            ScanBegin,
+            ScanFrame,
+            RemoveBegin,
+            RemoveSlot,
+            RemoveDone,
+            LockAcquired,
+            LockRelease,
+            Blacken,
+            StartWorld,
+        ],
+        Op::Mark => &[StopWorld, PhaseChanged, StartWorld],
+        Op::Drain { .. } => &[Blacken],
+        Op::Shrink { .. } => COPY,
+        _ => &[],
+    }
+}
