@@ -11,8 +11,8 @@
 //!   [`install`]). A marked code region is decoded once into its instruction
 //!   boundaries. A one-shot breakpoint on one of them stops the thread exactly
 //!   there, inside our SIGTRAP handler, where it may wait for the baton for as
-//!   long as the schedule likes. The trap flag does the same instruction by
-//!   instruction, at ten times the cost.
+//!   long as the schedule likes. A [`Ladder`] does so at every boundary that it
+//!   comes to; the trap flag does the same at ten times the cost.
 //! - **What happens there** ([`tgkill`]). A signal that a thread sends itself
 //!   inside the trap handler is held off by the handler's mask and arrives as
 //!   the handler returns, so its handler's saved PC *is* the boundary.
@@ -24,6 +24,7 @@
 //! | call | in a handler | while others are stopped |
 //! |---|---|---|
 //! | [`Baton`]'s methods, [`arm`], [`disarm`], [`armed`] | yes | yes |
+//! | [`Ladder`]'s methods but `new` | yes | yes |
 //! | [`Region::locate`], [`Region::boundaries`], [`Region::address`] | yes | yes |
 //! | [`tgkill`], [`gettid`], [`ErrnoGuard`], [`Context`], [`Trap`] | yes | yes |
 //! | everything else | no | no (it allocates) |
@@ -38,8 +39,8 @@
 //!
 //! - Patched bytes, the SIGTRAP handler and the armed breakpoint belong to the
 //!   whole process. Tests that use them run in a child process.
-//! - One breakpoint is armed at a time, by and for the thread that holds the
-//!   baton. Another thread that ran into it would take it for its own.
+//! - One breakpoint is armed at a time, or one ladder, by and for the thread that
+//!   holds the baton. Another thread that ran into it would take it for its own.
 //! - Decode a region once, at start. A check value ([`Boundary::check`])
 //!   survives relinking, an address does not survive even a restart.
 
@@ -48,6 +49,7 @@ compile_error!("sigstorm-inject patches x86-64 code and reads Linux signal frame
 
 mod affinity;
 mod baton;
+mod ladder;
 mod region;
 mod signal;
 mod sys;
@@ -56,6 +58,7 @@ mod trap;
 
 pub use affinity::{allowed_cores, nearest, pin};
 pub use baton::{Baton, SEATS};
+pub use ladder::Ladder;
 pub use region::{Boundary, CodeFunction, Location, Region, RegionError};
 pub use signal::{
     Context, ErrnoGuard, SIGNAL_STACK_SIZE, SignalStack, gettid, handlers_on_signal_stack, tgkill,

@@ -31,7 +31,7 @@ use std::os::unix::fs::FileExt;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
-use crate::text;
+use crate::{ladder, text};
 
 mod listing;
 
@@ -176,6 +176,11 @@ impl Region {
         self.decoded.get(f).map_or(&[], |decoded| &decoded.boundaries)
     }
 
+    /// The bytes of function `f` as they were decoded.
+    pub(crate) fn code(&self, f: usize) -> &[u8] {
+        self.decoded.get(f).map_or(&[], |decoded| &decoded.code)
+    }
+
     /// How many instructions function `f` has.
     pub fn count(&self, f: usize) -> usize {
         self.boundaries(f).len()
@@ -237,7 +242,7 @@ fn decode_function(function: &CodeFunction) -> Result<Decoded, RegionError> {
     Ok(Decoded { code, boundaries })
 }
 
-/// A function's bytes, without the breakpoint that may be in them.
+/// A function's bytes, without the breakpoints that may be in them.
 fn copy(function: &CodeFunction) -> io::Result<Vec<u8>> {
     let mut code = vec![0; function.end - function.start];
     File::open("/proc/self/mem")?.read_exact_at(&mut code, function.start as u64)?;
@@ -246,6 +251,7 @@ fn copy(function: &CodeFunction) -> io::Result<Vec<u8>> {
     {
         code[address - function.start] = original;
     }
+    ladder::uncover(function.start, &mut code);
     Ok(code)
 }
 

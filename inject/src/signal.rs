@@ -121,6 +121,13 @@ impl Context<'_> {
         self.register(libc::REG_R14)
     }
 
+    /// Whether the interrupted code has `signal` blocked.
+    pub fn blocks(&self, signal: i32) -> bool {
+        // SAFETY: `from_raw`'s caller promised a live frame. The kernel has written the mask's
+        // first word, which is all that its signals need.
+        unsafe { libc::sigismember(&raw const (*self.raw).uc_sigmask, signal) == 1 }
+    }
+
     pub(crate) fn flags(&self) -> usize {
         self.register(libc::REG_EFL)
     }

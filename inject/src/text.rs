@@ -117,7 +117,7 @@ impl Text {
         Ok(Self { start: first, end: last })
     }
 
-    /// Removes a breakpoint in these pages and makes them read-only again, as
+    /// Removes what breakpoints are in these pages and makes them read-only again, as
     /// drop does, and says whether it worked.
     pub fn protect(self) -> Result<(), TextError> {
         let this = std::mem::ManuallyDrop::new(self);
@@ -128,6 +128,7 @@ impl Text {
         if armed().is_some_and(|address| (self.start..self.end).contains(&address)) {
             disarm();
         }
+        crate::ladder::disarm_within(self.start, self.end);
         change(self.start, self.end, libc::PROT_READ | libc::PROT_EXEC).map_err(|source| TextError::Protect {
             start: self.start,
             end: self.end,

@@ -4,7 +4,7 @@
 //!
 //! | cause | `si_code` | saved PC | here |
 //! |---|---|---|---|
-//! | our breakpoint | `SI_KERNEL` | one past it | byte restored, PC rewound, handler |
+//! | our breakpoint, or a ladder's | `SI_KERNEL` | one past it | byte restored, PC rewound, handler |
 //! | trap flag | `TRAP_TRACE` | the next instruction | handler |
 //! | another `int3` | `SI_KERNEL` | past it | previous disposition, `int3` again |
 //! | `kill`, a watchpoint, .. | other | anything | previous disposition, sent again |
@@ -32,6 +32,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::ladder;
 use crate::signal::{Context, ErrnoGuard, gettid, tgkill};
 use crate::sys::die;
 use crate::text::{BREAKPOINT, armed, disarm};
@@ -45,6 +46,8 @@ const SI_KERNEL: i32 = 0x80;
 pub enum TrapKind {
     /// It reached the armed breakpoint, which is gone now.
     Breakpoint,
+    /// It reached a boundary that a [`Ladder`](crate::Ladder) has armed, whose rung is open now.
+    Rung,
     /// It ran one instruction with the trap flag set.
     Step,
 }
@@ -85,6 +88,12 @@ impl<'a> Trap<'a> {
     /// R14.
     pub fn r14(&self) -> usize {
         self.context.r14()
+    }
+
+    /// Whether the interrupted code has this signal blocked: one that is sent now arrives
+    /// only when it lets it in, as a handler does when it returns.
+    pub fn blocks(&self, signal: i32) -> bool {
+        self.context.blocks(signal)
     }
 
     /// The whole interrupted context.
@@ -158,6 +167,11 @@ extern "C" fn on_sigtrap(_signal: i32, info: *mut libc::siginfo_t, context: *mut
             // thread was about to run it when it met the breakpoint instead.
             unsafe { context.set_pc(before) };
             TrapKind::Breakpoint
+        }
+        SI_KERNEL if ladder::hit(before) => {
+            // SAFETY: As above: the rung is open, so its instruction is whole.
+            unsafe { context.set_pc(before) };
+            TrapKind::Rung
         }
         TRAP_TRACE => TrapKind::Step,
         _ => return not_ours(code, &mut context),

@@ -55,6 +55,9 @@ fn on_trap(trap: &mut Trap<'_>) {
         TrapKind::Breakpoint => BREAKPOINTS.push(trap.pc()),
         TrapKind::Step if inside.is_some() => STEPS.push(trap.pc()),
         TrapKind::Step => {}
+        TrapKind::Rung => {
+            WRONG.fetch_add(1, Ordering::SeqCst);
+        }
     }
     FRAME[0].store(trap.sp(), Ordering::SeqCst);
     FRAME[1].store(trap.rax(), Ordering::SeqCst);
