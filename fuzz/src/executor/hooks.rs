@@ -380,6 +380,8 @@ fn on_trap(trap: &mut Trap<'_>) {
             // SAFETY: as where it was armed first.
             unsafe { inject::arm(address) };
         }
+        // No ladder is armed here.
+        TrapKind::Rung => {}
         TrapKind::Breakpoint => {
             thread.at_instruction.set(None);
             if let Some(stop) = thread.stop.get() {
