@@ -32,6 +32,10 @@ show *ARGS:
 shrink *ARGS:
     cargo run --release -- shrink {{ARGS}}
 
+# Plant each defect in turn, and tabulate how soon it is found: just museum --trials 10 --budget 60
+museum *ARGS:
+    cargo run --release -- museum {{ARGS}}
+
 # Run the tests
 test *ARGS:
     cargo test {{ARGS}}

@@ -8,6 +8,7 @@
 
 pub mod executor;
 pub mod generate;
+pub mod museum;
 pub mod outcome;
 pub mod planted;
 pub mod runner;

@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::Defect;
+use sigstorm_runtime::{Defect, canary};
 
 use crate::executor::{Harness, feedback};
 use crate::generate::Generator;
@@ -37,6 +37,8 @@ pub struct WorkerOptions {
     pub seconds: Option<u64>,
     /// The corpus folder, which workers share.
     pub corpus: Option<PathBuf>,
+    /// Random schedules, without an engine and its feedback.
+    pub random: bool,
     /// What is planted in the core.
     pub defects: Vec<Defect>,
 }
@@ -52,6 +54,13 @@ pub const STATS_WORDS: usize = 64;
 pub const FEATURES: usize = 40;
 /// The word that changes while the worker lives.
 pub const HEARTBEAT: usize = 42;
+/// Two words each, once it is so: schedules and microseconds until the first defect's faulty
+/// code had run,
+pub const REACHED: usize = 48;
+/// until its condition had held,
+pub const TRIGGERED: usize = 50;
+/// and until something was found.
+pub const DETECTED: usize = 52;
 /// Bytes of the file `current`: a length and the schedule's bytes.
 pub const CURRENT_BYTES: usize = 64 * 1024;
 
@@ -103,7 +112,10 @@ struct Worker {
     stats: Shared,
     current: Shared,
     counts: Counts,
+    begun: Instant,
     until: Option<Instant>,
+    /// Of reached and triggered, what has been published.
+    marked: [bool; 2],
 }
 
 thread_local! {
@@ -129,6 +141,9 @@ pub fn run(options: WorkerOptions) -> u8 {
             return BROKEN as u8;
         }
     }
+    if options.random {
+        WORKER.with_borrow_mut(|worker| worker.as_mut().map(Worker::run_at_random));
+    }
     let arguments = match engine_arguments(&options) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -150,6 +165,7 @@ pub fn run(options: WorkerOptions) -> u8 {
 fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
     let stats = Shared::map(&options.dir.join("stats"), STATS_WORDS * 8)?;
     let current = Shared::map(&options.dir.join("current"), CURRENT_BYTES)?;
+    let begun = Instant::now();
     let harness = Harness::new(options.core, &options.defects)?;
     Ok(Worker {
         harness,
@@ -157,7 +173,9 @@ fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
         stats,
         current,
         counts: Counts::default(),
-        until: options.seconds.map(|s| Instant::now() + Duration::from_secs(s)),
+        begun,
+        until: options.seconds.map(|s| begun + Duration::from_secs(s)),
+        marked: [false; 2],
         options,
     })
 }
@@ -195,6 +213,14 @@ unsafe extern "C" fn one_input(data: *const u8, size: usize) -> c_int {
 }
 
 impl Worker {
+    /// One schedule after the other, each made from nothing.
+    fn run_at_random(&mut self) -> ! {
+        loop {
+            let bytes = self.generator.schedule().encode();
+            self.one(&bytes);
+        }
+    }
+
     fn one(&mut self, bytes: &[u8]) -> c_int {
         let kept = &bytes[..bytes.len().min(CURRENT_BYTES - 8)];
         // SAFETY: the bytes fit the mapping behind its first word.
@@ -205,6 +231,7 @@ impl Worker {
         self.counts.add(&run.counts);
         self.publish();
         if let Some(finding) = &run.finding {
+            self.mark(DETECTED);
             let ours = run.verdict() == Some(Verdict::HarnessError);
             leave(&self.options.dir, bytes, finding);
             exit(if ours { BROKEN } else { FOUND });
@@ -218,13 +245,31 @@ impl Worker {
         0
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         for (word, value) in self.counts.to_words().into_iter().enumerate() {
             self.stats.set(word, value);
         }
         // SAFETY: no run is under way.
         self.stats.set(FEATURES, unsafe { feedback::seen() });
         self.stats.set(HEARTBEAT, self.counts.schedules);
+        if let Some(&defect) = self.options.defects.first()
+            && self.marked != [true; 2]
+        {
+            let now = [canary::reached(defect), canary::triggered(defect)];
+            for (index, word) in [REACHED, TRIGGERED].into_iter().enumerate() {
+                if now[index] && !self.marked[index] {
+                    self.mark(word);
+                }
+            }
+            self.marked = now;
+        }
+    }
+
+    /// Publishes that it is so from now on.
+    fn mark(&self, word: usize) {
+        let elapsed = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.stats.set(word + 1, elapsed.max(1));
+        self.stats.set(word, self.counts.schedules);
     }
 }
 

@@ -70,7 +70,7 @@ fn without_a_command_it_helps() {
     for part in ["hunt", "replay", "Exit status", "--help"] {
         assert!(ran.text().contains(part), "{part}");
     }
-    for command in ["hunt", "replay", "show", "pack", "shrink"] {
+    for command in ["hunt", "replay", "show", "pack", "shrink", "museum"] {
         let ran = sigstorm(&[command, "--help"], b"");
         assert_eq!(ran.code, Some(0));
         assert!(ran.text().contains("Examples:"), "{command}");
@@ -308,4 +308,80 @@ fn workers_do_not_outlive_a_hunt_that_is_killed() {
     hunt.kill().unwrap();
     hunt.wait().unwrap();
     within_seconds(|| workers.iter().all(|pid| has_ended(pid)).then_some(()));
+}
+
+#[test]
+fn the_museum_tabulates_how_soon_a_specimen_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().join("r");
+    let args = "museum --json --trials 2 --budget 60 --jobs 2 --seed 5 --defect sigprof-spins --defect exit-keeps-barriers \
+                --baseline random --baseline hunt --reports";
+    let mut args: Vec<&str> = args.split_whitespace().collect();
+    args.push(reports.to_str().unwrap());
+    let ran = sigstorm(&args, b"");
+    let summary = ran.summary();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for (key, number) in [("specimens", 2), ("caught", 2), ("silent", 0), ("false_alarms", 0), ("seed", 5)] {
+        assert_eq!(summary[key], number, "{key}");
+    }
+    let objects: Vec<serde_json::Value> =
+        ran.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_type = |name: &str| objects.iter().filter(|o| o["type"] == name).collect::<Vec<_>>();
+    assert_eq!((of_type("trial").len(), of_type("specimen").len()), (8, 4));
+    for tally in of_type("specimen") {
+        for key in ["trials", "reached", "triggered", "detected"] {
+            assert_eq!(tally[key], 2, "{key} of {tally}");
+        }
+        assert!(tally["median_schedules"].as_f64().unwrap() >= 1.0);
+        let verdicts = tally["verdicts"].as_object().unwrap();
+        assert_eq!(verdicts.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 2);
+    }
+    // A condition holds once the code has run, and is found once it has held.
+    for trial in of_type("trial") {
+        let schedules = |key: &str| trial[key][0].as_f64().unwrap();
+        assert!(schedules("reached") <= schedules("triggered"), "{trial}");
+        assert!(schedules("triggered") <= schedules("detected"), "{trial}");
+    }
+    let read = |name: &str| fs::read_to_string(reports.join(name)).unwrap();
+    assert!(read("museum.md").contains("| [sigprof-spins](museum/sigprof-spins.md) | hunt | 2/2 |"));
+    assert!(read("museum/survival.svg").trim_end().ends_with("</svg>"));
+    let page = read("museum/sigprof-spins.md");
+    for part in ["# 2. sigprof-spins", "9c9d74aba7", "`deadlock`", "waits for the stack lock", "step  m1"] {
+        assert!(page.contains(part), "{part} is not in:\n{page}");
+    }
+    // The schedule beside the page shows what the page says.
+    let schedule = reports.join("museum/sigprof-spins.txt");
+    let again = ["replay", schedule.to_str().unwrap(), "--json", "--defect", "sigprof-spins"];
+    assert_eq!(sigstorm(&again, b"").summary()["verdict"], "deadlock");
+}
+
+#[test]
+fn the_museum_is_silent_where_it_must_be() {
+    let ran = sigstorm(&["museum", "--json", "--trials", "1", "--budget", "1", "--defect", "none"], b"");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!(
+        (&summary["specimens"], &summary["must_be_silent"], &summary["silent"]),
+        (&0.into(), &1.into(), &1.into())
+    );
+    assert_eq!(sigstorm(&["museum", "--defect", "nothing"], b"").code, Some(2));
+}
+
+#[test]
+fn an_interrupt_ends_the_museum_with_its_summary() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(["museum", "--json", "--budget", "1000", "--jobs", "2", "--defect", "none"]);
+    let museum = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let children = || -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", museum.id())).unwrap().map_while(Result::ok);
+        let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        tasks.map(|task| of(task).split_whitespace().count()).sum()
+    };
+    within_seconds(|| (children() == 2).then_some(()));
+    let pid = nix::unistd::Pid::from_raw(museum.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
+    let Output { status, stdout, .. } = museum.wait_with_output().unwrap();
+    let ran = Ran { code: status.code(), stdout, stderr: String::new() };
+    let summary = ran.summary();
+    assert_eq!((ran.code, &summary["complete"], &summary["silent"]), (Some(1), &false.into(), &0.into()));
 }

@@ -57,6 +57,8 @@ pub enum Command {
     Pack(Convert),
     /// Find the smallest schedule with the same verdict
     Shrink(Shrink),
+    /// Plant each real defect in turn, and tabulate how soon it is found
+    Museum(Museum),
     /// Explore, as a child of `hunt`
     #[command(hide = true)]
     Worker(Worker),
@@ -187,6 +189,83 @@ pub struct Shrink {
     pub planted: Planted,
 }
 
+/// What a hunt of the museum is for: a defect, or `none`, the core as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject(pub Option<Defect>);
+
+impl Subject {
+    /// The core as it is, as the command line and the tables name it.
+    pub const NONE: &'static str = "none";
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.0.map_or(Subject::NONE, Defect::name)
+    }
+}
+
+fn subject() -> impl TypedValueParser<Value = Subject> {
+    PossibleValuesParser::new(Defect::ALL.iter().map(|defect| defect.name()).chain([Subject::NONE]))
+        .map(|name| Subject(Defect::from_name(&name)))
+}
+
+/// How schedules come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Baseline {
+    /// Feedback chooses what to mutate
+    Hunt,
+    /// Each one is made from nothing
+    Random,
+}
+
+impl Baseline {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Baseline::Hunt => "hunt",
+            Baseline::Random => "random",
+        }
+    }
+}
+
+/// `museum`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm museum --trials 10 --budget 60 --baseline hunt --baseline random
+  sigstorm museum --trials 3 --budget 10 --defect copystack-unlocked
+  sigstorm museum --with exit-keeps-barriers      is all found with another mistake planted, too?
+
+A trial is one worker on one core that begins with nothing, and ends with its first finding or its
+budget. A full run leaves REPORTS/museum.md and a page for each specimen in REPORTS/museum/.
+Exit status: 0 all are found in 9 of 10 trials, and the silent ones are silent; 1 not so; 2 wrong
+usage; 3 harness error.")]
+pub struct Museum {
+    /// How many trials of each specimen
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub trials: u32,
+    /// Seconds after which a trial ends without a finding
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub budget: u64,
+    /// How many trials at a time, each on a core [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
+    pub jobs: Option<u16>,
+    /// Where the random choices begin [default: a random one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Only this specimen; may be given more than once [default: all, and the core as it is]
+    #[arg(long = "defect", value_name = "NAME", value_parser = subject())]
+    pub subjects: Vec<Subject>,
+    /// How schedules come about; may be given more than once
+    #[arg(long, value_name = "BASELINE", value_enum, default_value = "hunt")]
+    pub baseline: Vec<Baseline>,
+    /// Plant this one, too, in every trial; may be given more than once
+    #[arg(long, value_name = "NAME", value_parser = defect())]
+    pub with: Vec<Defect>,
+    /// Where tables and pages go [default: reports; nowhere with --defect or --with]
+    #[arg(long, value_name = "DIR")]
+    pub reports: Option<PathBuf>,
+}
+
 /// `worker`.
 #[derive(Args, Debug)]
 pub struct Worker {
@@ -211,6 +290,9 @@ pub struct Worker {
     /// The corpus folder
     #[arg(long)]
     pub corpus: Option<PathBuf>,
+    /// Random schedules, without an engine
+    #[arg(long)]
+    pub random: bool,
     #[command(flatten)]
     pub planted: Planted,
     /// The process that started it, without which it ends

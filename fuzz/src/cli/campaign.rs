@@ -14,7 +14,7 @@ use super::{child, death};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use sigstorm::outcome::{Counts, Finding, Verdict};
-use sigstorm::worker::{BROKEN, CURRENT_BYTES, FEATURES, FOUND, STATS_WORDS};
+use sigstorm::worker::{BROKEN, CURRENT_BYTES, DETECTED, FEATURES, FOUND, REACHED, STATS_WORDS, TRIGGERED};
 use sigstorm_runtime::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -48,8 +48,29 @@ pub struct Plan {
     pub seconds: Option<u64>,
     /// The corpus folder.
     pub corpus: Option<PathBuf>,
-    /// What is planted.
+    /// Random schedules, without an engine.
+    pub random: bool,
+    /// The first one's core; the others are pinned to those after it.
+    pub core: usize,
+    /// What is planted. The first one's canary is looked at.
     pub defects: Vec<Defect>,
+}
+
+impl Default for Plan {
+    /// One worker on the first core, without an end.
+    fn default() -> Plan {
+        Plan {
+            jobs: 1,
+            seed: 0,
+            steps: None,
+            runs: None,
+            seconds: None,
+            corpus: None,
+            random: false,
+            core: 0,
+            defects: Vec::new(),
+        }
+    }
 }
 
 impl Plan {
@@ -74,6 +95,26 @@ pub struct Totals {
     pub features: u64,
 }
 
+/// How long something took: schedules, and the worker's own seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mark {
+    /// Schedules run, the one included in which it happened.
+    pub schedules: u64,
+    /// Seconds since the worker began.
+    pub seconds: f64,
+}
+
+/// When the first worker's first defect was reached and triggered, and anything detected.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Marks {
+    /// Its faulty code has run.
+    pub reached: Option<Mark>,
+    /// Its condition has held.
+    pub triggered: Option<Mark>,
+    /// Something was found.
+    pub detected: Option<Mark>,
+}
+
 /// What a worker found.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -92,6 +133,8 @@ pub struct Campaign {
     pub seconds: f64,
     /// The first finding; an error of the harness before others.
     pub found: Option<Found>,
+    /// How long it took.
+    pub marks: Marks,
 }
 
 /// Runs the plan until something is found, the budget is used up, or `stop` is set; shows
@@ -142,7 +185,8 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Durati
     let harness = |found: &Found| found.finding.verdict == Verdict::HarnessError.name();
     let first = found.iter().position(harness).unwrap_or(0);
     let found = (!found.is_empty()).then(|| found.swap_remove(first));
-    Ok(Campaign { totals: totals(&workers), seconds, found })
+    let marks = workers.first().map_or_else(Marks::default, Worker::marks);
+    Ok(Campaign { totals: totals(&workers), seconds, found, marks })
 }
 
 fn totals(workers: &[Worker]) -> Totals {
@@ -186,13 +230,16 @@ impl Worker {
                 command.args([name, &value.to_string()]);
             }
         };
-        option("--core", Some(index as u64));
+        option("--core", Some((plan.core + index) as u64));
         option("--seed", Some(plan.seed(index)));
         option("--steps", plan.steps.map(|steps| steps as u64));
         option("--runs", plan.share(index));
         option("--seconds", plan.seconds);
         if let Some(corpus) = &plan.corpus {
             command.arg("--corpus").arg(corpus);
+        }
+        if plan.random {
+            command.arg("--random");
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().with_context(cannot)?).stderr(log);
         let child = command.spawn().context("cannot start a worker")?;
@@ -237,6 +284,15 @@ impl Worker {
         }
         self.words = words;
         Ok(())
+    }
+
+    /// What its words say of how long things took.
+    fn marks(&self) -> Marks {
+        let mark = |word: usize| {
+            let (schedules, micros) = (self.words[word], self.words[word + 1]);
+            (schedules != 0).then(|| Mark { schedules, seconds: micros as f64 / 1e6 })
+        };
+        Marks { reached: mark(REACHED), triggered: mark(TRIGGERED), detected: mark(DETECTED) }
     }
 
     /// What it left before it ended.
@@ -293,8 +349,7 @@ mod tests {
     use super::*;
 
     fn plan(jobs: usize, runs: Option<u64>) -> Plan {
-        let (steps, seconds, corpus) = (None, None, None);
-        Plan { jobs, seed: u64::MAX, steps, runs, seconds, corpus, defects: Vec::new() }
+        Plan { jobs, seed: u64::MAX, runs, ..Plan::default() }
     }
 
     #[test]
@@ -317,6 +372,6 @@ mod tests {
 
     #[test]
     fn counts_fit() {
-        const { assert!(Counts::WORDS <= FEATURES) };
+        const { assert!(Counts::WORDS <= FEATURES && DETECTED + 2 <= STATS_WORDS) };
     }
 }

@@ -15,6 +15,7 @@ fn style(template: &str) -> ProgressStyle {
 const ENDLESS: &str = "{spinner} {elapsed_precise}  {msg}";
 const BOUNDED: &str = "{bar:24} {elapsed_precise} {prefix}\n{msg}";
 const SHRINKING: &str = "{spinner} shrinking  {msg}";
+const TRIALS: &str = "{bar:24} {elapsed_precise} {pos} of {len} trials, {prefix}\n{msg}";
 
 /// The progress of a hunt.
 #[derive(Debug)]
@@ -97,13 +98,56 @@ impl Shrinking {
     }
 }
 
+/// The progress of many trials.
+#[derive(Debug)]
+pub struct Trials {
+    bar: ProgressBar,
+    under_way: Vec<String>,
+    found: u64,
+}
+
+impl Trials {
+    /// Shown only where somebody looks.
+    pub fn new(trials: u64, jobs: usize, out: &Out) -> Trials {
+        let bar = if out.shows_progress() { ProgressBar::new(trials) } else { ProgressBar::hidden() };
+        bar.set_style(style(TRIALS));
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Trials { bar, under_way: vec![String::new(); jobs], found: 0 }
+    }
+
+    /// A job has begun this trial.
+    pub fn began(&mut self, job: usize, trial: String) {
+        self.under_way[job] = trial;
+        self.show();
+    }
+
+    /// A job's trial has ended.
+    pub fn ended(&mut self, job: usize, found: bool) {
+        self.under_way[job].clear();
+        self.found += u64::from(found);
+        self.bar.inc(1);
+        self.show();
+    }
+
+    fn show(&self) {
+        self.bar.set_prefix(format!("{} found something", self.found));
+        let under_way = self.under_way.iter().filter(|trial| !trial.is_empty());
+        self.bar.set_message(under_way.cloned().collect::<Vec<_>>().join("; "));
+    }
+
+    /// Takes it off the screen.
+    pub fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_templates_are_sound() {
-        for template in [ENDLESS, BOUNDED, SHRINKING] {
+        for template in [ENDLESS, BOUNDED, SHRINKING, TRIALS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -44,7 +44,7 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
         }
     });
     display.end();
-    let Campaign { totals, seconds, found } = campaign?;
+    let Campaign { totals, seconds, found, .. } = campaign?;
     // The next Ctrl-C is about shrinking.
     stop.store(false, Ordering::SeqCst);
 
@@ -87,6 +87,7 @@ fn plan(args: &args::Hunt) -> Plan {
         seconds: args.seconds,
         corpus: args.corpus.clone(),
         defects,
+        ..Plan::default()
     }
 }
 
@@ -125,7 +126,7 @@ fn examine(found: Found, plan: &Plan, schedules: u64, seconds: f64, stop: &Atomi
             report.finding.verdict, report.finding.summary
         ));
         let shown = Shrinking::new(out);
-        let result = reproduce(&mut report, stop, &shown);
+        let result = reproduce(&mut report, stop, SHRINKING, &shown);
         shown.end();
         if let Err(error) = result {
             report.notes.push(format!("it could not be shrunk: {error:#}"));
@@ -134,7 +135,8 @@ fn examine(found: Found, plan: &Plan, schedules: u64, seconds: f64, stop: &Atomi
     report
 }
 
-fn reproduce(report: &mut Report, stop: &AtomicBool, shown: &Shrinking) -> Result<()> {
+/// Runs it again, shrinks it for no longer than `limit`, and takes a trace of it.
+pub fn reproduce(report: &mut Report, stop: &AtomicBool, limit: Duration, shown: &Shrinking) -> Result<()> {
     let mut runner = Runner::new(&report.defects);
     let verdict = report.finding.verdict.clone();
     let again = runner.run(&report.schedule.encode(), false)?;
@@ -152,7 +154,7 @@ fn reproduce(report: &mut Report, stop: &AtomicBool, shown: &Shrinking) -> Resul
         report.finding.dump = dump;
         return Ok(());
     }
-    let reduced = reduce::reduce(&mut runner, &report.schedule, &verdict, stop, Some(SHRINKING), shown)?;
+    let reduced = reduce::reduce(&mut runner, &report.schedule, &verdict, stop, Some(limit), shown)?;
     report.schedule = reduced.schedule;
     report.shrunk = true;
     if reduced.early {

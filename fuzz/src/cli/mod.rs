@@ -6,6 +6,7 @@
 //! - [`campaign`] runs workers, which explore; [`runner`] is a child that runs one
 //!   schedule after another; [`death`] judges how a child ended.
 //! - [`shrink`] makes a schedule smaller; [`report`] is what is left of a finding.
+//! - [`museum`] plants defects and hunts for each; its table, pages and plot.
 //! - [`output`] is standard output, [`files`] are the files that are written, [`input`]
 //!   those that are read, [`interleaving`] lays out a trace.
 //!
@@ -23,6 +24,7 @@ mod hunt;
 mod input;
 mod interleaving;
 mod interrupt;
+mod museum;
 mod output;
 mod reduce;
 mod replay;
@@ -112,6 +114,7 @@ pub fn main() -> ExitCode {
         Some(Command::Show(args)) => convert::show(&args, &out),
         Some(Command::Pack(args)) => convert::pack(&args, &out),
         Some(Command::Shrink(args)) => reduce::run(&args, &out),
+        Some(Command::Museum(args)) => museum::run(&args, &out),
         Some(Command::Worker(args)) => return worker::main(args),
         Some(Command::Runner(args)) => return runner::main(&args),
     };

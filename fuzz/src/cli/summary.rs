@@ -148,8 +148,7 @@ mod tests {
     use serde_json::Value;
 
     fn plan() -> Plan {
-        let (steps, runs, seconds, corpus) = (None, None, None, None);
-        Plan { jobs: 2, seed: 7, steps, runs, seconds, corpus, defects: Vec::new() }
+        Plan { jobs: 2, seed: 7, ..Plan::default() }
     }
 
     fn totals() -> Totals {

@@ -20,6 +20,7 @@ pub fn main(args: args::Worker) -> ExitCode {
         runs: args.runs,
         seconds: args.seconds,
         corpus: args.corpus,
+        random: args.random,
         defects: args.planted.defects,
     }))
 }

@@ -1,0 +1,188 @@
+//! `sigstorm museum`: plants each specimen, hunts for it from nothing, and tabulates how
+//! soon it is found.
+//!
+//! A *trial* is one worker on one core with an empty corpus and a seed of its own; it ends
+//! with its first finding or with its budget, and in the latter case it is censored. Of each
+//! trial three times are known: when the specimen's faulty code first ran, when its condition
+//! first held (both from the canary in the defect), and when anything was found.
+//!
+//! [`trials`] runs them, [`tally`] sums them up, [`table`] is for terminals and for
+//! `museum.md`, [`pages`] are what is left in files, [`plot`] draws the survival curves.
+
+mod pages;
+mod plot;
+mod table;
+mod tally;
+mod trials;
+
+use super::args::{self, Subject};
+use super::input::counted;
+use super::output::{Out, complain};
+use super::{Exit, Outcome, Trouble, files, interrupt};
+use serde_json::json;
+use sigstorm_runtime::defect::Defect;
+use std::path::PathBuf;
+use std::time::Instant;
+use tally::Tally;
+use trials::{Ran, Show};
+
+/// `sigstorm museum`.
+pub fn run(args: &args::Museum, out: &Out) -> Outcome {
+    let show = Show::new(args);
+    // A part of the museum must not replace the tables of all of it, unless asked to.
+    let whole = args.subjects.is_empty() && args.with.is_empty();
+    let reports = args.reports.clone().or_else(|| whole.then(|| PathBuf::from("reports")));
+    if let Some(folder) = &reports {
+        files::writable_folder(folder).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
+    }
+    let stop = interrupt::install()?;
+    announce(&show, out)?;
+
+    let begun = Instant::now();
+    let ran = trials::run(&show, stop, out)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let complete = ran.len() == show.trials().len();
+    let tallies = tally::tallies(&show, &ran);
+    for tally in &tallies {
+        out.object(tally)?;
+    }
+    out.say(&table::terminal(&tallies))?;
+    let outcome = verdict(&show, &tallies, &ran);
+    if let Some(folder) = reports.filter(|_| complete) {
+        let written = pages::write(&folder, &show, &tallies, &ran, seconds, stop, out);
+        match written {
+            Ok(()) => out.say(&format!("table and pages: {}", folder.join("museum.md").display()))?,
+            Err(error) => complain(&format!("error: {error:#}")),
+        }
+    }
+    for line in &outcome.why {
+        out.say(line)?;
+    }
+    out.object(&json!({
+        "type": "summary",
+        "command": "museum",
+        "specimens": outcome.specimens,
+        "caught": outcome.caught,
+        "must_be_silent": outcome.must_be_silent,
+        "silent": outcome.silent,
+        "false_alarms": outcome.false_alarms,
+        "harness_errors": outcome.harness_errors,
+        "trials": show.number,
+        "budget": show.budget,
+        "jobs": show.jobs,
+        "seed": show.seed,
+        "seconds": seconds,
+        "complete": complete,
+    }))?;
+    Ok(outcome.exit)
+}
+
+fn announce(show: &Show, out: &Out) -> Result<(), Trouble> {
+    let names: Vec<_> = show.subjects.iter().map(|subject| subject.name()).collect();
+    let baselines: Vec<_> = show.baselines.iter().map(|baseline| baseline.name()).collect();
+    out.object(&json!({
+        "type": "start", "command": "museum", "seed": show.seed, "jobs": show.jobs, "trials": show.number,
+        "budget": show.budget, "specimens": names, "baselines": baselines, "with": names_of(&show.with),
+    }))?;
+    let also = if show.with.is_empty() {
+        String::new()
+    } else {
+        format!(", each with {}", names_of(&show.with).join(" and "))
+    };
+    out.remark(&format!(
+        "{} of {} ({}) of {} s each, {} at a time, seed {}{also}",
+        counted(show.number as usize, "trial"),
+        counted(names.len(), "specimen"),
+        baselines.join(", "),
+        show.budget,
+        show.jobs,
+        show.seed
+    ));
+    Ok(())
+}
+
+fn names_of(defects: &[Defect]) -> Vec<&'static str> {
+    defects.iter().map(|defect| defect.name()).collect()
+}
+
+/// What it all comes to.
+#[derive(Debug)]
+struct Judged {
+    specimens: usize,
+    caught: usize,
+    must_be_silent: usize,
+    silent: usize,
+    /// Trials in which something was found and the canary had not said that there was
+    /// anything to find.
+    false_alarms: usize,
+    harness_errors: usize,
+    /// What there is to say against it.
+    why: Vec<String>,
+    exit: Exit,
+}
+
+/// Judges by the hunts, where there were any: the other baseline is there to be compared with.
+fn verdict(show: &Show, tallies: &[Tally], ran: &[Ran]) -> Judged {
+    let counts: Vec<_> = tallies.iter().filter(|tally| tally.baseline == show.baselines[0].name()).collect();
+    let (silent, loud): (Vec<&&Tally>, Vec<_>) = counts.iter().partition(|tally| tally.must_be_silent);
+    let caught = loud.iter().filter(|tally| tally.caught).count();
+    let quiet = silent.iter().filter(|tally| tally.is_silent).count();
+    let must_be_silent = show.subjects.iter().filter(|&&subject| must_be_silent(subject)).count();
+    let specimens = show.subjects.len() - must_be_silent;
+    let mut why = Vec::new();
+    if ran.len() < show.trials().len() {
+        why.push(format!("ended early: {} of {} trials", ran.len(), show.trials().len()));
+    }
+    for tally in loud.iter().filter(|tally| !tally.caught) {
+        why.push(format!(
+            "not caught: {}, found in {} of {}",
+            tally.name,
+            tally.detected,
+            counted(tally.trials, "trial")
+        ));
+    }
+    for tally in silent.iter().filter(|tally| !tally.is_silent) {
+        why.push(format!("not silent: {}, {:?} in {} trials", tally.name, tally.verdicts, tally.trials));
+    }
+    let alarms: Vec<_> = ran.iter().filter(|ran| ran.is_false_alarm()).collect();
+    for alarm in &alarms {
+        why.push(format!(
+            "found, and the defect had not bitten yet: {} by {}, seed {}",
+            alarm.trial.subject.name(),
+            alarm.verdict.as_deref().unwrap_or_default(),
+            alarm.trial.seed
+        ));
+    }
+    let broken: Vec<_> = ran.iter().filter(|ran| ran.is_broken()).collect();
+    for ran in &broken {
+        why.push(format!(
+            "harness error: {}, seed {}: {}",
+            ran.trial.subject.name(),
+            ran.trial.seed,
+            ran.found.as_ref().map_or("", |found| &found.finding.summary)
+        ));
+    }
+    let exit = if !broken.is_empty() {
+        Exit::Harness
+    } else if caught < specimens || quiet < must_be_silent || ran.len() < show.trials().len() {
+        Exit::Violation
+    } else {
+        Exit::Clean
+    };
+    Judged {
+        specimens,
+        caught,
+        must_be_silent,
+        silent: quiet,
+        false_alarms: alarms.len(),
+        harness_errors: broken.len(),
+        why,
+        exit,
+    }
+}
+
+/// True where nothing may be found.
+fn must_be_silent(subject: Subject) -> bool {
+    use sigstorm::museum::exhibit;
+    subject.0.and_then(exhibit).is_none_or(|exhibit| exhibit.expected.is_empty())
+}

@@ -1,0 +1,235 @@
+//! What the museum leaves: `museum.md`, `museum/survival.svg`, and for each specimen a page
+//! and the schedule that shows it.
+
+use super::super::args::Subject;
+use super::super::display::Shrinking;
+use super::super::input::counted;
+use super::super::interleaving;
+use super::super::output::Out;
+use super::super::report::Report;
+use super::super::{files, hunt};
+use super::tally::Tally;
+use super::trials::{Ran, Show};
+use super::{plot, table};
+use anyhow::{Context, Result};
+use indicatif::HumanCount;
+use sigstorm::museum::exhibit;
+use sigstorm::schedule::Schedule;
+use std::env;
+use std::fmt::{self, Write};
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+/// A page's schedule is shrunk for no longer than this.
+const SHRINKING: Duration = Duration::from_secs(30);
+
+/// Writes all of it into `folder`.
+pub fn write(
+    folder: &Path,
+    show: &Show,
+    tallies: &[Tally],
+    ran: &[Ran],
+    seconds: f64,
+    stop: &AtomicBool,
+    out: &Out,
+) -> Result<()> {
+    let pages = folder.join("museum");
+    fs::create_dir_all(&pages).with_context(|| format!("cannot make {}", pages.display()))?;
+    files::write(&pages.join("survival.svg"), plot::svg(tallies, show.budget)?.as_bytes())?;
+    for &subject in &show.subjects {
+        let Some(exhibit) = subject.0.and_then(exhibit) else { continue };
+        let report = shrunk(subject, show, ran, stop, out);
+        let page = page(exhibit, subject, tallies, report.as_ref(), folder);
+        files::write(&pages.join(format!("{}.md", exhibit.name)), page.as_bytes())?;
+        if let Some(report) = report {
+            let text = report.schedule.to_text();
+            files::write(&pages.join(format!("{}.txt", exhibit.name)), text.as_bytes())?;
+        }
+    }
+    // Last, so that what it links to is there.
+    files::write(&folder.join("museum.md"), overview(show, tallies, ran, seconds).as_bytes())
+}
+
+/// The first finding of the first baseline that has one, shrunk and traced.
+fn shrunk(subject: Subject, show: &Show, ran: &[Ran], stop: &AtomicBool, out: &Out) -> Option<Report> {
+    let first = ran
+        .iter()
+        .filter(|ran| ran.trial.subject == subject && ran.marks.detected.is_some())
+        .min_by_key(|ran| (ran.trial.baseline, ran.trial.number))?;
+    let (found, detected) = (first.found.as_ref()?, first.marks.detected?);
+    let mut report = Report {
+        finding: found.finding.clone(),
+        schedule: Schedule::decode(&found.bytes),
+        original: found.bytes.clone(),
+        events: Vec::new(),
+        defects: show.plan(&first.trial, 0).defects,
+        seed: first.trial.seed,
+        seconds: detected.seconds,
+        schedules: detected.schedules,
+        shrunk: false,
+        notes: Vec::new(),
+    };
+    let shown = Shrinking::new(out);
+    let result = hunt::reproduce(&mut report, stop, SHRINKING, &shown);
+    shown.end();
+    if let Err(error) = result {
+        report.notes.push(format!("it could not be shrunk: {error:#}"));
+    }
+    Some(report)
+}
+
+fn page(
+    exhibit: &sigstorm::museum::Exhibit,
+    subject: Subject,
+    tallies: &[Tally],
+    report: Option<&Report>,
+    folder: &Path,
+) -> String {
+    let mut text = String::new();
+    // A string takes whatever is written.
+    let _ = write_page(&mut text, exhibit, subject, tallies, report, folder);
+    text
+}
+
+fn write_page(
+    f: &mut String,
+    exhibit: &sigstorm::museum::Exhibit,
+    subject: Subject,
+    tallies: &[Tally],
+    report: Option<&Report>,
+    folder: &Path,
+) -> fmt::Result {
+    let name = exhibit.name;
+    writeln!(f, "# {}. {name}\n", exhibit.number)?;
+    writeln!(f, "{}\n\n{}\n\nSource: {}.", exhibit.wrong, exhibit.bites, exhibit.source)?;
+    let own: Vec<Tally> = tallies.iter().filter(|tally| tally.name == subject.name()).cloned().collect();
+    writeln!(f, "\n## How soon it is found\n\n{}", table::markdown(&own, |_| None))?;
+    let expected: Vec<_> = exhibit.expected.iter().map(|verdict| format!("`{verdict}`")).collect();
+    let Some(report) = report else {
+        return if expected.is_empty() {
+            writeln!(f, "Nothing was found, and nothing may be.")
+        } else {
+            writeln!(f, "It was not found; expected: {}.", expected.join(" or "))
+        };
+    };
+    let expected = if expected.is_empty() { "nothing".into() } else { expected.join(" or ") };
+    writeln!(f, "## The verdict\n\n`{}`; expected: {expected}.", report.finding.verdict)?;
+    block(f, std::iter::once(&report.finding.summary).chain(&report.finding.evidence))?;
+    for note in &report.notes {
+        writeln!(f, "\nNote: {note}.")?;
+    }
+    writeln!(
+        f,
+        "\n## The schedule\n\nAs the harness found it, in schedule {} from seed {}, shrunk from {} to {}.",
+        HumanCount(report.schedules),
+        report.seed,
+        counted(report.steps_before(), "step"),
+        report.schedule.steps.len()
+    )?;
+    let schedule = report.schedule.to_text();
+    block(f, schedule.lines())?;
+    let file = folder.join("museum").join(format!("{name}.txt"));
+    let defects: String = report.defects.iter().map(|defect| format!(" --defect {defect}")).collect();
+    block(f, [format!("cargo run --release -- replay {}{defects}", file.display())])?;
+    writeln!(f, "\n## What happened, thread by thread")?;
+    let lines: Vec<_> = interleaving::lay_out(&report.events).iter().map(|line| line.plain()).collect();
+    if lines.is_empty() {
+        writeln!(f, "\nThe run ended its process, so there is no trace of it.")?;
+    } else {
+        block(f, &lines)?;
+    }
+    writeln!(f, "\n## The stacks at that moment")?;
+    block(f, &report.finding.dump)
+}
+
+/// Lines as they are.
+fn block(f: &mut String, lines: impl IntoIterator<Item = impl AsRef<str>>) -> fmt::Result {
+    writeln!(f, "\n```")?;
+    lines.into_iter().try_for_each(|line| writeln!(f, "{}", line.as_ref().trim_end()))?;
+    writeln!(f, "```")
+}
+
+fn overview(show: &Show, tallies: &[Tally], ran: &[Ran], seconds: f64) -> String {
+    let mut text = String::new();
+    let _ = write_overview(&mut text, show, tallies, ran, seconds);
+    text
+}
+
+fn write_overview(f: &mut String, show: &Show, tallies: &[Tally], ran: &[Ran], seconds: f64) -> fmt::Result {
+    writeln!(f, "# The museum\n")?;
+    writeln!(
+        f,
+        "Real mistakes of a real runtime, put back into the core one at a time, and how soon they are found.\n\
+         A trial is one worker on one core, with an empty corpus and a seed of its own, that ends with its\n\
+         first finding or after {} s. *Reached*: the faulty code ran. *Triggered*: the mistake bit, by a canary\n\
+         in the defect itself. *Found*: the harness said so. Medians are over all trials, one that ended\n\
+         without a finding counting as longer than any; (!) marks a verdict that was not expected.\n",
+        show.budget
+    )?;
+    let link = |name: &str| exhibit_page(name);
+    writeln!(f, "{}", table::markdown(tallies, link))?;
+    for baseline in &show.baselines {
+        writeln!(f, "{}", medians(tallies, baseline.name()))?;
+    }
+    writeln!(f, "\n![survival curves](museum/survival.svg)\n")?;
+    writeln!(f, "## How it was made\n\n```\n{}\n```\n", command_line(show))?;
+    writeln!(f, "{}; {} trials in {:.0} s.", machine(), ran.len(), seconds)?;
+    let steps = ran.iter().map(|ran| ran.schedules).sum::<u64>();
+    writeln!(f, "{} schedules were run.", HumanCount(steps))
+}
+
+/// How many medians are short.
+fn medians(tallies: &[Tally], baseline: &str) -> String {
+    let loud = tallies.iter().filter(|tally| !tally.must_be_silent && tally.baseline == baseline);
+    let medians: Vec<_> = loud.map(|tally| tally.median_seconds).collect();
+    let within = |limit: f64| medians.iter().filter(|median| median.is_some_and(|m| m <= limit)).count();
+    format!(
+        "By {baseline}: of {}, {} have a median of at most 2 s and {} of at most 10 s.",
+        counted(medians.len(), "specimen"),
+        within(2.0),
+        within(10.0)
+    )
+}
+
+/// A specimen's page, from beside `museum.md`.
+fn exhibit_page(name: &str) -> Option<String> {
+    (name != Subject::NONE).then(|| format!("museum/{name}.md"))
+}
+
+/// The command that makes the same trials.
+fn command_line(show: &Show) -> String {
+    let mut words: Vec<String> = env::args().skip(1).collect();
+    if !words.iter().any(|word| word.starts_with("--seed")) {
+        words.extend(["--seed".into(), show.seed.to_string()]);
+    }
+    format!("cargo run --release -- {}", words.join(" "))
+}
+
+/// The machine, in a line.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()))
+        .unwrap_or_else(|| "an unknown processor".into());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{model}, {}, Linux {}", counted(cores, "core"), kernel.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_described_in_a_line() {
+        let machine = machine();
+        assert!(
+            machine.contains("core") && machine.contains("Linux") && !machine.contains('\n'),
+            "{machine}"
+        );
+    }
+}
