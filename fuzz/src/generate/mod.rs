@@ -59,9 +59,10 @@ impl Generator {
         from[0].1
     }
 
-    /// True now and then: better something new than another mutation.
+    /// True more often than not: better something new than another mutation. With 20 of 100
+    /// most planted defects took longer to be found than without any feedback (`museum`).
     pub fn starts_over(&mut self) -> bool {
-        self.chance(20)
+        self.chance(70)
     }
 
     /// A schedule made from nothing.
