@@ -10,10 +10,14 @@ use crate::m::M;
 use crate::stack::{MAX_STACK, MIN_STACK, Pool};
 use crate::wait::Wait;
 
-/// Goroutines.
+/// Goroutines of a core of the usual size.
 pub const GOROUTINES: usize = 4;
-/// Machines: two that run goroutines and one that collects.
+/// Machines of a core of the usual size: two that run goroutines and one that collects.
 pub const MACHINES: usize = 3;
+/// Most goroutines of a core: their numbers are bytes.
+pub const MAX_GOROUTINES: usize = 64;
+/// Most machines of a core: a lock word has a byte for its holder.
+pub const MAX_MACHINES: usize = 16;
 
 crate::named_codes! {
     /// Where the collector is in its cycle.
@@ -38,11 +42,14 @@ pub struct Config {
     pub initial_stack: usize,
     /// Every how many copies the old stack is made unreadable; never, if zero.
     pub unreadable: usize,
+    /// How many old stacks are kept back before the oldest is used again; all of them until
+    /// the core starts over, if zero.
+    pub quarantine: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { every_frame: false, initial_stack: MIN_STACK, unreadable: 0 }
+        Config { every_frame: false, initial_stack: MIN_STACK, unreadable: 0, quarantine: 0 }
     }
 }
 
@@ -52,6 +59,14 @@ pub enum ConfigError {
     /// Stacks come in powers of two between two bounds.
     #[error("a stack of {0} bytes: it must be a power of two from {MIN_STACK} to {MAX_STACK}")]
     StackSize(usize),
+    /// There must be something to run, somebody to run it, and the collector.
+    #[error("{goroutines} goroutines on {machines} machines: there are 1 to {MAX_GOROUTINES}, and 2 to {MAX_MACHINES}")]
+    Size {
+        /// Goroutines asked for.
+        goroutines: usize,
+        /// Machines asked for.
+        machines: usize,
+    },
 }
 
 /// The part of the core that stops the world.
@@ -70,7 +85,7 @@ impl World {
 /// The core under test. One a process: its machines find it by reference.
 #[derive(Debug)]
 pub struct Core {
-    gs: [G; GOROUTINES],
+    gs: Box<[G]>,
     pub(crate) world: World,
     pub(crate) pool: Pool,
     heap: Heap,
@@ -80,15 +95,27 @@ pub struct Core {
     initial_stack: AtomicUsize,
     unreadable: AtomicUsize,
     pub(crate) rate: AtomicU32,
-    safe: [AtomicBool; MACHINES],
+    safe: Box<[AtomicBool]>,
 }
 
 impl Core {
-    /// A core that lives as long as the process.
+    /// A core of the usual size that lives as long as the process.
     pub fn leak(config: Config) -> Result<&'static Core, ConfigError> {
+        Core::leak_sized(config, GOROUTINES, MACHINES)
+    }
+
+    /// A core of this size that lives as long as the process. The last machine collects.
+    pub fn leak_sized(
+        config: Config,
+        goroutines: usize,
+        machines: usize,
+    ) -> Result<&'static Core, ConfigError> {
+        if !(1..=MAX_GOROUTINES).contains(&goroutines) || !(2..=MAX_MACHINES).contains(&machines) {
+            return Err(ConfigError::Size { goroutines, machines });
+        }
         crate::table::init();
         let core: &'static Core = Box::leak(Box::new(Core {
-            gs: [G::new(1), G::new(2), G::new(3), G::new(4)],
+            gs: (1..=goroutines as u8).map(G::new).collect(),
             world: World::default(),
             pool: Pool::default(),
             heap: Heap::new(),
@@ -98,7 +125,7 @@ impl Core {
             initial_stack: AtomicUsize::new(MIN_STACK),
             unreadable: AtomicUsize::new(0),
             rate: AtomicU32::new(0),
-            safe: [const { AtomicBool::new(true) }; MACHINES],
+            safe: (0..machines).map(|_| AtomicBool::new(true)).collect(),
         }));
         // SAFETY: fresh, so nobody uses it yet.
         unsafe { core.reset(config) }?;
@@ -118,15 +145,16 @@ impl Core {
         self.every_frame.store(config.every_frame, Ordering::Relaxed);
         self.initial_stack.store(size, Ordering::Relaxed);
         self.unreadable.store(config.unreadable, Ordering::Relaxed);
+        self.pool.set_quarantine(config.quarantine);
         self.set_phase(Phase::Off);
         self.write_barrier.store(false, Ordering::SeqCst);
         self.world.stopping.store(false, Ordering::SeqCst);
         self.rate.store(100, Ordering::SeqCst);
-        for safe in &self.safe {
+        for safe in self.safe.iter() {
             safe.store(true, Ordering::SeqCst);
         }
         self.heap.reset();
-        for g in &self.gs {
+        for g in self.gs.iter() {
             // SAFETY: no machine is at work (caller).
             unsafe {
                 if let Some(stack) = (*g.memory.get()).take() {
@@ -140,8 +168,18 @@ impl Core {
     }
 
     /// The goroutines, g1 first.
-    pub fn goroutines(&self) -> &[G; GOROUTINES] {
+    pub fn goroutines(&self) -> &[G] {
         &self.gs
+    }
+
+    /// How many machines there can be.
+    pub fn machines(&self) -> usize {
+        self.safe.len()
+    }
+
+    /// The number of the machine that collects: the last.
+    pub fn collector(&self) -> u8 {
+        self.safe.len() as u8 - 1
     }
 
     /// The heap.
@@ -203,15 +241,15 @@ impl Core {
 
     /// True where every machine but the one that stops the world is at a safepoint.
     pub(crate) fn all_safe(&self) -> bool {
-        // The collector's own machine is the last; it is the one that asks.
-        self.safe[..MACHINES - 1].iter().all(|s| s.load(Ordering::SeqCst))
+        // The collector's own machine is the one that asks.
+        self.safe[..usize::from(self.collector())].iter().all(|s| s.load(Ordering::SeqCst))
     }
 
     /// Stops the world: no goroutine runs until [`Core::start_world`].
     pub(crate) fn stop_world(&'static self) {
         crate::point!(StopWorld);
         self.world.stopping.store(true, Ordering::SeqCst);
-        for g in &self.gs {
+        for g in self.gs.iter() {
             if g.status.get() == crate::g::status::RUNNING {
                 g.request(false);
             }
@@ -247,7 +285,7 @@ impl Core {
     }
 }
 
-/// The collector's machine.
+/// The machine that collects, in a core of the usual size.
 pub const COLLECTOR: u8 = MACHINES as u8 - 1;
 
 /// A machine's place among the safepoints, while it is busy.
@@ -259,7 +297,7 @@ pub(crate) struct Busy {
 impl Busy {
     /// Leaves the safepoint; waits while the world is stopped.
     pub(crate) fn new(m: &'static M) -> Busy {
-        if m.id != COLLECTOR {
+        if m.id != m.core.collector() {
             loop {
                 m.core.set_safe(m.id, false);
                 if !m.core.world.stopping() {

@@ -61,7 +61,7 @@ pub enum Left {
 impl M {
     /// Makes a machine that lives as long as the process. Its thread must [`M::attach`].
     pub fn leak(core: &'static Core, id: u8) -> &'static M {
-        assert!(usize::from(id) < crate::core::MACHINES, "there are {} machines", crate::core::MACHINES);
+        assert!(usize::from(id) < core.machines(), "there are {} machines", core.machines());
         Box::leak(Box::new(M {
             id,
             core,

@@ -7,9 +7,12 @@
 //! An old stack is not handed out again within a schedule. Its used part is poisoned
 //! with a value that no pointer can have, and for a share of copies the pages are made
 //! unreadable, so whoever still reads there sees nonsense or faults, and never a
-//! plausible answer. The pool gets it back when the harness starts over.
+//! plausible answer. The pool gets it back when the harness starts over, or, where a run has
+//! no end, after so many others: nobody walks a stack without its goroutine's lock, so
+//! once the copy has given that back nobody is in the old stack any more.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
 use std::io;
 
 use crate::barrier;
@@ -174,8 +177,21 @@ pub(crate) struct Pool {
 #[derive(Debug, Default)]
 struct PoolInner {
     free: [Vec<Stack>; CLASSES],
-    retired: Vec<(Stack, bool)>,
+    retired: VecDeque<(Stack, bool)>,
+    quarantine: usize,
     copies: usize,
+}
+
+impl PoolInner {
+    /// Takes the oldest retired stack back. False where there is none.
+    fn reuse_oldest(&mut self) -> bool {
+        let Some((stack, hidden)) = self.retired.pop_front() else { return false };
+        let usable = !hidden || stack.protect(libc::PROT_READ | libc::PROT_WRITE).is_ok();
+        if usable {
+            self.free[class(stack.size)].push(stack);
+        }
+        true
+    }
 }
 
 fn class(size: usize) -> usize {
@@ -198,7 +214,10 @@ impl Pool {
             pool.copies += 1;
             let hide = unreadable != 0 && pool.copies % unreadable == 0;
             let hidden = hide && stack.protect(libc::PROT_NONE).is_ok();
-            pool.retired.push((stack, hidden));
+            pool.retired.push_back((stack, hidden));
+            if pool.quarantine != 0 && pool.retired.len() > pool.quarantine {
+                pool.reuse_oldest();
+            }
         });
     }
 
@@ -211,13 +230,13 @@ impl Pool {
     pub(crate) fn reclaim(&self) {
         self.inner.with(|pool| {
             pool.copies = 0;
-            while let Some((stack, hidden)) = pool.retired.pop() {
-                let usable = !hidden || stack.protect(libc::PROT_READ | libc::PROT_WRITE).is_ok();
-                if usable {
-                    pool.free[class(stack.size)].push(stack);
-                }
-            }
+            while pool.reuse_oldest() {}
         });
+    }
+
+    /// How many retired stacks are kept back before the oldest is used again; zero is all.
+    pub(crate) fn set_quarantine(&self, stacks: usize) {
+        self.inner.with(|pool| pool.quarantine = stacks);
     }
 
     /// How many stacks were copied since the pool was reclaimed.
@@ -253,6 +272,22 @@ mod tests {
         // It was made unreadable for a while; now it can be written again.
         // SAFETY: its own memory, in no use.
         unsafe { third.poison(third.lo) };
+    }
+
+    #[test]
+    fn a_quarantined_stack_comes_back_after_so_many_others() {
+        let pool = Pool::default();
+        pool.set_quarantine(2);
+        let stacks: Vec<Stack> = (0..3).map(|_| pool.take(MIN_STACK).unwrap()).collect();
+        let oldest = stacks[0].lo;
+        for stack in stacks {
+            assert!(pool.inner.with(|p| p.free[0].is_empty()));
+            pool.retire(stack, 1);
+        }
+        let again = pool.take(MIN_STACK).unwrap();
+        assert_eq!(again.lo, oldest);
+        // SAFETY: its own memory, in no use.
+        unsafe { again.poison(again.lo) };
     }
 
     #[test]
