@@ -35,13 +35,16 @@
 //! - A seat has one waiter. A signal handler that waits on the seat that its
 //!   own thread was interrupted waiting on would take the baton from under it:
 //!   block such signals while waiting.
-//! - After `pass` the caller still runs, without the baton: it may only wait.
+//! - After `pass` the caller still runs, without the baton: it may only wait, here or in
+//!   its [`Parking`](crate::Parking).
+//! - [`Baton::pass_call`] is `pass` for code that cannot call it. The kernel exchanges the
+//!   word and wakes in one system call, so case 3 holds as it stands.
 //! - Passing twice before it is picked up is passing once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::sys::{die, syscall};
+use crate::sys::{Call, die, syscall};
 
 /// How many threads a baton can go round.
 pub const SEATS: usize = 8;
@@ -83,6 +86,22 @@ impl Baton {
                 die("waking a seat of the baton failed");
             }
         }
+    }
+
+    /// A system call that passes the baton to `to`: for a thread that goes on to wait
+    /// elsewhere than at its seat, and makes the call with its last instruction but a few.
+    ///
+    /// The word becomes `PASSED` and its owner is woken, whether it sleeps or not.
+    pub fn pass_call(&self, to: usize) -> Call {
+        const WAKE_ONE: usize = 1;
+        // Set the word to `PASSED`; where it was `ASLEEP` wake that many *more*, which is none.
+        const THEN: usize = ((libc::FUTEX_OP_SET as usize) << 28)
+            | ((libc::FUTEX_OP_CMP_EQ as usize) << 24)
+            | ((PASSED as usize) << 12)
+            | ASLEEP as usize;
+        let word = self.word(to).as_ptr() as usize;
+        let operation = (libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG) as usize;
+        Call::new(libc::SYS_futex, [word, operation, WAKE_ONE, 0, word, THEN])
     }
 
     /// Sleeps until the baton is passed to `me`, and takes it.
@@ -184,6 +203,24 @@ mod tests {
         assert!(!baton.wait_timeout(1, Duration::ZERO), "seat 1 has nothing");
         baton.wait(2);
         assert!(!baton.wait_timeout(2, Duration::ZERO), "passing twice is passing once");
+    }
+
+    #[test]
+    fn passing_by_a_call_is_passing() {
+        let baton = Baton::new();
+        // SAFETY: The call's word lives as long as the baton.
+        let pass = |to| unsafe { baton.pass_call(to).make() };
+        assert_eq!(pass(5), Ok(0), "nobody sleeps there");
+        baton.wait(5);
+        assert!(!baton.wait_timeout(5, Duration::ZERO), "it was passed once");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| baton.wait(6));
+            while baton.word(6).load(Ordering::Relaxed) != ASLEEP {
+                std::thread::yield_now();
+            }
+            pass(6).expect("the kernel knows FUTEX_WAKE_OP");
+            waiter.join().expect("woken");
+        });
     }
 
     /// The window is too narrow to hit from outside.

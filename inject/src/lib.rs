@@ -1,6 +1,6 @@
 //! Makes a chosen thing happen at a chosen instant on a real thread.
 //!
-//! This crate knows nothing of the runtime that it attacks. It offers the four
+//! This crate knows nothing of the runtime that it attacks. It offers the five
 //! things that a controlled run is made of:
 //!
 //! - **Who runs** ([`Baton`], [`pin`]). Of a worker's real OS threads one
@@ -16,6 +16,8 @@
 //! - **What happens there** ([`tgkill`]). A signal that a thread sends itself
 //!   inside the trap handler is held off by the handler's mask and arrives as
 //!   the handler returns, so its handler's saved PC *is* the boundary.
+//! - **In the kernel** ([`Parking`]). A thread can wait for the baton in a system call that
+//!   other code makes, and be sent a signal there: it arrives at the instruction after it.
 //! - **On which stack** ([`SignalStack`], [`handlers_on_signal_stack`]). A
 //!   goroutine stack of two kilobytes cannot hold a signal frame of twelve.
 //!
@@ -23,8 +25,9 @@
 //!
 //! | call | in a handler | while others are stopped |
 //! |---|---|---|
-//! | [`Baton`]'s methods, [`arm`], [`disarm`], [`armed`] | yes | yes |
+//! | [`Baton`]'s methods, [`arm`], [`arm_for`], [`disarm`], [`armed`] | yes | yes |
 //! | [`Ladder`]'s methods but `new` | yes | yes |
+//! | [`Parking`]'s methods but `new` | yes | yes |
 //! | [`Region::locate`], [`Region::boundaries`], [`Region::address`] | yes | yes |
 //! | [`tgkill`], [`gettid`], [`ErrnoGuard`], [`Context`], [`Trap`] | yes | yes |
 //! | everything else | no | no (it allocates) |
@@ -39,8 +42,8 @@
 //!
 //! - Patched bytes, the SIGTRAP handler and the armed breakpoint belong to the
 //!   whole process. Tests that use them run in a child process.
-//! - One breakpoint is armed at a time, or one ladder, by and for the thread that
-//!   holds the baton. Another thread that ran into it would take it for its own.
+//! - One breakpoint is armed at a time, or one ladder, by the thread that holds the baton.
+//!   Another that runs into it takes it for its own, unless it is said whom it is for.
 //! - Decode a region once, at start. A check value ([`Boundary::check`])
 //!   survives relinking, an address does not survive even a restart.
 
@@ -50,6 +53,7 @@ compile_error!("sigstorm-inject patches x86-64 code and reads Linux signal frame
 mod affinity;
 mod baton;
 mod ladder;
+mod parking;
 mod region;
 mod signal;
 mod sys;
@@ -59,9 +63,11 @@ mod trap;
 pub use affinity::{allowed_cores, nearest, pin};
 pub use baton::{Baton, SEATS};
 pub use ladder::Ladder;
+pub use parking::Parking;
 pub use region::{Boundary, CodeFunction, Location, Region, RegionError};
 pub use signal::{
     Context, ErrnoGuard, SIGNAL_STACK_SIZE, SignalStack, gettid, handlers_on_signal_stack, tgkill,
 };
-pub use text::{Text, TextError, arm, armed, disarm};
+pub use sys::Call;
+pub use text::{Text, TextError, arm, arm_for, armed, disarm};
 pub use trap::{Trap, TrapKind, install};

@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 
-use crate::sys::syscall;
+use crate::sys::{Call, syscall};
 
 /// The calling thread's kernel id.
 pub fn gettid() -> i32 {
@@ -37,6 +37,18 @@ pub fn tgkill(tid: i32, signal: i32) -> io::Result<()> {
     unsafe { syscall(libc::SYS_tgkill, [process, tid as usize, signal as usize, 0, 0, 0]) }
         .map(drop)
         .map_err(io::Error::from_raw_os_error)
+}
+
+/// A signal as the kernel's mask has it.
+pub(crate) const fn mask_of(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// A system call that changes the calling thread's mask as `how` says.
+pub(crate) fn mask_call(how: i32, mask: &u64, before: Option<&mut u64>) -> Call {
+    let before = before.map_or(0, |before| ptr::from_mut(before) as usize);
+    let size = size_of::<u64>();
+    Call::new(libc::SYS_rt_sigprocmask, [how as usize, ptr::from_ref(mask) as usize, before, size, 0, 0])
 }
 
 /// Keeps `errno` as it was: put one at the head of every signal handler.
@@ -126,6 +138,14 @@ impl Context<'_> {
         // SAFETY: `from_raw`'s caller promised a live frame. The kernel has written the mask's
         // first word, which is all that its signals need.
         unsafe { libc::sigismember(&raw const (*self.raw).uc_sigmask, signal) == 1 }
+    }
+
+    /// Lets `signal` in again once the handler has returned, if the interrupted code had it
+    /// blocked: one that is pending then arrives before the interrupted instruction.
+    pub fn admit(&mut self, signal: i32) {
+        // SAFETY: `from_raw`'s caller promised a live frame. The kernel's mask is the first
+        // word of the field, and a signal that exists has its bit there.
+        unsafe { libc::sigdelset(&raw mut (*self.raw).uc_sigmask, signal) };
     }
 
     pub(crate) fn flags(&self) -> usize {

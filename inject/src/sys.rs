@@ -1,4 +1,4 @@
-//! The system call instruction, and dying in place.
+//! System calls by the instruction, or told to others who make them, and dying in place.
 //!
 //! libc's wrappers store into `errno`. A scheduling point may sit between the
 //! program's own system call and its look at `errno`, so nothing here goes
@@ -33,6 +33,31 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<u
         );
     }
     if (-4095..0).contains(&result) { Err(-result as i32) } else { Ok(result as usize) }
+}
+
+/// A system call for somebody else to make, at an instruction of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its number.
+    pub number: usize,
+    /// Its arguments, in the kernel's order.
+    pub args: [usize; 6],
+}
+
+impl Call {
+    pub(crate) const fn new(number: libc::c_long, args: [usize; 6]) -> Call {
+        Call { number: number as usize, args }
+    }
+
+    /// Makes it here and now; the error is the kernel's positive error number.
+    ///
+    /// # Safety
+    ///
+    /// As [`syscall`].
+    pub(crate) unsafe fn make(self) -> Result<usize, i32> {
+        // SAFETY: the caller's promise.
+        unsafe { syscall(self.number as libc::c_long, self.args) }
+    }
 }
 
 /// Says why on standard error and aborts. For broken contracts in places that

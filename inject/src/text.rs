@@ -19,11 +19,17 @@
 //! 3. byte patched: armed;
 //! 4. byte restored, `ADDRESS` still set: as 2.
 //!
-//! Between threads the baton orders everything: who arms holds it.
+//! Between threads the baton orders everything: who arms holds it. A thread that has passed
+//! it on may have a few instructions to run before it sleeps ([`Parking`](crate::Parking)),
+//! and come to a breakpoint there that is not its own. So a breakpoint says whom it is for
+//! ([`arm_for`]), and anybody else waits until it is gone, as if not scheduled before.
 
 use std::fs;
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering, compiler_fence};
+
+use crate::signal::gettid;
+use crate::sys::syscall;
 
 /// `int3`.
 pub(crate) const BREAKPOINT: u8 = 0xcc;
@@ -34,6 +40,10 @@ const PAGE: usize = 4096;
 static ADDRESS: AtomicUsize = AtomicUsize::new(0);
 /// What was there.
 static ORIGINAL: AtomicU8 = AtomicU8::new(0);
+/// The thread that it is for, or 0 for whoever comes.
+static OWNER: AtomicI32 = AtomicI32::new(0);
+/// The pages that were made writable last: the first and one past the last.
+static PAGES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
 /// Why code could not be made writable, or protected again.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +124,8 @@ impl Text {
         expect_code(first, last)?;
         change(first, last, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC)
             .map_err(|source| TextError::Refused { start: first, end: last, source })?;
+        PAGES[0].store(first, Ordering::Relaxed);
+        PAGES[1].store(last, Ordering::Relaxed);
         Ok(Self { start: first, end: last })
     }
 
@@ -185,7 +197,8 @@ fn change(start: usize, end: usize, protection: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Arms the breakpoint at `address`. One that is armed elsewhere is removed.
+/// Arms the breakpoint at `address`, for whoever comes there. One that is armed elsewhere
+/// is removed.
 ///
 /// # Safety
 ///
@@ -195,7 +208,19 @@ fn change(start: usize, end: usize, protection: i32) -> io::Result<()> {
 ///   or one that it passes the baton to, runs that code before [`disarm`].
 /// - No other thread is in `arm` or `disarm`.
 pub unsafe fn arm(address: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { arm_for(address, 0) }
+}
+
+/// As [`arm`], for the thread `owner` alone: any other that comes there waits until it is
+/// gone. So it must not be one that the owner waits for.
+///
+/// # Safety
+///
+/// As for [`arm`], but that threads without the baton may come there, too.
+pub unsafe fn arm_for(address: usize, owner: i32) {
     disarm();
+    OWNER.store(owner, Ordering::Relaxed);
     let byte = address as *mut u8;
     // SAFETY: The page is mapped and writable, as the caller promised. The
     // access is volatile as the byte is code and no Rust object.
@@ -226,6 +251,33 @@ pub fn armed() -> Option<usize> {
     match ADDRESS.load(Ordering::Acquire) {
         0 => None,
         address => Some(address),
+    }
+}
+
+/// Whether the breakpoint is at `address`, and for the calling thread.
+pub(crate) fn is_mine(address: usize) -> bool {
+    let mine = || {
+        let owner = OWNER.load(Ordering::Relaxed);
+        owner == 0 || owner == gettid()
+    };
+    armed() == Some(address) && mine()
+}
+
+/// Whether a trap at `address` was that of a breakpoint for another thread, there or gone
+/// by now.
+pub(crate) fn is_anothers(address: usize) -> bool {
+    let [first, last] = &PAGES;
+    let patched = first.load(Ordering::Relaxed) <= address && address < last.load(Ordering::Relaxed);
+    // SAFETY: In pages that are code; the byte is no Rust object.
+    patched && (armed() == Some(address) || unsafe { (address as *const u8).read_volatile() } != BREAKPOINT)
+}
+
+/// Waits until no breakpoint for another thread is at `address`. The thread that it is for
+/// runs, on this core, and comes to it or gives up.
+pub(crate) fn wait_until_gone(address: usize) {
+    while armed() == Some(address) && !is_mine(address) {
+        // SAFETY: The call takes nothing and touches nothing. It cannot fail.
+        let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
     }
 }
 

@@ -5,6 +5,7 @@
 //! | cause | `si_code` | saved PC | here |
 //! |---|---|---|---|
 //! | our breakpoint, or a ladder's | `SI_KERNEL` | one past it | byte restored, PC rewound, handler |
+//! | one for another thread | `SI_KERNEL` | one past it | wait until it is gone, PC rewound |
 //! | trap flag | `TRAP_TRACE` | the next instruction | handler |
 //! | another `int3` | `SI_KERNEL` | past it | previous disposition, `int3` again |
 //! | `kill`, a watchpoint, .. | other | anything | previous disposition, sent again |
@@ -35,7 +36,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crate::ladder;
 use crate::signal::{Context, ErrnoGuard, gettid, tgkill};
 use crate::sys::die;
-use crate::text::{BREAKPOINT, armed, disarm};
+use crate::text::{BREAKPOINT, disarm, is_anothers, is_mine, wait_until_gone};
 
 const TRAP_FLAG: usize = 1 << 8;
 const TRAP_TRACE: i32 = 2;
@@ -161,7 +162,7 @@ extern "C" fn on_sigtrap(_signal: i32, info: *mut libc::siginfo_t, context: *mut
     let mut context = unsafe { Context::from_raw(context) };
     let before = context.pc().wrapping_sub(1);
     let kind = match code {
-        SI_KERNEL if armed() == Some(before) => {
+        SI_KERNEL if is_mine(before) => {
             disarm();
             // SAFETY: The instruction at `before` is whole again, and the
             // thread was about to run it when it met the breakpoint instead.
@@ -172,6 +173,11 @@ extern "C" fn on_sigtrap(_signal: i32, info: *mut libc::siginfo_t, context: *mut
             // SAFETY: As above: the rung is open, so its instruction is whole.
             unsafe { context.set_pc(before) };
             TrapKind::Rung
+        }
+        SI_KERNEL if is_anothers(before) => {
+            wait_until_gone(before);
+            // SAFETY: As above: the instruction is whole, or has a breakpoint for this thread.
+            return unsafe { context.set_pc(before) };
         }
         TRAP_TRACE => TrapKind::Step,
         _ => return not_ours(code, &mut context),
