@@ -57,6 +57,10 @@ pub struct Counts {
     pub skips: [u64; Skip::ALL.len()],
     /// Interrupted PCs, by class, in the order of `CodeClass::ALL`.
     pub interrupted: [u64; CodeClass::ALL.len()],
+    /// Blocking system calls that a signal interrupted: `EINTR`.
+    pub interrupted_calls: u64,
+    /// Right events of the execution tracer.
+    pub events: u64,
 }
 
 impl Counts {

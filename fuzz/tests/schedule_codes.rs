@@ -45,6 +45,7 @@ Ext 2 01: rate off | rate on
 World 0 00: every_frame
 World 1 03: stack 2048 | stack 16384
 World 2 03: unreadable 1 | unreadable 4
+World 7 00: trace
 ";
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Config {
     pub every_frame: bool,
     /// Bytes of a new goroutine's stack.
     pub initial_stack: usize,
+    /// True where system calls are traced.
+    pub trace: bool,
     /// Every how many copies the old stack is made unreadable; never, if zero.
     pub unreadable: usize,
     /// How many old stacks are kept back before the oldest is used again; all of them until
@@ -49,7 +51,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { every_frame: false, initial_stack: MIN_STACK, unreadable: 0, quarantine: 0 }
+        Config { every_frame: false, initial_stack: MIN_STACK, trace: false, unreadable: 0, quarantine: 0 }
     }
 }
 
@@ -92,6 +94,7 @@ pub struct Core {
     phase: AtomicU8,
     write_barrier: AtomicBool,
     every_frame: AtomicBool,
+    tracing: AtomicBool,
     initial_stack: AtomicUsize,
     unreadable: AtomicUsize,
     pub(crate) rate: AtomicU32,
@@ -122,6 +125,7 @@ impl Core {
             phase: AtomicU8::new(Phase::Off as u8),
             write_barrier: AtomicBool::new(false),
             every_frame: AtomicBool::new(false),
+            tracing: AtomicBool::new(false),
             initial_stack: AtomicUsize::new(MIN_STACK),
             unreadable: AtomicUsize::new(0),
             rate: AtomicU32::new(0),
@@ -143,6 +147,7 @@ impl Core {
             return Err(ConfigError::StackSize(size));
         }
         self.every_frame.store(config.every_frame, Ordering::Relaxed);
+        self.tracing.store(config.trace, Ordering::Relaxed);
         self.initial_stack.store(size, Ordering::Relaxed);
         self.unreadable.store(config.unreadable, Ordering::Relaxed);
         self.pool.set_quarantine(config.quarantine);
@@ -208,6 +213,11 @@ impl Core {
     /// True where every frame gets a barrier.
     pub fn every_frame(&self) -> bool {
         self.every_frame.load(Ordering::Relaxed)
+    }
+
+    /// True where system calls are traced.
+    pub(crate) fn tracing(&self) -> bool {
+        self.tracing.load(Ordering::Relaxed)
     }
 
     pub(crate) fn unreadable(&self) -> usize {

@@ -21,6 +21,9 @@ crate::named_codes! {
         TrampolineNotSimulated = 6, "trampoline-not-simulated";
         /// copystack takes no stack lock (golang/go#12932).
         CopystackUnlocked = 8, "copystack-unlocked";
+        /// A system call's event is taken once the goroutine counts as stopped, without the
+        /// stack lock (golang/go#14101).
+        TraceEventUnlocked = 12, "trace-event-unlocked";
         /// A goroutine that ends without returning keeps its barriers (golang/go#11256).
         ExitKeepsBarriers = 13, "exit-keeps-barriers";
         /// Barriers are placed from the saved scheduling SP, zero in a system call (golang/go#11049).

@@ -11,6 +11,7 @@ use crate::barrier::Barriers;
 use crate::lock::StackLock;
 use crate::panic::Unwinding;
 use crate::stack::{Bounds, Stack};
+use crate::syscall::Kernel;
 use crate::table;
 use crate::word::Word;
 
@@ -111,6 +112,8 @@ pub struct G {
     pub id: u8,
     /// Where it entered a system call, while it is in one.
     pub syscall: Gobuf,
+    /// What its last system calls came to.
+    pub(crate) kernel: Kernel,
     /// True from when a machine takes it until that machine has let go of it.
     pub(crate) held: AtomicBool,
     preempt_scan: AtomicBool,
@@ -137,6 +140,7 @@ impl G {
             status: Status(AtomicU32::new(status::IDLE)),
             id,
             syscall: Gobuf::new(),
+            kernel: Kernel::new(),
             held: AtomicBool::new(false),
             preempt_scan: AtomicBool::new(false),
             scan_done: AtomicBool::new(false),

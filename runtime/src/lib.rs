@@ -25,6 +25,9 @@
 //! of instructions on the goroutine's own thread, and a walk that starts there acts as if
 //! they had all run ([`traceback`]).
 //!
+//! **A goroutine in a system call counts as stopped.** Its thread sleeps in the kernel, on its
+//! stack, while others change what lies above ([`syscall`]).
+//!
 //! The order of work is from the bottom up: [`table`] and the assembly, [`stack`], [`lock`],
 //! [`barrier`], [`traceback`]; then [`G`], [`M`], `copystack`, `panic`, `gc`, [`profiler`].
 
@@ -55,9 +58,11 @@ pub mod point;
 pub mod profiler;
 mod spin;
 pub mod stack;
+pub mod syscall;
 pub mod table;
 pub mod throw;
 pub mod traceback;
+pub mod tracer;
 pub mod wait;
 mod word;
 

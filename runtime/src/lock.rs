@@ -30,6 +30,8 @@ crate::named_codes! {
         Exit = 6, "exit";
         /// Walking, in a signal handler.
         Walk = 7, "walk";
+        /// Walking, for an event of the execution tracer.
+        Trace = 20, "trace";
     }
 }
 

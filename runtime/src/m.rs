@@ -20,6 +20,7 @@ use crate::hooks;
 use crate::lock::Operation;
 use crate::profiler::Sample;
 use crate::table;
+use crate::tracer;
 use crate::wait::Wait;
 use crate::word::Word;
 
@@ -41,10 +42,13 @@ pub struct M {
     pub(crate) collecting: AtomicBool,
     /// The last sample that its handler took.
     pub(crate) sample: UnsafeCell<Sample>,
+    /// The last events of its execution tracer.
+    pub(crate) trace: UnsafeCell<tracer::Buffer>,
 }
 
 // SAFETY: the sample is written by this machine's own thread, in its signal handler, and
-// read where that handler is known not to run; everything else is atomic or a `Word`.
+// read where that handler is known not to run; the trace is that thread's own; everything
+// else is atomic or a `Word`.
 unsafe impl Sync for M {}
 
 /// Where a goroutine is after it was run.
@@ -69,6 +73,7 @@ impl M {
             locks: Word::new(0),
             collecting: AtomicBool::new(false),
             sample: UnsafeCell::new(Sample::NONE),
+            trace: UnsafeCell::new(tracer::Buffer::new()),
         }))
     }
 
@@ -206,7 +211,7 @@ impl M {
                     self.enter_syscall(g);
                     return Left::InSyscall;
                 }
-                event::SYSCALL_EXIT => self.exit_syscall(g),
+                // `SYSCALL_EXIT` comes back to who sent the stub into the kernel.
                 _ => unreachable!("the assembly knows five events"),
             }
             answer = 0;
@@ -289,26 +294,27 @@ impl M {
     fn enter_syscall(&'static self, g: &'static G) {
         g.syscall.copy_from(&g.sched);
         crate::point!(SyscallSaved, g);
+        if self.core.tracing() && !crate::planted!(TraceEventUnlocked) {
+            tracer::record(self, g, tracer::Kind::SyscallEnter);
+        }
         // From here on only the transition point says where it is.
         g.sched.sp.set(0);
         g.status.set(status::SYSCALL);
+        if self.core.tracing() && crate::planted!(TraceEventUnlocked) {
+            tracer::record(self, g, tracer::Kind::SyscallEnter);
+        }
         crate::point!(SyscallEntered, g);
     }
 
-    /// Comes back from a system call: through the kernel, and on to the caller's ask.
-    pub fn leave_syscall(&'static self) -> Left {
-        let Some(g) = self.current().filter(|g| g.syscall.sp.get() != 0) else { return Left::Exited };
-        let busy = self.busy();
-        g.sched.copy_from(&g.syscall);
-        self.resume(g, 0, busy)
-    }
-
-    fn exit_syscall(&'static self, g: &'static G) {
+    pub(crate) fn exit_syscall(&'static self, g: &'static G) {
         while !g.status.cas(status::SYSCALL, status::RUNNING) {
             hooks::wait(&Wait::ScanBit(g));
         }
         crate::point!(SyscallExiting, g);
         g.syscall.sp.set(0);
         crate::point!(SyscallExited, g);
+        if self.core.tracing() {
+            tracer::record(self, g, tracer::Kind::SyscallExit);
+        }
     }
 }

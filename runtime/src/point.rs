@@ -108,5 +108,11 @@ crate::named_codes! {
         CopyBarriers = 49, "copystack.barriers";
         /// The bounds are the new stack's; the saved registers still point to the old one.
         CopyBounds = 50, "copystack.bounds";
+        /// The stub is back from the kernel; the goroutine still counts as stopped.
+        SyscallReturned = 57, "syscall.returned";
+        /// The tracer is about to walk a goroutine's stack for an event.
+        TraceBegin = 58, "trace.begin";
+        /// The tracer has its event.
+        TraceEvent = 59, "trace.event";
     }
 }

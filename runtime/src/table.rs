@@ -118,11 +118,11 @@ pub struct FunctionInfo {
     pub end: usize,
     /// Return address of its ask (of a system call: of entering it).
     pub after_ask: usize,
-    /// Return address of its calls.
+    /// Return address of its calls (of the system call: where the last of its calls is done).
     pub after_call: usize,
     /// Return address of its stack check's call (of `entry` and the system call: of leaving).
     pub after_more: usize,
-    /// Where a recovery lands.
+    /// Where a recovery lands (of the system call: where the kernel comes back to).
     pub landing: usize,
 }
 

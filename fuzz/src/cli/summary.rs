@@ -31,6 +31,8 @@ pub struct Summary<'a> {
     report: Option<&'a Path>,
     seed: u64,
     alone: u64,
+    interrupted_calls: u64,
+    events: u64,
 }
 
 /// What every object of a hunt says of its counts.
@@ -68,6 +70,8 @@ impl<'a> Summary<'a> {
             report,
             seed: plan.seed,
             alone: counts.alone,
+            interrupted_calls: counts.interrupted_calls,
+            events: counts.events,
         }
     }
 }

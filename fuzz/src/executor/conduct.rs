@@ -12,6 +12,7 @@ use sigstorm_runtime::g::status;
 use sigstorm_runtime::{Function, Phase};
 
 use super::feedback::{hit, mix};
+use super::kernel::Pass;
 use super::state::{
     At, CONTROLLER, EXT, GC, M1, M2, Order, SEATS, State, Thread, Violation, What, actor_of, seat_of,
 };
@@ -34,14 +35,13 @@ impl State {
             if target == seat {
                 return order;
             }
-            self.threads[target].order.set(Some(order));
-            self.hand(seat, target);
+            self.hand(seat, target, Some(order));
         }
     }
 
-    /// Passes the baton to `target` and waits until it comes back. The breakpoint is the
-    /// holder's, so it goes and comes with the baton.
-    pub(crate) fn hand(&self, seat: usize, target: usize) {
+    /// Passes the baton to `target`, with an order, and waits until it comes back. The
+    /// breakpoint is the holder's, so it goes and comes with the baton.
+    pub(crate) fn hand(&self, seat: usize, target: usize, order: Option<Order>) {
         let mine = self.threads[seat].at_instruction.get();
         if mine.is_some() {
             inject::disarm();
@@ -49,11 +49,11 @@ impl State {
         if target != CONTROLLER && seat != CONTROLLER {
             self.counts().handovers += 1;
         }
-        self.baton.pass_and_wait(seat, target);
+        let pass = order.map_or(Pass::Seat(target), |order| self.leave_order(target, order));
+        self.pass(pass);
+        self.baton.wait(seat);
         if let Some((address, _)) = mine {
-            // SAFETY: an instruction boundary of the marked code, writable for the process's
-            // life; this thread holds the baton and is the one that is to come there.
-            unsafe { inject::arm(address) };
+            self.arm_at(seat, address);
         }
     }
 

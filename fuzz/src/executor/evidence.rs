@@ -4,7 +4,7 @@
 
 use sigstorm_runtime::G;
 use sigstorm_runtime::dump::{Dump, Pc};
-use sigstorm_runtime::profiler::{Outcome, Sample};
+use sigstorm_runtime::profiler::{Outcome, Sample, SampleFrame};
 use sigstorm_runtime::throw::Reason;
 use sigstorm_runtime::traceback::WalkError;
 
@@ -12,7 +12,7 @@ use super::hooks::index;
 use super::judge::seen;
 use super::state::{At, M1, SEATS, State, Violation, actor_of};
 use super::trace::machine_name;
-use super::truth::Right;
+use super::truth::{Expected, Right};
 use crate::outcome::{Finding, Verdict};
 
 /// A violation in the words of a report.
@@ -21,6 +21,7 @@ pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
     let mut evidence = Vec::new();
     let (verdict, summary) = match violation {
         Violation::Traceback(seat) => traceback(state, seat, &mut evidence, &mut culprit),
+        Violation::Event(seat) => event(state, seat, &mut evidence),
         Violation::Skip(seat, why) => skip(state, seat, why, &mut evidence),
         Violation::Throw(throw) => {
             culprit = throw.reason.slot();
@@ -79,9 +80,7 @@ fn traceback(
     let Some((sample, g)) = sample(state, seat) else {
         return (Verdict::BadTraceback, "a traceback of a thread that runs no goroutine".to_owned());
     };
-    let right = state.right(g, sample);
-    let truth = state.truth(index(g));
-    let top = g.stack.top.get();
+    let right = state.right(seat, g, sample);
     interrupted(state, seat, sample, evidence);
     let (verdict, summary) = match sample.outcome {
         Outcome::Failed(error) => {
@@ -98,27 +97,13 @@ fn traceback(
         ),
     };
     match &right {
-        Right::Frames(right) => {
-            evidence.push(format!("{:4}{:<28}{:<28}", "", "expected", "found"));
-            for index in 0..right.len().max(sample.len) {
-                let expected = truth
-                    .expected(right, index)
-                    .map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), f.below));
-                let found = sample
-                    .frames()
-                    .get(index)
-                    .map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), top.wrapping_sub(f.sp) as isize));
-                let mark = if expected == found { "   " } else { "==>" };
-                evidence.push(format!(
-                    "{mark} {:<28}{:<28}",
-                    expected.unwrap_or_else(|| "-".to_owned()),
-                    found.unwrap_or_else(|| "-".to_owned())
-                ));
-            }
-        }
+        Right::Frames(right) => compare(state, g, right, sample.frames(), evidence),
         Right::UnknownCode => evidence.push("expected: a skip, the code is in no table".to_owned()),
         Right::Impossible => {
-            let seen = seen(g, sample);
+            let seen = seen(g, sample, state.waits_in_kernel(seat));
+            if seen.in_kernel {
+                evidence.push("expected: the system call's stub, where the kernel comes back to".to_owned());
+            }
             evidence.push(format!(
                 "expected: nothing that fits: saved at {} {} bytes below the top, on its stack: {}",
                 Pc(seen.saved_pc),
@@ -128,6 +113,45 @@ fn traceback(
         }
     }
     (verdict, summary)
+}
+
+/// The right frames and the ones that were found, side by side.
+fn compare(state: &State, g: &G, right: &Expected, frames: &[SampleFrame], evidence: &mut Vec<String>) {
+    let truth = state.truth(index(g));
+    let top = g.stack.top.get();
+    evidence.push(format!("{:4}{:<28}{:<28}", "", "expected", "found"));
+    for index in 0..right.len().max(frames.len()) {
+        let expected =
+            truth.expected(right, index).map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), f.below));
+        let found = frames
+            .get(index)
+            .map(|f| format!("{:<16} top-{}", Pc(f.pc).to_string(), top.wrapping_sub(f.sp) as isize));
+        let mark = if expected == found { "   " } else { "==>" };
+        evidence.push(format!(
+            "{mark} {:<28}{:<28}",
+            expected.unwrap_or_else(|| "-".to_owned()),
+            found.unwrap_or_else(|| "-".to_owned())
+        ));
+    }
+}
+
+/// The tracer's last event of the machine on this seat.
+fn event(state: &State, seat: usize, evidence: &mut Vec<String>) -> (Verdict, String) {
+    let machine = state.threads[seat].machine.get();
+    let Some((m, g)) = machine.and_then(|m| Some((m, m.current()?))) else {
+        return (Verdict::BadTraceback, "an event of a thread that runs no goroutine".to_owned());
+    };
+    // SAFETY: the machine's thread has come to rest for good.
+    let event = unsafe { m.trace() }.last();
+    match &state.right_event(g) {
+        Right::Frames(right) => compare(state, g, right, event.frames(), evidence),
+        right => evidence.push(format!("expected: nothing that fits: {right:?}")),
+    }
+    let summary = format!(
+        "g{}: the tracer's event ({}) has {} frames that are not the right ones",
+        event.goroutine, event.kind, event.len
+    );
+    (Verdict::BadTraceback, summary)
 }
 
 fn interrupted(state: &State, seat: usize, sample: &Sample, evidence: &mut Vec<String>) {
@@ -160,7 +184,7 @@ fn skip(state: &State, seat: usize, why: &'static str, evidence: &mut Vec<String
             ),
             (outcome, _) => format!("it says {outcome:?}"),
         });
-        evidence.push(match state.right(g, sample) {
+        evidence.push(match state.right(seat, g, sample) {
             Right::Frames(right) => format!("a walk was possible: {} frames", right.len()),
             Right::UnknownCode => "the code is in no table".to_owned(),
             Right::Impossible => "no place where the goroutine can be".to_owned(),

@@ -99,10 +99,16 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         (Point::PhaseChanged, _) if detail == Phase::Off as usize => {
             state.check_live(seat, |heap, index| heap.is_allocated(index));
         }
+        (Point::SyscallReturned, _) => state.back_from_kernel(seat),
+        (Point::TraceEvent, Some(g)) => state.judge_event(seat, g),
         (Point::RateChanged, _) => state.rate.set(detail as u32),
         (Point::HandlerBegin, g) => {
             thread.in_handler.set(true);
             state.counts().signals += 1;
+            if state.waits_in_kernel(seat) {
+                state.counts().interrupted_calls += 1;
+                thread.interruptions.set(thread.interruptions.get() + 1);
+            }
             state.note_interrupted(seat, detail);
             if state.trace().on {
                 state.note(seat, Event::Signal, g);
@@ -132,6 +138,9 @@ fn after(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
             if thread.held_again.replace(false) {
                 thread.disarm();
                 state.held_at_trap(seat);
+            } else if thread.in_kernel.get() {
+                // The last that is done here: the baton may be gone.
+                state.back_to_kernel(seat);
             }
         }
         _ => {}
@@ -210,23 +219,37 @@ impl State {
 
     /// Arms the stop that comes with an order.
     pub(crate) fn arm(&self, seat: usize, stop: Option<Stop>) {
+        if let Some(address) = self.set_stop(seat, stop) {
+            self.arm_at(seat, address);
+        }
+    }
+
+    /// Notes where a thread is to be held; the address, where that is at an instruction.
+    pub(crate) fn set_stop(&self, seat: usize, stop: Option<Stop>) -> Option<usize> {
         let thread = &self.threads[seat];
         thread.stop.set(stop);
-        match stop {
-            None => {}
-            Some(Stop::Point { point, hit }) => thread.at_point.set(Some((point, hit))),
-            Some(Stop::Instr { function, index, hit, check }) => {
-                match self.resolve(function.code(), index, check) {
-                    Some(address) => {
-                        thread.at_instruction.set(Some((address, hit)));
-                        // SAFETY: an instruction boundary of the marked code, writable for the
-                        // process's life; this thread holds the baton and will come there.
-                        unsafe { inject::arm(address) };
-                    }
+        match stop? {
+            Stop::Point { point, hit } => {
+                thread.at_point.set(Some((point, hit)));
+                None
+            }
+            Stop::Instr { function, index, hit, check } => {
+                let address = self.resolve(function.code(), index, check);
+                match address {
+                    Some(address) => thread.at_instruction.set(Some((address, hit))),
                     None => self.stale_stop.set(Some(self.step.get())),
                 }
+                address
             }
         }
+    }
+
+    /// Arms the breakpoint for a thread.
+    pub(crate) fn arm_at(&self, seat: usize, address: usize) {
+        // SAFETY: an instruction boundary of the marked code, writable for the process's life.
+        // The calling thread holds the baton; it is the one that is to come there, or passes
+        // the baton on to that one before it comes there itself.
+        unsafe { inject::arm_for(address, self.threads[seat].tid.get()) };
     }
 
     /// The address of an instruction; none if it is not there or is another one.
@@ -278,6 +301,11 @@ impl State {
             thread.held_again.set(true);
             self.send(seat);
         }
+    }
+
+    /// True where this thread's signal has interrupted its wait in the kernel.
+    pub(crate) fn waits_in_kernel(&self, seat: usize) -> bool {
+        self.threads[seat].in_kernel.get() && !self.threads[seat].held_again.get()
     }
 
     /// Takes a signal here and now; the stop is for its handler.
@@ -343,8 +371,7 @@ fn on_wait(wait: &Wait) {
                 thread.stop.set(armed.2);
                 if let Some((address, hits)) = armed.1 {
                     thread.at_instruction.set(Some((address, hits)));
-                    // SAFETY: as where it was armed first.
-                    unsafe { inject::arm(address) };
+                    state.arm_at(seat, address);
                 }
                 thread.at.set(At::Blocked(*wait));
             }
@@ -377,13 +404,16 @@ fn on_trap(trap: &mut Trap<'_>) {
         }
         TrapKind::Step => {
             trap.set_single_step(false);
-            // SAFETY: as where it was armed first.
-            unsafe { inject::arm(address) };
+            state.arm_at(seat, address);
         }
         // No ladder is armed here.
         TrapKind::Rung => {}
         TrapKind::Breakpoint => {
             thread.at_instruction.set(None);
+            if thread.in_kernel.get() {
+                // It has the baton again, and may be sent a signal here.
+                trap.context().admit(libc::SIGPROF);
+            }
             if let Some(stop) = thread.stop.get() {
                 let g = thread.machine.get().and_then(|m| m.current());
                 state.note(seat, Event::Stop(stop), g);

@@ -3,7 +3,7 @@
 use sigstorm_runtime::core::GOROUTINES;
 use sigstorm_runtime::g::status;
 use sigstorm_runtime::heap::Heap;
-use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
+use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SampleFrame, Skip};
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
 use super::hooks::index;
@@ -12,22 +12,23 @@ use super::trace::What as Event;
 use super::truth::{Right, RightFrame, Seen, Truth};
 
 /// Where a sample saw its goroutine, as the goroutine stands now.
-pub(crate) fn seen(g: &G, sample: &Sample) -> Seen {
+pub(crate) fn seen(g: &G, sample: &Sample, in_kernel: bool) -> Seen {
     Seen {
         pc: sample.pc,
         sp: sample.sp,
         on_stack: g.stack.contains(sample.sp),
+        in_kernel,
         top: g.stack.top.get(),
         saved_sp: g.sched.sp.get(),
         saved_pc: g.sched.pc.get(),
     }
 }
 
-/// True where the sample's frames are the right ones.
-pub(crate) fn matches(truth: &Truth, right: &Right, sample: &Sample, top: usize) -> bool {
+/// True where these frames are the right ones.
+pub(crate) fn matches(truth: &Truth, right: &Right, frames: &[SampleFrame], top: usize) -> bool {
     let Right::Frames(right) = right else { return false };
-    right.len() == sample.len
-        && sample.frames().iter().enumerate().all(|(index, found)| {
+    right.len() == frames.len()
+        && frames.iter().enumerate().all(|(index, found)| {
             truth.expected(right, index)
                 == Some(RightFrame { pc: found.pc, below: top.wrapping_sub(found.sp) })
         })
@@ -66,7 +67,7 @@ impl State {
                     Skip::ForeignThread => false,
                     Skip::ProfilerOff => self.rate.get() == 0,
                     Skip::UnknownCode => {
-                        g.is_some_and(|g| matches!(self.right(g, sample), Right::UnknownCode))
+                        g.is_some_and(|g| matches!(self.right(seat, g, sample), Right::UnknownCode))
                     }
                 };
                 if !reason {
@@ -83,8 +84,33 @@ impl State {
     }
 
     /// The right traceback for a sample of this goroutine.
-    pub(crate) fn right(&self, g: &G, sample: &Sample) -> Right {
-        self.truth(index(g)).right(seen(g, sample))
+    pub(crate) fn right(&self, seat: usize, g: &G, sample: &Sample) -> Right {
+        self.truth(index(g)).right(seen(g, sample, self.waits_in_kernel(seat)))
+    }
+
+    /// The right frames for an event of a goroutine that is saved as it is now.
+    pub(crate) fn right_event(&self, g: &G) -> Right {
+        self.truth(index(g)).right(Seen {
+            pc: 0,
+            sp: 0,
+            on_stack: false,
+            in_kernel: false,
+            top: g.stack.top.get(),
+            saved_sp: g.sched.sp.get(),
+            saved_pc: g.sched.pc.get(),
+        })
+    }
+
+    /// Judges the event that this thread's tracer has just taken.
+    pub(crate) fn judge_event(&self, seat: usize, g: &'static G) {
+        let Some(m) = self.threads[seat].machine.get() else { return };
+        // SAFETY: this is the machine's own thread, right after it took the event.
+        let event = unsafe { m.trace() }.last();
+        let ours = self.threads[seat].current.get() == Some(index(g)) && event.goroutine == g.id;
+        if !ours || !matches(self.truth(index(g)), &self.right_event(g), event.frames(), g.stack.top.get()) {
+            self.fail(seat, Violation::Event(seat));
+        }
+        self.counts().events += 1;
     }
 
     fn judge_traceback(&self, seat: usize, m: &'static M, sample: &Sample) {
@@ -94,7 +120,12 @@ impl State {
             let on_stack = g.stack.contains(sample.sp);
             ours == Some(usize::from(sample.goroutine))
                 && (sample.pseudo == Pseudo::None) == on_stack
-                && matches(self.truth(index(g)), &self.right(g, sample), sample, g.stack.top.get())
+                && matches(
+                    self.truth(index(g)),
+                    &self.right(seat, g, sample),
+                    sample.frames(),
+                    g.stack.top.get(),
+                )
         });
         if !right {
             self.fail(seat, Violation::Traceback(seat));

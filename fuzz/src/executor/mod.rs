@@ -10,6 +10,7 @@ mod evidence;
 pub mod feedback;
 mod hooks;
 mod judge;
+mod kernel;
 mod perform;
 mod state;
 mod trace;
@@ -18,7 +19,9 @@ pub mod truth;
 use std::io;
 use std::time::{Duration, Instant};
 
-use sigstorm_inject::{self as inject, CodeFunction, Region, RegionError, SignalStack, Text, TextError};
+use sigstorm_inject::{
+    self as inject, CodeFunction, Parking, Region, RegionError, SignalStack, Text, TextError,
+};
 use sigstorm_runtime::core::COLLECTOR;
 use sigstorm_runtime::table::directory;
 use sigstorm_runtime::{Config, Core, Defect, M, fault, marked_code, profiler};
@@ -121,7 +124,7 @@ impl Harness {
         // The options that count are steps with an effect.
         let config = options(&schedule.steps);
         let applied = schedule.steps.iter().take_while(|s| s.actor == Actor::World).count();
-        state.counts().steps += applied.min(3) as u64;
+        state.counts().steps += applied.min(4) as u64;
         // SAFETY: every thread waits for the baton, with no goroutine.
         if unsafe { state.core().reset(config) }.is_err() {
             return self.result(Some(harness_error("the schedule's options are out of range")), trace);
@@ -161,6 +164,13 @@ impl Harness {
             finding,
             notes,
         }
+    }
+
+    /// Where a thread waits whose goroutine is in a system call: in the kernel, on the
+    /// goroutine's stack, or, switched off, on its own. For who steps threads through every
+    /// instruction: some of those that lead into the kernel are run without the baton.
+    pub fn wait_in_kernel(&mut self, on: bool) {
+        self.state.parks.set(on);
     }
 
     /// The marked code's instructions.
@@ -206,6 +216,7 @@ fn options(steps: &[Step]) -> Config {
         match step.op {
             Op::EveryFrame => config.every_frame = true,
             Op::Stack { bytes } => config.initial_stack = bytes as usize,
+            Op::Trace => config.trace = true,
             Op::Unreadable { every } => config.unreadable = usize::from(every),
             _ => {}
         }
@@ -220,10 +231,14 @@ fn start_thread(state: &'static State, seat: usize, machine: Option<&'static M>)
         .spawn(move || {
             // The thread lives as long as the process, and so does its signal stack.
             let stack = SignalStack::install();
-            let failed = stack.is_err();
-            let _ = ready.send(stack.as_ref().map(drop).map_err(|e| io::Error::from(e.kind())));
-            if !failed {
-                state.serve(seat, machine);
+            let parking = stack.and_then(|stack| Ok((stack, Parking::new(libc::SIGPROF)?)));
+            match parking {
+                Ok((_stack, parking)) => {
+                    state.threads[seat].parking.set(Some(Box::leak(Box::new(parking))));
+                    let _ = ready.send(Ok(()));
+                    state.serve(seat, machine);
+                }
+                Err(error) => drop(ready.send(Err(error))),
             }
         })
         .map_err(system("starting a thread"))?;
@@ -231,7 +246,7 @@ fn start_thread(state: &'static State, seat: usize, machine: Option<&'static M>)
         .recv()
         .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
         .and_then(|result| result)
-        .map_err(system("setting up a signal stack"))?;
+        .map_err(system("setting up a thread"))?;
     state.baton.wait(CONTROLLER);
     Ok(())
 }

@@ -29,27 +29,31 @@ impl State {
             m.attach();
         }
         // Ready: the controller goes on, and the next baton comes with the first order.
-        self.hand(seat, super::state::CONTROLLER);
+        self.hand(seat, super::state::CONTROLLER, None);
         loop {
-            thread.at.set(At::Idle);
-            let order = self.next_order(seat);
-            thread.at.set(At::Running);
-            match order.what {
-                What::Signal => self.raise(seat, order.stop),
-                What::Finish => self.finish(seat),
-                what => {
-                    self.arm(seat, order.stop);
-                    match (what, machine) {
-                        (What::Begin(op), machine) => {
-                            self.note(seat, Event::Op(op), machine.and_then(|m| m.current()));
-                            self.perform(seat, machine, op);
-                        }
-                        (_, Some(m)) => self.leave_syscall(seat, m),
-                        (_, None) => {}
-                    }
-                    thread.disarm();
-                }
+            self.turn(seat, machine);
+        }
+    }
+
+    /// Waits for the next order and carries it out.
+    pub(crate) fn turn(&self, seat: usize, machine: Option<&'static M>) {
+        let thread = &self.threads[seat];
+        thread.at.set(At::Idle);
+        if let Some(m) = machine.filter(|_| thread.in_syscall.get()) {
+            return self.stay_in_syscall(seat, m);
+        }
+        let order = self.next_order(seat);
+        thread.at.set(At::Running);
+        match order.what {
+            What::Signal => self.raise(seat, order.stop),
+            What::Finish => self.finish(seat),
+            What::Begin(op) => {
+                self.arm(seat, order.stop);
+                self.note(seat, Event::Op(op), machine.and_then(|m| m.current()));
+                self.perform(seat, machine, op);
+                thread.disarm();
             }
+            What::Resume => self.fail(seat, Violation::Harness("an idle thread has nothing to go on with")),
         }
     }
 
@@ -87,7 +91,7 @@ impl State {
     }
 
     /// The truth of the goroutine that this thread runs.
-    fn mine(&self, seat: usize) -> &mut Truth {
+    pub(crate) fn mine(&self, seat: usize) -> &mut Truth {
         match self.threads[seat].current.get() {
             Some(index) => self.truth(index),
             None => self.fail(seat, Violation::Harness("a step for a thread without a goroutine")),
@@ -184,13 +188,6 @@ impl State {
                 self.unwind(seat, m)
             }
         }
-    }
-
-    fn leave_syscall(&self, seat: usize, m: &'static M) {
-        self.threads[seat].in_syscall.set(false);
-        self.mine(seat).pending = Pending::Return;
-        m.leave_syscall();
-        self.mine(seat).returned();
     }
 
     fn panic(&self, seat: usize, m: &'static M, exits: bool) {
@@ -322,9 +319,7 @@ impl State {
             m.gc_sweep();
             return;
         }
-        if self.threads[seat].in_syscall.get() {
-            self.leave_syscall(seat, m);
-        } else if self.threads[seat].current.get().is_none() {
+        if self.threads[seat].current.get().is_none() {
             let runnable = |index: usize| {
                 let g = &self.core().goroutines()[index];
                 g.status.get() == sigstorm_runtime::g::status::RUNNABLE

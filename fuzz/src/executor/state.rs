@@ -6,7 +6,7 @@
 
 use core::cell::{Cell, UnsafeCell};
 
-use sigstorm_inject::{Baton, Region};
+use sigstorm_inject::{Baton, Parking, Region};
 use sigstorm_runtime::core::{GOROUTINES, Phase};
 use sigstorm_runtime::lock::Operation;
 use sigstorm_runtime::throw::Throw;
@@ -97,8 +97,16 @@ pub(crate) struct Thread {
     pub(crate) held_again: Cell<bool>,
     /// True where its sample failed to take the lock while that was held.
     pub(crate) lock_was_held: Cell<Option<(usize, Operation)>>,
-    /// True where it is in a system call.
+    /// True where its goroutine is in a system call.
     pub(crate) in_syscall: Cell<bool>,
+    /// Where it waits in the kernel.
+    pub(crate) parking: Cell<Option<&'static Parking>>,
+    /// True from when it goes into the kernel to wait until it is on its own stack again.
+    pub(crate) in_kernel: Cell<bool>,
+    /// True while the baton gets to it by its parking place and not its seat.
+    pub(crate) parked: Cell<bool>,
+    /// How many signals have interrupted its wait.
+    pub(crate) interruptions: Cell<usize>,
     /// The goroutine that it runs, by index, as the executor knows.
     pub(crate) current: Cell<Option<usize>>,
     /// Distance below the top of the frame that its recovery goes to.
@@ -119,6 +127,10 @@ impl Thread {
             held_again: Cell::new(false),
             lock_was_held: Cell::new(None),
             in_syscall: Cell::new(false),
+            parking: Cell::new(None),
+            in_kernel: Cell::new(false),
+            parked: Cell::new(false),
+            interruptions: Cell::new(0),
             current: Cell::new(None),
             recovers_to: Cell::new(0),
             tid: Cell::new(0),
@@ -134,6 +146,8 @@ impl Thread {
         self.held_again.set(false);
         self.lock_was_held.set(None);
         self.in_syscall.set(false);
+        self.in_kernel.set(false);
+        self.parked.set(false);
         self.current.set(None);
     }
 
@@ -152,6 +166,8 @@ impl Thread {
 pub(crate) enum Violation {
     /// This thread's last sample differs from the truth.
     Traceback(usize),
+    /// The frames of the last event that this thread's tracer took differ from the truth.
+    Event(usize),
     /// This thread's last sample was skipped without a reason.
     Skip(usize, &'static str),
     /// The core's own.
@@ -200,6 +216,8 @@ pub(crate) struct State {
     pub(crate) violation: Cell<Option<Violation>>,
     /// A stop named an instruction that is not there (any more).
     pub(crate) stale_stop: Cell<Option<u32>>,
+    /// True where threads wait in the kernel while they are in a system call.
+    pub(crate) parks: Cell<bool>,
 }
 
 // SAFETY: only the thread with the baton touches it (see the head of this file).
@@ -235,6 +253,7 @@ impl State {
             trace: UnsafeCell::new(Trace::new()),
             violation: Cell::new(None),
             stale_stop: Cell::new(None),
+            parks: Cell::new(true),
         }
     }
 

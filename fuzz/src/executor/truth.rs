@@ -104,6 +104,8 @@ pub struct Seen {
     pub sp: usize,
     /// True where that SP is on its stack.
     pub on_stack: bool,
+    /// True where its thread was waiting in the kernel.
+    pub in_kernel: bool,
     /// Its stack's top.
     pub top: usize,
     /// Its saved SP; zero where none is saved.
@@ -315,7 +317,24 @@ impl Truth {
 
     /// The right traceback for a goroutine that was seen there.
     pub fn right(&self, seen: Seen) -> Right {
-        if seen.on_stack { self.right_on_stack(seen) } else { self.right_saved(seen) }
+        match (seen.in_kernel, seen.on_stack) {
+            (true, _) => self.right_in_kernel(seen),
+            (false, true) => self.right_on_stack(seen),
+            (false, false) => self.right_saved(seen),
+        }
+    }
+
+    /// In the kernel the stub has made its system call with the body's SP, and was interrupted
+    /// where that comes back to: not at the transition point, which has the same SP.
+    fn right_in_kernel(&self, seen: Seen) -> Right {
+        let below = seen.top.wrapping_sub(seen.sp);
+        let back = info(Function::Syscall).landing;
+        match self.top() {
+            Some(top) if top.function == Function::Syscall && (seen.pc, below) == (back, top.body) => {
+                Expected::at(back, below).chain(self, 1)
+            }
+            _ => Right::Impossible,
+        }
     }
 
     fn right_on_stack(&self, seen: Seen) -> Right {
@@ -524,7 +543,7 @@ mod tests {
     const TOP: usize = 0x10000;
 
     fn seen(pc: usize, below: usize) -> Seen {
-        Seen { pc, sp: TOP - below, on_stack: true, top: TOP, saved_sp: 0, saved_pc: 0 }
+        Seen { pc, sp: TOP - below, on_stack: true, in_kernel: false, top: TOP, saved_sp: 0, saved_pc: 0 }
     }
 
     #[test]
@@ -562,6 +581,25 @@ mod tests {
         let trampoline = info(Function::Trampoline);
         let hit = frames(&truth, seen(trampoline.start, 40));
         assert_eq!(hit, [RightFrame { pc: entry.after_call, below: 40 }]);
+    }
+
+    #[test]
+    fn in_the_kernel_there_is_one_place_to_be() {
+        let mut truth = chain();
+        truth.pending = Pending::Call(Function::Syscall);
+        truth.called();
+        truth.pending = Pending::Return;
+        let stub = info(Function::Syscall);
+        let body = truth.top().unwrap().body;
+        let at = |pc, below| Seen { in_kernel: true, ..seen(pc, below) };
+        let there = frames(&truth, at(stub.landing, body));
+        assert_eq!(there[0], RightFrame { pc: stub.landing, below: body });
+        assert_eq!(there.len(), 3);
+        for elsewhere in [at(stub.after_ask, body), at(stub.landing - 2, body), at(stub.landing, body + 8)] {
+            assert!(matches!(truth.right(elsewhere), Right::Impossible), "{elsewhere:?}");
+        }
+        // Held there by a breakpoint instead, any instruction of the stub is as good.
+        assert_eq!(frames(&truth, seen(stub.after_ask, body)).len(), 3);
     }
 
     #[test]

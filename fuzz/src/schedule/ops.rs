@@ -234,6 +234,8 @@ ops! {
             /// Every nth, 1 to 4.
             every: u8 as NTH,
         } = "unreadable {every}", World 2;
+        /// Option: system calls are traced.
+        Trace = "trace", World 7;
     }
 }
 

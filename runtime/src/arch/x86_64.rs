@@ -51,6 +51,7 @@ use core::mem::offset_of;
 use crate::barrier::Entry;
 use crate::event;
 use crate::g::G;
+use crate::syscall::{NO_CALL, SystemCall};
 
 /// Distance from the slot of a replaced return address to SP inside the trampoline.
 pub(crate) const TRAMPOLINE_RETURN_GAP: usize = 8;
@@ -272,8 +273,13 @@ unsafe extern "C" fn entry() {
 }
 
 /// A system call's stub: no stack check, no slots. Between its two asks the goroutine
-/// counts as stopped; the kernel is entered there, on this stack.
-/// Clobbers `rax`, `rcx`, `r11`.
+/// counts as stopped, and the kernel is entered there, on this stack. So nothing is written
+/// to the stack between them (see `syscall`).
+///
+/// The first ask's answer is the calls to make, `SystemCalls`: each is made, and again as
+/// long as a signal interrupts it. `r12` points to the one at hand and `rbx` counts; the
+/// kernel keeps both. Clobbers what the kernel does (`rax`, `rcx`, `r11`), the six registers
+/// of arguments, `rbx` and `r12`.
 #[unsafe(naked)]
 #[unsafe(link_section = "stkbar_text")]
 unsafe extern "C" fn syscall() {
@@ -285,8 +291,30 @@ unsafe extern "C" fn syscall() {
         "mov eax, {enter}",
         "call {switch_out}",
         "24:",
-        "mov eax, {nr}",
+        "mov r12, rax",
+        "xor ebx, ebx",
+        // one call, for the first time or again
+        "33:",
+        "inc rbx",
+        "mov rdi, [r12 + {args}]",
+        "mov rsi, [r12 + {args} + 8]",
+        "mov rdx, [r12 + {args} + 16]",
+        "mov r10, [r12 + {args} + 24]",
+        "mov r8, [r12 + {args} + 32]",
+        "mov r9, [r12 + {args} + 40]",
+        "mov rax, [r12 + {number}]",
         "syscall",
+        // where a signal that interrupts it is handled
+        "34:",
+        "cmp rax, -{eintr}",
+        "je 33b",
+        "add r12, {one}",
+        "cmp qword ptr [r12 + {number}], {no_call}",
+        "jne 33b",
+        // the last is done
+        "35:",
+        "mov [r14 + {entered}], rbx",
+        "mov [r14 + {result}], rax",
         "mov eax, {leave}",
         "call {switch_out}",
         "28:",
@@ -297,14 +325,20 @@ unsafe extern "C" fn syscall() {
         row!("20b", "21b", "0", "{info}"),
         row!("21b", "31b", "8", "{info}"),
         row!("31b", "32b", "0", "{info}"),
-        directory!("20b", "32b", "24b", "24b", "28b", "24b"),
+        directory!("20b", "32b", "24b", "35b", "28b", "34b"),
         id = const crate::Function::Syscall as u32,
         size = const 0,
         slots = const 0,
         info = const (STUB | crate::Function::Syscall as u32),
         enter = const event::SYSCALL_ENTER,
         leave = const event::SYSCALL_EXIT,
-        nr = const libc::SYS_getpid,
+        number = const offset_of!(SystemCall, number),
+        args = const offset_of!(SystemCall, args),
+        one = const size_of::<SystemCall>(),
+        no_call = const NO_CALL,
+        eintr = const libc::EINTR,
+        entered = const offset_of!(G, kernel.entered),
+        result = const offset_of!(G, kernel.result),
         switch_out = sym switch_out,
     )
 }
