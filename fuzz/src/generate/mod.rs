@@ -81,6 +81,9 @@ impl Generator {
         if self.chance(12) {
             steps.push(option(Op::Unreadable { every: 1 + self.below(4) as u8 }));
         }
+        if self.chance(25) {
+            steps.push(option(Op::Trace));
+        }
         steps.truncate(length);
         let mut draft = Draft::new();
         while steps.len() < length {

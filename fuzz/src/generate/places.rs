@@ -104,9 +104,17 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
             &[BulkBegin, UnwindBegin, UnwindSlot, UnwindMoved, BulkDone, LockAcquired, LockRelease]
         }
         Op::Store { .. } | Op::Up { .. } | Op::Send { .. } => &[WriteBarrier],
-        Op::Syscall | Op::Resume => {
-            &[SyscallSaved, SyscallEntered, SyscallExiting, SyscallExited, TracebackFrame, LockRelease]
-        }
+        Op::Syscall | Op::Resume => &[
+            SyscallSaved,
+            SyscallEntered,
+            SyscallReturned,
+            SyscallExiting,
+            SyscallExited,
+            TraceBegin,
+            TracebackFrame,
+            TraceEvent,
+            LockRelease,
+        ],
         Op::Yield | Op::Run { .. } => &[StatusChanged, Dropped, Taken],
         Op::Scan { .. } => &[
             ScanBegin,

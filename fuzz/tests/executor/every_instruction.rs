@@ -28,6 +28,10 @@ fn ways(function: Function) -> Vec<String> {
         Function::Syscall => fixed(&[
             "m1 g1 call small; syscall @HERE",
             "m1 g1 call small; syscall; resume @HERE",
+            // Woken in the kernel: by itself, in its handler, and by another.
+            "m1 g1 call small; syscall; signal; resume @HERE",
+            "m1 g1 call small; syscall\nm2 g2 call tiny\nm1 resume @HERE",
+            "m1 g1 call small; syscall\nm2 g2 call tiny; syscall\nm1 resume @HERE",
             "m1 g1 call nosplit; call tiny; syscall; resume @HERE",
             "every_frame\nm1 g1 call small; syscall\ngc mark; scan g1\nm1 resume @HERE",
         ]),

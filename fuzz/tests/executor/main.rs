@@ -9,6 +9,7 @@ mod common;
 mod determinism;
 mod every_instruction;
 mod harmless;
+mod kernel;
 mod oracle;
 mod specimens;
 mod stepping;

@@ -22,6 +22,7 @@ fn expected(defect: Defect) -> &'static [Verdict] {
         Defect::BulkUnwindUnlocked => &[BadTraceback],
         Defect::TrampolineNotSimulated => &[BadTraceback],
         Defect::CopystackUnlocked => &[BadTraceback, Fault],
+        Defect::TraceEventUnlocked => &[BadTraceback],
         Defect::ExitKeepsBarriers => &[BarrierLost, BadTraceback],
         Defect::ScanFromSchedSp => &[BarrierOverflow],
         Defect::BulkWriteSkipsUnwind => &[LiveObjectFreed],

@@ -40,13 +40,14 @@ static STEPPER: OnceLock<Stepper> = OnceLock::new();
 /// A harness whose threads are stepped through the marked code. `each` is called at every
 /// instruction, in the trap handler, and says whether the signal is sent.
 pub fn stepped(each: fn(&mut Trap<'_>) -> bool) -> Harness {
-    let harness = harness(&[]);
+    let mut harness = harness(&[]);
+    harness.wait_in_kernel(false);
     let (start, end) = marked_code();
     let seen = (start..end).map(|_| AtomicBool::new(false)).collect();
     let switch_in = info(Function::SwitchIn).start;
-    // After entering it the system call's stub loads a number, and `syscall` is two bytes.
-    let kernel = info(Function::Syscall).after_ask + 5;
-    let kernel = (kernel, kernel + 2);
+    // The kernel comes back to behind the system call's `syscall`, which is two bytes.
+    let kernel = info(Function::Syscall).landing;
+    let kernel = (kernel - 2, kernel);
     // SAFETY: two bytes of the stub's code.
     assert_eq!(unsafe { (kernel.0 as *const [u8; 2]).read() }, [0x0f, 0x05], "`syscall`");
     let stepper = Stepper { start, end, switch_in, kernel, seen, signals: AtomicU64::new(0), each };

@@ -41,6 +41,9 @@ const SCENES: &[&str] = &[
     "a goroutine was used anew",
     "a thread took over another's goroutine",
     "a handler was held while others went on",
+    "a goroutine was scanned while its thread was in the kernel",
+    "a walk that began in the kernel met a barrier",
+    "an event was traced on a stack with barriers",
 ];
 
 impl Seen {
@@ -80,7 +83,16 @@ impl Seen {
                 "copystack.begin" if actor == "gc" => self.scene("a stack was shrunk"),
                 "copystack.barriers" if entries != 0 => self.scene("a stack was copied with barriers on it"),
                 "copystack.poisoned" if unreadable => self.scene("an old stack was made unreadable"),
-                "traceback.barrier" => self.scene("a walk met a barrier"),
+                "traceback.barrier" => {
+                    self.scene("a walk met a barrier");
+                    if g.in_kernel && handling.contains(actor.as_str()) {
+                        self.scene("a walk that began in the kernel met a barrier");
+                    }
+                }
+                "trace.event" if entries != 0 => self.scene("an event was traced on a stack with barriers"),
+                "scan.begin" if g.in_kernel && actor == "gc" => {
+                    self.scene("a goroutine was scanned while its thread was in the kernel");
+                }
                 "scan.begin" if g.scans_itself.as_deref() == Some(actor) => {
                     self.scene("a goroutine scanned itself");
                 }
@@ -97,6 +109,8 @@ impl Seen {
             }
             let g = &mut goroutines[usize::from(event.goroutine)];
             match what.as_str() {
+                "syscall.entered" => g.in_kernel = true,
+                "syscall.returned" => g.in_kernel = false,
                 "scan.self" => g.scans_itself = Some(actor.clone()),
                 "scan.done" => g.scans_itself = None,
                 "panic" => g.panics += 1,
@@ -145,6 +159,7 @@ struct Goroutine {
     panics: u32,
     ended: bool,
     ran_on: Option<String>,
+    in_kernel: bool,
 }
 
 /// An event's barriers: position and number.
@@ -189,6 +204,9 @@ fn random_schedules_do_what_the_harness_is_for() {
         for (class, times) in CodeClass::ALL.iter().zip(seen.counts.interrupted) {
             assert!(times > 0, "no signal interrupted code of class {class}");
         }
+        let Counts { interrupted_calls, events, .. } = seen.counts;
+        assert!(interrupted_calls > 1_000, "only {interrupted_calls} system calls were interrupted");
+        assert!(events > 1_000, "only {events} events were traced");
         let skipped: u64 = seen.counts.skips.iter().sum();
         assert!(seen.counts.tracebacks > skipped, "{} right, {skipped} skipped", seen.counts.tracebacks);
         said

@@ -11,4 +11,5 @@ mod races;
 mod running;
 mod signals;
 mod storm;
+mod syscalls;
 mod throws;

@@ -9,6 +9,7 @@ use sigstorm_runtime::g::{G, status};
 use sigstorm_runtime::lock::{self, Operation};
 use sigstorm_runtime::panic::Unwind;
 use sigstorm_runtime::profiler::{self, MAX_FRAMES, Outcome, Pseudo, Skip};
+use sigstorm_runtime::syscall::{SystemCall, SystemCalls};
 use sigstorm_runtime::table::Table;
 use sigstorm_runtime::{CodeClass, Config, Function, Left, M};
 
@@ -129,7 +130,13 @@ impl Driver {
             0..=8 if room => self.call(now),
             9 | 10 => {
                 assert_eq!(self.m.call(Function::Syscall), Left::InSyscall);
-                assert_eq!(self.m.leave_syscall(), Left::Asks);
+                let nap = libc::timespec { tv_sec: 0, tv_nsec: self.random.below(100_000) as i64 };
+                let nap = [0, 0, &raw const nap as usize, 0, 8, 0];
+                let nap = SystemCall { number: libc::SYS_ppoll as usize, args: nap };
+                let calls = SystemCalls::new(&[nap, SystemCall::HARMLESS]).expect("two calls");
+                // SAFETY: the kernel reads a time that outlives the call.
+                let made = unsafe { self.m.make_syscalls(&calls) }.expect("it is in one");
+                assert!(made.result > 0, "{made:?}");
             }
             11 => {
                 assert!(self.m.yield_now());
@@ -298,7 +305,7 @@ fn storm(config: Config, seed: u64) {
 #[test]
 fn walks_succeed_with_a_barrier_in_every_frame() {
     passes("storm::walks_succeed_with_a_barrier_in_every_frame", || {
-        storm(Config { unreadable: 16, ..EVERY_FRAME }, 11);
+        storm(Config { unreadable: 16, trace: true, ..EVERY_FRAME }, 11);
     });
 }
 
