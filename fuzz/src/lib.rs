@@ -13,5 +13,7 @@ pub mod outcome;
 pub mod planted;
 pub mod runner;
 pub mod schedule;
+mod shared;
+pub mod storm;
 #[cfg(feature = "libfuzzer")]
 pub mod worker;

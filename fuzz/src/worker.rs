@@ -8,8 +8,6 @@
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int};
 use std::fs;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +17,7 @@ use crate::executor::{Harness, feedback};
 use crate::generate::Generator;
 use crate::outcome::{Counts, Finding, Verdict};
 use crate::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
+use crate::shared::Shared;
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -73,36 +72,6 @@ unsafe extern "C" {
         argv: *mut *mut *mut c_char,
         callback: unsafe extern "C" fn(*const u8, usize) -> c_int,
     ) -> c_int;
-}
-
-/// A shared file, as words.
-struct Shared(*mut u64);
-
-impl Shared {
-    fn map(path: &Path, bytes: usize) -> io::Result<Shared> {
-        let file = fs::File::options().read(true).write(true).open(path)?;
-        if file.metadata()?.len() < bytes as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared file is too short"));
-        }
-        // SAFETY: a fresh mapping of a file that is long enough; it stays for the process's life.
-        let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Shared(at.cast())) }
-    }
-
-    fn set(&self, word: usize, value: u64) {
-        // SAFETY: within the mapping (all callers name words below its size); the parent only
-        // reads, and may see any mixture of old and new words.
-        unsafe { self.0.add(word).write_volatile(value) };
-    }
 }
 
 struct Worker {
@@ -224,7 +193,9 @@ impl Worker {
     fn one(&mut self, bytes: &[u8]) -> c_int {
         let kept = &bytes[..bytes.len().min(CURRENT_BYTES - 8)];
         // SAFETY: the bytes fit the mapping behind its first word.
-        unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), self.current.0.add(1).cast(), kept.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(kept.as_ptr(), self.current.as_ptr().add(1).cast(), kept.len())
+        };
         self.current.set(0, kept.len() as u64);
         let run = self.harness.run(&Schedule::decode(bytes), false);
         self.current.set(0, 0);

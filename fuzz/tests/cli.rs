@@ -70,12 +70,13 @@ fn without_a_command_it_helps() {
     for part in ["hunt", "replay", "Exit status", "--help"] {
         assert!(ran.text().contains(part), "{part}");
     }
-    for command in ["hunt", "replay", "show", "pack", "shrink", "museum"] {
+    for command in ["hunt", "replay", "show", "pack", "shrink", "museum", "storm"] {
         let ran = sigstorm(&[command, "--help"], b"");
         assert_eq!(ran.code, Some(0));
         assert!(ran.text().contains("Examples:"), "{command}");
     }
-    assert!(!sigstorm(&["--help"], b"").text().contains("worker"));
+    let listed = sigstorm(&["--help"], b"");
+    assert!(!listed.text().contains("worker") && !listed.text().contains("stormer"));
 }
 
 #[test]
@@ -216,6 +217,14 @@ fn wrong_usage_is_explained() {
         (&["replay", "-", "--times", "0"], "times"),
         (&["replay"], "FILE"),
         (&["hnut"], "hunt"),
+        (&["storm", "--rate", "1000000"], "1..=20000"),
+        (&["storm", "--rate", "0"], "1..=20000"),
+        (&["storm", "--threads", "0"], "1..=15"),
+        (&["storm", "--threads", "16"], "1..=15"),
+        (&["storm", "--clock", "sundial"], "monotonic"),
+        (&["storm", "--delay", "0.5"], "PROBABILITY:MICROSECONDS"),
+        (&["storm", "--delay", "7:10"], "a number from 0 to 1"),
+        (&["storm", "--delay", "0.1:99999999"], "microseconds from 0 to 10000"),
     ] {
         let ran = sigstorm(args, b"");
         assert_eq!(ran.code, Some(2), "{args:?}");
@@ -384,4 +393,62 @@ fn an_interrupt_ends_the_museum_with_its_summary() {
     let ran = Ran { code: status.code(), stdout, stderr: String::new() };
     let summary = ran.summary();
     assert_eq!((ran.code, &summary["complete"], &summary["silent"]), (Some(1), &false.into(), &0.into()));
+}
+
+#[test]
+fn a_storm_in_the_healthy_core_blows_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().to_str().unwrap();
+    let ran = sigstorm(&["storm", "--seconds", "5", "--threads", "2", "--json", "--reports", reports], b"");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!((&summary["verdict"], &summary["violations"]), (&serde_json::Value::Null, &0.into()));
+    for what in ["signals", "tracebacks", "cycles", "copies", "recoveries", "barriers", "rounds", "syscalls"]
+    {
+        assert!(summary[what].as_u64().unwrap() > 0, "{what}: {summary}");
+    }
+    // Nearly every sample is judged, and by far not every one is skipped.
+    let number = |what: &str| summary[what].as_u64().unwrap();
+    assert!(number("unjudged") * 20 < number("signals"), "{summary}");
+    assert!(summary["skips"]["lock-held"].as_u64().unwrap() < number("tracebacks"), "{summary}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was found, so nothing is left");
+}
+
+#[test]
+fn a_storm_finds_a_handler_that_waits_for_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().to_str().unwrap();
+    let ran = sigstorm(
+        &["storm", "--seconds", "30", "--json", "--reports", reports, "--defect", "sigprof-spins"],
+        b"",
+    );
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!((&summary["verdict"], &summary["violations"]), (&"deadlock".into(), &1.into()));
+    let folder = Path::new(summary["report"].as_str().unwrap());
+    let text = fs::read_to_string(folder.join("report.txt")).unwrap();
+    for part in
+        ["waits for the stack lock", "in its handler", "What each thread was at", "--defect sigprof-spins"]
+    {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    let json = fs::read(folder.join("report.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["verdict"], "deadlock");
+}
+
+#[test]
+fn an_interrupt_ends_a_storm_with_its_summary() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(["storm", "--threads", "3", "--json", "--reports"]).arg(dir.path());
+    let storm = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let pid = nix::unistd::Pid::from_raw(storm.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
+    let Output { status, stdout, .. } = storm.wait_with_output().unwrap();
+    let ran = Ran { code: status.code(), stdout, stderr: String::new() };
+    let summary = ran.summary();
+    assert_eq!((ran.code, &summary["threads"]), (Some(0), &3.into()), "{summary}");
+    assert!(summary["signals"].as_u64().unwrap() > 0, "{summary}");
 }

@@ -62,7 +62,9 @@ pub enum ConfigError {
     #[error("a stack of {0} bytes: it must be a power of two from {MIN_STACK} to {MAX_STACK}")]
     StackSize(usize),
     /// There must be something to run, somebody to run it, and the collector.
-    #[error("{goroutines} goroutines on {machines} machines: there are 1 to {MAX_GOROUTINES}, and 2 to {MAX_MACHINES}")]
+    #[error(
+        "{goroutines} goroutines on {machines} machines: there are 1 to {MAX_GOROUTINES}, and 2 to {MAX_MACHINES}"
+    )]
     Size {
         /// Goroutines asked for.
         goroutines: usize,

@@ -3,6 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use sigstorm::schedule::MAX_STEPS;
+use sigstorm::storm::{Clock, Delay, MAX_RATE, MAX_THREADS};
 use sigstorm_runtime::defect::Defect;
 use std::path::PathBuf;
 
@@ -59,9 +60,14 @@ pub enum Command {
     Shrink(Shrink),
     /// Plant each real defect in turn, and tabulate how soon it is found
     Museum(Museum),
+    /// Let everything happen at once, truly parallel, with real timers
+    Storm(Storm),
     /// Explore, as a child of `hunt`
     #[command(hide = true)]
     Worker(Worker),
+    /// Blow, as a child of `storm`
+    #[command(hide = true)]
+    Stormer(Stormer),
     /// Run schedules from standard input, as a child of `replay` and others
     #[command(hide = true)]
     Runner(Runner),
@@ -264,6 +270,80 @@ pub struct Museum {
     /// Where tables and pages go [default: reports; nowhere with --defect or --with]
     #[arg(long, value_name = "DIR")]
     pub reports: Option<PathBuf>,
+}
+
+/// `storm`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm storm --seconds 60                     the core as it is, a thread on each core, until time is up
+  sigstorm storm --rate 20000 --delay 0.01:500    more signals, and threads that are late more often
+  sigstorm storm --clock cpu                      timers as a profiler has them; the kernel's tick bounds them
+  sigstorm storm --seconds 30 --defect sigprof-spins
+
+A storm shows that something is wrong, and where; there is no schedule to replay, and the same seed gives
+the same work but not the same meetings. For a small reproducer, hunt.
+Exit status: 0 nothing found; 1 a violation; 2 wrong usage; 3 harness error.")]
+pub struct Storm {
+    /// Stop after so many seconds [default: go on until Ctrl-C]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub seconds: Option<u64>,
+    /// Signals a second from each thread's timer, up to 20000
+    #[arg(long, value_name = "HZ", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+    pub rate: u32,
+    /// How many threads run goroutines; one more collects [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    pub threads: Option<u16>,
+    /// What the timers go by: the processor's time of their thread, or the clock on the wall
+    #[arg(long, value_name = "CLOCK", default_value = "monotonic", value_parser = clock())]
+    pub clock: Clock,
+    /// How likely a thread is late at a scheduling point, and how many microseconds at most
+    #[arg(long, value_name = "P:US", default_value_t = Delay::default())]
+    pub delay: Delay,
+    /// Where the random choices begin [default: a random one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Where the report of a finding goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    pub reports: PathBuf,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
+fn clock() -> impl TypedValueParser<Value = Clock> {
+    PossibleValuesParser::new(Clock::ALL.map(Clock::name))
+        .try_map(|name| Clock::from_name(&name).ok_or("no such clock"))
+}
+
+/// `stormer`.
+#[derive(Args, Debug)]
+pub struct Stormer {
+    /// Where it finds `stats`, and leaves what it finds
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// How long it blows
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Signals a second from each thread's timer
+    #[arg(long)]
+    pub rate: u32,
+    /// How many threads run goroutines
+    #[arg(long)]
+    pub threads: usize,
+    /// What the timers go by
+    #[arg(long, value_parser = clock())]
+    pub clock: Clock,
+    /// Delays at scheduling points
+    #[arg(long)]
+    pub delay: Delay,
+    /// Where its random choices begin
+    #[arg(long)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub planted: Planted,
+    /// The process that started it, without which it ends
+    #[arg(long)]
+    pub parent: Option<i32>,
 }
 
 /// `worker`.

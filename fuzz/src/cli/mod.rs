@@ -5,6 +5,7 @@
 //!
 //! - [`campaign`] runs workers, which explore; [`runner`] is a child that runs one
 //!   schedule after another; [`death`] judges how a child ended.
+//! - [`storm`] runs a child of its own kind, in which everything happens at once.
 //! - [`shrink`] makes a schedule smaller; [`report`] is what is left of a finding.
 //! - [`museum`] plants defects and hunts for each; its table, pages and plot.
 //! - [`output`] is standard output, [`files`] are the files that are written, [`input`]
@@ -32,6 +33,7 @@ mod report;
 mod report_text;
 mod runner;
 mod shrink;
+mod storm;
 mod summary;
 mod worker;
 
@@ -115,7 +117,9 @@ pub fn main() -> ExitCode {
         Some(Command::Pack(args)) => convert::pack(&args, &out),
         Some(Command::Shrink(args)) => reduce::run(&args, &out),
         Some(Command::Museum(args)) => museum::run(&args, &out),
+        Some(Command::Storm(args)) => storm::run(&args, &out),
         Some(Command::Worker(args)) => return worker::main(args),
+        Some(Command::Stormer(args)) => return storm::child(args),
         Some(Command::Runner(args)) => return runner::main(&args),
     };
     let exit = outcome.unwrap_or_else(|trouble| match trouble {

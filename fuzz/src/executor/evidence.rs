@@ -12,7 +12,7 @@ use super::hooks::index;
 use super::judge::seen;
 use super::state::{At, M1, SEATS, State, Violation, actor_of};
 use super::trace::machine_name;
-use super::truth::{Expected, Right};
+use super::truth::{Expected, Right, Truth};
 use crate::outcome::{Finding, Verdict};
 
 /// A violation in the words of a report.
@@ -25,16 +25,7 @@ pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
         Violation::Skip(seat, why) => skip(state, seat, why, &mut evidence),
         Violation::Throw(throw) => {
             culprit = throw.reason.slot();
-            let verdict = match throw.reason {
-                Reason::BarrierLost { .. } => Verdict::BarrierLost,
-                Reason::BarrierOverflow { .. } => Verdict::BarrierOverflow,
-                Reason::OutOfOrder { .. } => Verdict::BarrierOutOfOrder,
-                Reason::DoubleInstall => Verdict::DoubleInstall,
-                Reason::WalkFailed(_) => Verdict::BadTraceback,
-                Reason::Fault { .. } => Verdict::Fault,
-                Reason::StackOverflow { .. } => Verdict::StackOverflow,
-            };
-            (verdict, format!("{}{}", whose(throw.g), throw.reason))
+            (verdict_of(&throw.reason), format!("{}{}", whose(throw.g), throw.reason))
         }
         Violation::Deadlock => (Verdict::Deadlock, deadlock(state, &mut evidence)),
         Violation::LiveObject(index) => (
@@ -57,6 +48,19 @@ pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
         evidence,
         dump: dump(state, culprit),
         step: state.step.get() as usize,
+    }
+}
+
+/// What a throw is for.
+pub(crate) fn verdict_of(reason: &Reason) -> Verdict {
+    match reason {
+        Reason::BarrierLost { .. } => Verdict::BarrierLost,
+        Reason::BarrierOverflow { .. } => Verdict::BarrierOverflow,
+        Reason::OutOfOrder { .. } => Verdict::BarrierOutOfOrder,
+        Reason::DoubleInstall => Verdict::DoubleInstall,
+        Reason::WalkFailed(_) => Verdict::BadTraceback,
+        Reason::Fault { .. } => Verdict::Fault,
+        Reason::StackOverflow { .. } => Verdict::StackOverflow,
     }
 }
 
@@ -97,7 +101,9 @@ fn traceback(
         ),
     };
     match &right {
-        Right::Frames(right) => compare(state, g, right, sample.frames(), evidence),
+        Right::Frames(right) => {
+            compare(state.truth(index(g)), g.stack.top.get(), right, sample.frames(), evidence);
+        }
         Right::UnknownCode => evidence.push("expected: a skip, the code is in no table".to_owned()),
         Right::Impossible => {
             let seen = seen(g, sample, state.waits_in_kernel(seat));
@@ -116,9 +122,13 @@ fn traceback(
 }
 
 /// The right frames and the ones that were found, side by side.
-fn compare(state: &State, g: &G, right: &Expected, frames: &[SampleFrame], evidence: &mut Vec<String>) {
-    let truth = state.truth(index(g));
-    let top = g.stack.top.get();
+pub(crate) fn compare(
+    truth: &Truth,
+    top: usize,
+    right: &Expected,
+    frames: &[SampleFrame],
+    evidence: &mut Vec<String>,
+) {
     evidence.push(format!("{:4}{:<28}{:<28}", "", "expected", "found"));
     for index in 0..right.len().max(frames.len()) {
         let expected =
@@ -144,7 +154,9 @@ fn event(state: &State, seat: usize, evidence: &mut Vec<String>) -> (Verdict, St
     // SAFETY: the machine's thread has come to rest for good.
     let event = unsafe { m.trace() }.last();
     match &state.right_event(g) {
-        Right::Frames(right) => compare(state, g, right, event.frames(), evidence),
+        Right::Frames(right) => {
+            compare(state.truth(index(g)), g.stack.top.get(), right, event.frames(), evidence);
+        }
         right => evidence.push(format!("expected: nothing that fits: {right:?}")),
     }
     let summary = format!(

@@ -26,6 +26,9 @@ use sigstorm_runtime::core::COLLECTOR;
 use sigstorm_runtime::table::directory;
 use sigstorm_runtime::{Config, Core, Defect, M, fault, marked_code, profiler};
 
+pub(crate) use evidence::{compare, verdict_of};
+pub(crate) use judge::{matches, seen};
+
 use crate::outcome::{Finding, Run, Verdict};
 use crate::schedule::{Actor, Op, Schedule, Step};
 use state::{CONTROLLER, EXT, GC, M1, M2, State, state};

@@ -1,0 +1,65 @@
+//! What a storm counts.
+
+use sigstorm_runtime::CodeClass;
+use sigstorm_runtime::profiler::Skip;
+
+/// What was counted over a storm so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct StormCounts {
+    /// Signals that were handled, on every thread.
+    pub signals: u64,
+    /// Of these on threads that run goroutines.
+    pub on_machines: u64,
+    /// Right tracebacks.
+    pub tracebacks: u64,
+    /// Samples of a thread without a goroutine.
+    pub alone: u64,
+    /// Samples that came while the truth itself was being written.
+    pub unjudged: u64,
+    /// Samples without a traceback, by reason, in the order of `Skip::ALL`.
+    pub skips: [u64; Skip::ALL.len()],
+    /// Interrupted PCs, by class, in the order of `CodeClass::ALL`.
+    pub interrupted: [u64; CodeClass::ALL.len()],
+    /// Operations of goroutines.
+    pub operations: u64,
+    /// Goroutines that were started.
+    pub started: u64,
+    /// System calls.
+    pub syscalls: u64,
+    /// Times that a signal interrupted one and it was made again.
+    pub interrupted_calls: u64,
+    /// Right events of the execution tracer.
+    pub events: u64,
+    /// Panics.
+    pub panics: u64,
+    /// Recoveries.
+    pub recoveries: u64,
+    /// Stacks that were moved.
+    pub copies: u64,
+    /// Barriers that were put over return addresses.
+    pub barriers: u64,
+    /// Cycles of the collector.
+    pub cycles: u64,
+    /// Delays at scheduling points.
+    pub delays: u64,
+    /// Times that everything was brought to an end, looked over and begun anew.
+    pub rounds: u64,
+}
+
+impl StormCounts {
+    /// How many words it is.
+    pub const WORDS: usize = size_of::<StormCounts>() / 8;
+
+    /// As words, for a shared page.
+    pub fn to_words(self) -> [u64; StormCounts::WORDS] {
+        // SAFETY: `repr(C)` and nothing but `u64`s, so there is no padding.
+        unsafe { core::mem::transmute::<StormCounts, [u64; StormCounts::WORDS]>(self) }
+    }
+
+    /// From words.
+    pub fn from_words(words: [u64; StormCounts::WORDS]) -> StormCounts {
+        // SAFETY: as above; every bit pattern is a `u64`.
+        unsafe { core::mem::transmute::<[u64; StormCounts::WORDS], StormCounts>(words) }
+    }
+}

@@ -1,0 +1,393 @@
+//! The storm: the same core and the same truth, and nobody holds a baton.
+//!
+//! Under the baton a run is decided by its schedule. Real hardware runs threads at once, and
+//! interrupts them between any two instructions, Rust code included. A storm does just
+//! that: threads that run goroutines in endless random work, a collector in endless cycles,
+//! a timer for every thread, and one thread that sends signals at random and turns the
+//! profiling rate. The choices come from a seed, but which thread is where when a signal
+//! comes does not, so nothing is replayed here: a storm says *that* something is wrong, with
+//! all evidence, and a hunt says how.
+//!
+//! # What makes a verdict sound
+//!
+//! - A sample is judged in the handler that took it, against the truth of the goroutine
+//!   that the interrupted thread runs ([`cell`], [`judge`]).
+//! - A skip for a held lock is held against a ledger of operations ([`ledger`]).
+//! - Live objects are looked for while the world is stopped.
+//! - A hang is told from slowness by what everybody got done ([`watch`]).
+//! - Every few seconds a round ends: every goroutine returns from its frames, and then
+//!   everything must be where it belongs. The next round has other options.
+//!
+//! [`run`] is the child's side, as `worker` is a hunt's: a violation ends the process.
+
+mod cell;
+mod counts;
+mod finding;
+mod hooks;
+mod judge;
+mod ledger;
+pub mod options;
+mod others;
+mod seat;
+mod state;
+mod timer;
+mod watch;
+mod work;
+
+use core::sync::atomic::Ordering;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use sigstorm_inject::{self as inject, SignalStack};
+use sigstorm_runtime::{Config, Core, M, fault, profiler};
+
+pub use counts::StormCounts;
+pub use options::{Clock, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
+
+use crate::outcome::{Finding, Verdict};
+use crate::shared::Shared;
+use seat::{Doing, Seat, rest};
+use state::{Stage, Storm, Trouble, Violation};
+use timer::Timer;
+use watch::Watchdog;
+use work::Worker;
+
+/// Words of the file `stats`; the counts come first.
+pub const STORM_WORDS: usize = 64;
+/// The word with which the parent asks for an end.
+pub const STOP: usize = 63;
+/// The word that the child moves while it lives.
+pub const PULSE: usize = 62;
+
+/// Exit status after a violation.
+pub const FOUND: i32 = 77;
+/// Exit status after a harness error.
+pub const BROKEN: i32 = 78;
+
+/// How often counts are published and the parent's word is looked at.
+const BEAT: Duration = Duration::from_millis(20);
+/// How often the watchdog looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a round lasts.
+const ROUND: Duration = Duration::from_secs(4);
+/// How long everybody is waited for once something is wrong.
+const PARKING: Duration = Duration::from_millis(1500);
+/// Old stacks that are kept back, so that who still points there is found out.
+const QUARANTINE: usize = 128;
+
+/// Blows until time is up, it is told to stop, or something is found; ends the process.
+pub fn run(options: StormOptions) -> ! {
+    let dir = options.dir.clone();
+    // A broken harness is no finding, and a thread that is gone would only hang the others.
+    std::panic::set_hook(Box::new(move |panic| {
+        leave(&dir, &harness_error(format!("a thread panicked: {panic}")));
+        end(BROKEN)
+    }));
+    match begin(&options) {
+        Ok((storm, timers)) => {
+            let status = blow(storm, &timers, &options);
+            end(status)
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            leave(&options.dir, &harness_error(error.to_string()));
+            end(BROKEN)
+        }
+    }
+}
+
+/// What went wrong as a storm was set up.
+#[derive(Debug, thiserror::Error)]
+enum StormError {
+    #[error(transparent)]
+    Size(#[from] sigstorm_runtime::core::ConfigError),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> StormError {
+    move |source| StormError::System { what, source }
+}
+
+fn harness_error(summary: String) -> Finding {
+    Finding {
+        verdict: Verdict::HarnessError.name().to_owned(),
+        summary,
+        evidence: Vec::new(),
+        dump: Vec::new(),
+        step: 0,
+    }
+}
+
+/// How a round's core is set up: barriers everywhere or where they usually lie, and stacks
+/// that begin small or not so small.
+fn config(round: u64) -> Config {
+    Config {
+        every_frame: round.is_multiple_of(2),
+        initial_stack: [2048, 4096, 2048, 16_384][(round / 2 % 4) as usize],
+        unreadable: if round % 3 == 2 { 64 } else { 0 },
+        quarantine: QUARANTINE,
+        trace: round % 4 < 2,
+    }
+}
+
+fn begin(options: &StormOptions) -> Result<(&'static Storm, Vec<Timer>), StormError> {
+    sigstorm_runtime::defect::plant(&options.defects);
+    let machines = options.threads + 1;
+    let goroutines = (options.threads * 3 + 2).min(sigstorm_runtime::core::MAX_GOROUTINES);
+    let core = Core::leak_sized(config(0), goroutines, machines)?;
+    profiler::install().map_err(system("installing the SIGPROF handler"))?;
+    fault::install().map_err(system("installing the fault handlers"))?;
+    hooks::install();
+    inject::handlers_on_signal_stack().map_err(system("moving handlers to signal stacks"))?;
+
+    let mut rng = stream(options.seed, 0);
+    let seats = (0..machines + 1)
+        .map(|index| {
+            let name = match index {
+                index if index == machines => "weather".to_owned(),
+                index if index == options.threads => "gc".to_owned(),
+                index => format!("m{}", index + 1),
+            };
+            let machine = (index < machines).then(|| M::leak(core, index as u8));
+            Seat::new(name, machine, machines, [rng.next_u64(), rng.next_u64()])
+        })
+        .collect();
+    let storm = Storm::leak(core, seats, options.delay);
+    others::set_rate(storm, options.rate);
+
+    // The weather is last, and is told of the others' timers.
+    let timers =
+        (0..machines).map(|index| start(storm, index, options, Vec::new())).collect::<Result<Vec<_>, _>>()?;
+    let timers: Vec<Timer> = timers.into_iter().flatten().collect();
+    start(storm, machines, options, timers.clone())?;
+    for timer in &timers {
+        timer.set(options.rate).map_err(system("setting a timer"))?;
+    }
+    Ok((storm, timers))
+}
+
+/// One thread's random choices.
+fn stream(seed: u64, number: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(number);
+    rng
+}
+
+/// Starts a thread, and waits until it is ready: its timer, if it has one.
+fn start(
+    storm: &'static Storm,
+    index: usize,
+    options: &StormOptions,
+    timers: Vec<Timer>,
+) -> Result<Option<Timer>, StormError> {
+    let seat = &storm.seats[index];
+    let (clock, rate) = (options.clock, options.rate);
+    let mut rng = stream(options.seed, index as u64 + 1);
+    let (ready, started) = mpsc::channel();
+    thread::Builder::new()
+        .name(seat.name.clone())
+        .spawn(move || {
+            // The thread lives as long as the process, and so does its signal stack.
+            let prepared = prepare(seat, clock);
+            let _stack = match prepared {
+                Ok((stack, timer)) => {
+                    let _ = ready.send(Ok(timer));
+                    stack
+                }
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            serve(storm, seat, &timers, rate, &mut rng)
+        })
+        .map_err(system("starting a thread"))?;
+    let prepared = started.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
+    prepared.and_then(|timer| timer).map_err(system("setting up a thread's signal stack and timer"))
+}
+
+fn prepare(seat: &'static Seat, clock: Clock) -> io::Result<(SignalStack, Option<Timer>)> {
+    let stack = SignalStack::install()?;
+    seat.sit();
+    let timer = match seat.machine {
+        Some(m) => {
+            m.attach();
+            Some(Timer::new(clock, inject::gettid())?)
+        }
+        None => None,
+    };
+    Ok((stack, timer))
+}
+
+/// A thread's life: one round after the other.
+fn serve(storm: &'static Storm, seat: &'static Seat, timers: &[Timer], rate: u32, rng: &mut ChaCha8Rng) {
+    loop {
+        seat.does(Doing::Idle);
+        while storm.stage() != Stage::Blow {
+            if storm.frozen.load(Ordering::Relaxed) {
+                seat.park();
+            }
+            rest(Duration::from_micros(500));
+        }
+        seat.does(Doing::Between);
+        match seat.machine {
+            None => others::weather(storm, seat, timers, rate, rng),
+            Some(m) if m.id == storm.core.collector() => others::collect(storm, seat, m, rng),
+            Some(m) => Worker { storm, seat, m, rng, climb: 55 }.round(),
+        }
+        // What it was told to do in this round it has done.
+        while storm.stage() == Stage::Blow && !storm.frozen.load(Ordering::Relaxed) {
+            rest(Duration::from_micros(500));
+        }
+    }
+}
+
+/// Round after round, from outside. The exit status.
+fn blow(storm: &'static Storm, timers: &[Timer], options: &StormOptions) -> i32 {
+    let stats = match Shared::map(&options.dir.join("stats"), STORM_WORDS * 8) {
+        Ok(stats) => stats,
+        Err(error) => {
+            leave(&options.dir, &harness_error(format!("sharing counts: {error}")));
+            return BROKEN;
+        }
+    };
+    let mut conductor =
+        Conductor { storm, stats, watchdog: Watchdog::new(storm), looked: Instant::now(), pulse: 0 };
+    let until = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let time_is_up =
+        |c: &Conductor| c.stats.get(STOP) != 0 || until.is_some_and(|until| Instant::now() >= until);
+    loop {
+        let begun = Instant::now();
+        storm.set_stage(Stage::Blow);
+        while storm.violation().is_none() && begun.elapsed() < ROUND && !time_is_up(&conductor) {
+            conductor.beat();
+        }
+        let last = time_is_up(&conductor);
+        storm.set_stage(Stage::Settle);
+        while storm.violation().is_none() && storm.seats.iter().any(|seat| seat.doing() != Doing::Idle) {
+            conductor.beat();
+        }
+        if storm.violation().is_none() {
+            if let Some(leak) = storm.check_leaks() {
+                storm.note(None, leak);
+            }
+        }
+        if let Some(violation) = storm.violation() {
+            return conductor.report(violation, &options.dir);
+        }
+        storm.rounds.fetch_add(1, Ordering::Relaxed);
+        if last {
+            for timer in timers {
+                // The process is about to end.
+                let _ = timer.set(0);
+            }
+            conductor.publish();
+            return 0;
+        }
+        storm.set_stage(Stage::Wait);
+        // SAFETY: every thread waits for the next round and has no goroutine: they are idle,
+        // and the stage keeps them so.
+        let reset = unsafe { storm.core.reset(config(storm.rounds.load(Ordering::Relaxed))) };
+        if reset.is_err() {
+            storm.note(None, Trouble::Harness("a round's options are out of range"));
+        }
+        storm.forget();
+        others::set_rate(storm, options.rate);
+    }
+}
+
+struct Conductor {
+    storm: &'static Storm,
+    stats: Shared,
+    watchdog: Watchdog,
+    looked: Instant,
+    pulse: u64,
+}
+
+impl Conductor {
+    /// Sleeps for a moment, publishes, and has the watchdog look.
+    fn beat(&mut self) {
+        thread::sleep(BEAT);
+        self.publish();
+        let since = self.looked.elapsed();
+        if since >= LOOK {
+            self.looked = Instant::now();
+            if let Some(seat) = self.watchdog.look(self.storm, since) {
+                self.storm.note(self.storm.seats.get(seat), Trouble::Stuck);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        for (word, value) in self.storm.counts().to_words().into_iter().enumerate() {
+            self.stats.set(word, value);
+        }
+        self.pulse += 1;
+        self.stats.set(PULSE, self.pulse);
+    }
+
+    /// Has everybody stop where they are, and tells what is wrong. The exit status.
+    fn report(&mut self, violation: Violation, dir: &Path) -> i32 {
+        let begun = Instant::now();
+        let parked = |seat: &Seat| seat.parked.load(Ordering::SeqCst);
+        while begun.elapsed() < PARKING && !self.storm.seats.iter().all(parked) {
+            for seat in self.storm.seats.iter().filter(|seat| !parked(seat)) {
+                // Wherever it is, its handler comes to a point; one that masks it comes to its own.
+                let _ = inject::tgkill(seat.tid.load(Ordering::SeqCst), libc::SIGPROF);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.publish();
+        let finding = finding::finding(self.storm, violation);
+        let broken = finding.verdict == Verdict::HarnessError.name();
+        leave(dir, &finding);
+        if broken { BROKEN } else { FOUND }
+    }
+}
+
+/// Leaves a finding for the parent.
+fn leave(dir: &Path, finding: &Finding) {
+    let written = serde_json::to_vec(finding)
+        .map_err(io::Error::from)
+        .and_then(|json| fs::write(dir.join("finding.json"), json));
+    if let Err(error) = written {
+        eprintln!("the finding cannot be written to {}: {error}", dir.display());
+        eprintln!("{}: {}", finding.verdict, finding.summary);
+    }
+}
+
+/// Ends the process at once: threads may be anywhere.
+fn end(status: i32) -> ! {
+    // SAFETY: ends the process; nothing of it is left to be unsound.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_have_options_that_the_core_takes() {
+        for round in 0..24 {
+            assert!(Core::leak_sized(config(round), 5, 2).is_ok(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn counts_fit() {
+        const { assert!(StormCounts::WORDS <= PULSE) };
+        let counts = StormCounts { signals: 1, rounds: 9, ..StormCounts::default() };
+        assert_eq!(StormCounts::from_words(counts.to_words()), counts);
+    }
+
+    #[test]
+    fn streams_differ() {
+        let first = |number| stream(7, number).next_u64();
+        assert_eq!(first(1), first(1));
+        assert_ne!(first(1), first(2));
+    }
+}
