@@ -271,10 +271,10 @@ fn blow(storm: &'static Storm, timers: &[Timer], options: &StormOptions) -> i32 
         while storm.violation().is_none() && storm.seats.iter().any(|seat| seat.doing() != Doing::Idle) {
             conductor.beat();
         }
-        if storm.violation().is_none() {
-            if let Some(leak) = storm.check_leaks() {
-                storm.note(None, leak);
-            }
+        if storm.violation().is_none()
+            && let Some(leak) = storm.check_leaks()
+        {
+            storm.note(None, leak);
         }
         if let Some(violation) = storm.violation() {
             return conductor.report(violation, &options.dir);

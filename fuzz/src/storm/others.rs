@@ -14,7 +14,7 @@ use super::state::{Stage, Storm};
 use super::timer::Timer;
 
 fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
-    (u64::from(rng.next_u32()) * u64::from(bound) >> 32) as u32
+    ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
 }
 
 /// Cycles until the round ends, and ends the last one.

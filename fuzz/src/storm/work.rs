@@ -103,7 +103,7 @@ impl Worker<'_> {
     }
 
     fn below(&mut self, bound: u32) -> u32 {
-        (u64::from(self.rng.next_u32()) * u64::from(bound) >> 32) as u32
+        ((u64::from(self.rng.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
     /// A small number: each further one is half as likely.

@@ -8,7 +8,7 @@ use sigstorm_runtime::{Config, Core, Function, Left, M, fault, profiler};
 
 /// A barrier in every frame.
 pub const EVERY_FRAME: Config =
-    Config { every_frame: true, initial_stack: 2048, trace: false, unreadable: 0 };
+    Config { every_frame: true, initial_stack: 2048, trace: false, unreadable: 0, quarantine: 0 };
 
 /// A core, two machines that run goroutines, and the collector's.
 #[derive(Clone, Copy)]
