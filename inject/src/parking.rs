@@ -13,8 +13,8 @@
 //! 2. The one that passes the baton on: [`Baton::pass_call`](crate::Baton::pass_call) where the
 //!    next waits at its seat, [`Parking::wake_call`] or [`Parking::interrupt_call`] where it is
 //!    parked itself, too.
-//! 3. [`Parking::wait`]: sleeps until the thread is woken, with the signal let in. `EINTR` means
-//!    that a signal came; then it is made again.
+//! 3. [`Parking::wait`]: sleeps until the thread is woken, with the signal let in and no other.
+//!    `EINTR` means that it came; then the call is made again.
 //!
 //! # Correctness
 //!
@@ -26,7 +26,7 @@
 //!    instruction after the wait's, with `EINTR`, however late T gets there.
 //! 3. The handler that came so returns with the baton passed on again: T makes the wait again,
 //!    and is where it was.
-//! 4. A signal of another kind: the wait is made again.
+//! 4. A signal of another kind is for another thread, or waits: so each `EINTR` is ours.
 //!
 //! From 2. up to 3. and from the handler's end up to the next 3. the thread runs *without the
 //! baton*, for a handful of instructions. They may read what nobody changes meanwhile, and
@@ -49,7 +49,7 @@ pub struct Parking {
     poll: UnsafeCell<libc::pollfd>,
     /// The signal alone.
     blocked: u64,
-    /// The thread's mask, without the signal.
+    /// Every other.
     admitting: u64,
 }
 
@@ -69,9 +69,6 @@ impl Parking {
         let flags = (libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) as usize;
         // SAFETY: The call takes two numbers.
         let fd = unsafe { syscall(libc::SYS_eventfd2, [0, flags, 0, 0, 0, 0]) }.map_err(fail)?;
-        let mut mask = 0;
-        // SAFETY: Both words outlive the call. An empty set changes nothing.
-        unsafe { mask_call(libc::SIG_BLOCK, &0, Some(&mut mask)).make() }.map_err(fail)?;
         // SAFETY: The call takes nothing.
         let process = unsafe { syscall(libc::SYS_getpid, [0; 6]) }.map_err(fail)?;
         Ok(Parking {
@@ -80,7 +77,7 @@ impl Parking {
             signal,
             poll: UnsafeCell::new(libc::pollfd { fd: fd as i32, events: libc::POLLIN, revents: 0 }),
             blocked: mask_of(signal),
-            admitting: mask & !mask_of(signal),
+            admitting: !mask_of(signal),
         })
     }
 
@@ -91,7 +88,7 @@ impl Parking {
 
     /// The call after which the signal waits.
     pub fn block(&self) -> Call {
-        mask_call(libc::SIG_BLOCK, &self.blocked, None)
+        mask_call(libc::SIG_BLOCK, &self.blocked)
     }
 
     /// The call that waits to be woken: more than zero then, `EINTR` after a signal.
@@ -141,7 +138,7 @@ impl Parking {
     /// For the thread itself: the signal comes to it at once.
     pub fn admit(&self) {
         // SAFETY: The mask outlives the call. The handler that may run is its installer's promise.
-        if unsafe { mask_call(libc::SIG_UNBLOCK, &self.blocked, None).make() }.is_err() {
+        if unsafe { mask_call(libc::SIG_UNBLOCK, &self.blocked).make() }.is_err() {
             die("a thread's signal mask cannot be changed");
         }
     }

@@ -45,10 +45,9 @@ pub(crate) const fn mask_of(signal: i32) -> u64 {
 }
 
 /// A system call that changes the calling thread's mask as `how` says.
-pub(crate) fn mask_call(how: i32, mask: &u64, before: Option<&mut u64>) -> Call {
-    let before = before.map_or(0, |before| ptr::from_mut(before) as usize);
-    let size = size_of::<u64>();
-    Call::new(libc::SYS_rt_sigprocmask, [how as usize, ptr::from_ref(mask) as usize, before, size, 0, 0])
+pub(crate) fn mask_call(how: i32, mask: &u64) -> Call {
+    let mask = ptr::from_ref(mask) as usize;
+    Call::new(libc::SYS_rt_sigprocmask, [how as usize, mask, 0, size_of::<u64>(), 0, 0])
 }
 
 /// Keeps `errno` as it was: put one at the head of every signal handler.

@@ -4,13 +4,13 @@
 mod common;
 
 use std::arch::naked_asm;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
 
 use common::in_child;
 use sigstorm_inject::{Baton, Call, CodeFunction, Context, ErrnoGuard, Parking, Region, SignalStack, Text};
-use sigstorm_inject::{Trap, arm_for, armed, disarm, gettid, install, pin};
+use sigstorm_inject::{Trap, arm_for, armed, disarm, gettid, install, pin, tgkill};
 
 /// Times that each thread parks, and that it is signalled while it does, more or less.
 const ROUNDS: usize = 1_000;
@@ -83,12 +83,25 @@ extern "C" fn on_sigprof(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_
     }
 }
 
+static OTHERS: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn on_usr1(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    OTHERS.fetch_add(1, Ordering::SeqCst);
+}
+
+static PARKER_ID: AtomicI32 = AtomicI32::new(0);
+
+fn parker_id() -> i32 {
+    PARKER_ID.load(Ordering::SeqCst)
+}
+
 /// A thread that parks `ROUNDS` times, handing the baton to the main one each time.
 fn parker() -> thread::JoinHandle<()> {
     let (ready, started) = mpsc::channel();
     let thread = thread::spawn(move || {
         let _stack = SignalStack::install().expect("memory");
         let parking = PARKING.get_or_init(|| Parking::new(libc::SIGPROF).expect("a parking place"));
+        PARKER_ID.store(gettid(), Ordering::SeqCst);
         ready.send(()).expect("the main thread waits");
         BATON.wait(PARKER);
         for _ in 0..ROUNDS {
@@ -109,12 +122,19 @@ fn a_signal_arrives_at_the_instruction_after_the_wait() {
     in_child("a_signal_arrives_at_the_instruction_after_the_wait", || {
         pin(0).expect("an allowed core");
         // SAFETY: The handler stores into atomics and makes system calls.
-        unsafe { common::handle(libc::SIGPROF, libc::SA_ONSTACK | libc::SA_RESTART, on_sigprof) };
+        unsafe {
+            common::handle(libc::SIGPROF, libc::SA_ONSTACK | libc::SA_RESTART, on_sigprof);
+            common::handle(libc::SIGUSR1, libc::SA_ONSTACK, on_usr1);
+        }
         let parker = parker();
         let parking = PARKING.get().expect("it has begun");
         let mut sent = 0;
         BATON.pass_and_wait(MAIN, PARKER);
         for round in 0..ROUNDS {
+            // One of another kind, for this thread or that: it does not end the wait.
+            if round % 7 == 0 {
+                tgkill(parker_id(), libc::SIGUSR1).expect("it lives");
+            }
             // None, one or two in a row, and at times it wakes itself in the last.
             for _ in 0..round % 3 {
                 parking.interrupt();
@@ -133,6 +153,7 @@ fn a_signal_arrives_at_the_instruction_after_the_wait() {
         parker.join().expect("no panic");
         assert_eq!(SIGNALS.load(Ordering::SeqCst), sent, "a signal was lost, or came twice");
         assert!(sent > ROUNDS, "{sent}");
+        assert!(OTHERS.load(Ordering::SeqCst) > ROUNDS / 10, "they come once it does not wait");
         assert_eq!(WRONG.load(Ordering::SeqCst), 0, "elsewhere, or not interrupted");
     });
 }

@@ -42,7 +42,8 @@ crate::named_codes! {
         HandlerBegin = 16, "handler.begin";
         /// The profiling handler has tried the lock.
         HandlerTried = 17, "handler.tried";
-        /// The profiling handler has its sample and is about to end.
+        /// The profiling handler has its sample and is about to end: nothing that others share
+        /// is touched after it.
         HandlerEnd = 18, "handler.end";
         /// A stack is about to be copied; nothing has changed yet.
         CopyBegin = 19, "copystack.begin";

@@ -168,7 +168,7 @@ fn a_wrong_row_where_the_kernel_comes_back_to_is_noticed() {
         let run = harness.run(&schedule(text), true);
         let finding = run.finding.as_ref().expect("a wrong traceback");
         assert_eq!(run.verdict(), Some(Verdict::BadTraceback), "{}", describe(finding));
-        assert_eq!((run.counts.tracebacks, finding.step), (1, 5));
+        assert_eq!((run.counts.tracebacks, finding.step), (1, 6));
         String::new()
     });
 }
