@@ -35,6 +35,9 @@
 //!   recording and by plain breakpoints, and its visits are not counted by `arm_after`.
 //! - An instruction that follows itself (`loop` to its own address) is seen once by
 //!   recording, and `arm_after` refuses it: that is left to the trap flag.
+//! - What `arm_after` arms is for the calling thread, and another that comes there without
+//!   the baton waits. What `arm_all` arms is for whoever comes: a thread that has to run
+//!   without the baton would be stopped by it.
 //! - A ladder and the breakpoint of [`arm`](crate::arm) exclude each other: each would take
 //!   the other's byte for code.
 
@@ -43,7 +46,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_f
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 
 use crate::region::Region;
-use crate::text::BREAKPOINT;
+use crate::signal::gettid;
+use crate::text::{BREAKPOINT, set_owner};
 
 /// The ladder that is armed, for the trap handler.
 static CURRENT: AtomicPtr<Ladder> = AtomicPtr::new(std::ptr::null_mut());
@@ -143,6 +147,7 @@ impl Ladder {
     ///   runs that code before [`Ladder::disarm`], and no other calls this ladder's methods.
     pub unsafe fn arm_all(&'static self) {
         self.disarm();
+        set_owner(0);
         self.begin(ALL);
         (0..self.rungs.len()).for_each(|rung| self.patch(rung));
     }
@@ -164,6 +169,8 @@ impl Ladder {
         if direct && itself {
             return false;
         }
+        // It is this thread that is to come back.
+        set_owner(gettid());
         self.begin(rung);
         self.successors(rung, |next| {
             if next != rung {
@@ -311,6 +318,14 @@ fn current() -> Option<&'static Ladder> {
 /// For the trap handler: true where the breakpoint at `address` is a ladder's.
 pub(crate) fn hit(address: usize) -> bool {
     current().is_some_and(|ladder| ladder.hit(address))
+}
+
+/// Whether the armed ladder has a breakpoint at `address`.
+pub(crate) fn covers(address: usize) -> bool {
+    let armed = |ladder: &Ladder| {
+        ladder.find(address).is_some_and(|rung| ladder.rungs[rung].armed.load(Ordering::Relaxed))
+    };
+    current().is_some_and(armed)
 }
 
 /// Puts back in a copy of the code from `start` what breakpoints cover.

@@ -42,8 +42,9 @@
 //!
 //! - Patched bytes, the SIGTRAP handler and the armed breakpoint belong to the
 //!   whole process. Tests that use them run in a child process.
-//! - One breakpoint is armed at a time, or one ladder, by the thread that holds the baton.
-//!   Another that runs into it takes it for its own, unless it is said whom it is for.
+//! - One breakpoint is armed at a time, or one ladder, by the thread that holds the
+//!   baton. Another that runs into it takes it for its own, unless it is said whom
+//!   it is for.
 //! - Decode a region once, at start. A check value ([`Boundary::check`])
 //!   survives relinking, an address does not survive even a restart.
 

@@ -254,31 +254,42 @@ pub fn armed() -> Option<usize> {
     }
 }
 
-/// Whether the breakpoint is at `address`, and for the calling thread.
-pub(crate) fn is_mine(address: usize) -> bool {
-    let mine = || {
-        let owner = OWNER.load(Ordering::Relaxed);
-        owner == 0 || owner == gettid()
-    };
-    armed() == Some(address) && mine()
+/// Says whom what is armed now is for; 0 for whoever comes.
+pub(crate) fn set_owner(owner: i32) {
+    OWNER.store(owner, Ordering::Relaxed);
 }
 
-/// Whether a trap at `address` was that of a breakpoint for another thread, there or gone
-/// by now.
+fn is_for_another() -> bool {
+    let owner = OWNER.load(Ordering::Relaxed);
+    owner != 0 && owner != gettid()
+}
+
+/// Whether the breakpoint is at `address`, and for the calling thread.
+pub(crate) fn is_mine(address: usize) -> bool {
+    armed() == Some(address) && !is_for_another()
+}
+
+/// Whether a trap at `address` was that of a breakpoint for another thread, or of one that
+/// is gone by now.
 pub(crate) fn is_anothers(address: usize) -> bool {
     let [first, last] = &PAGES;
     let patched = first.load(Ordering::Relaxed) <= address && address < last.load(Ordering::Relaxed);
-    // SAFETY: In pages that are code; the byte is no Rust object.
-    patched && (armed() == Some(address) || unsafe { (address as *const u8).read_volatile() } != BREAKPOINT)
+    let ours = || armed() == Some(address) || crate::ladder::covers(address);
+    patched && (!has_breakpoint(address) || (ours() && is_for_another()))
 }
 
 /// Waits until no breakpoint for another thread is at `address`. The thread that it is for
 /// runs, on this core, and comes to it or gives up.
 pub(crate) fn wait_until_gone(address: usize) {
-    while armed() == Some(address) && !is_mine(address) {
+    while has_breakpoint(address) && is_for_another() {
         // SAFETY: The call takes nothing and touches nothing. It cannot fail.
         let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
     }
+}
+
+fn has_breakpoint(address: usize) -> bool {
+    // SAFETY: A thread has run the byte, so it is code, and readable. It is no Rust object.
+    unsafe { (address as *const u8).read_volatile() == BREAKPOINT }
 }
 
 /// Where the breakpoint is and what it covers.

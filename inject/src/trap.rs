@@ -169,15 +169,15 @@ extern "C" fn on_sigtrap(_signal: i32, info: *mut libc::siginfo_t, context: *mut
             unsafe { context.set_pc(before) };
             TrapKind::Breakpoint
         }
-        SI_KERNEL if ladder::hit(before) => {
-            // SAFETY: As above: the rung is open, so its instruction is whole.
-            unsafe { context.set_pc(before) };
-            TrapKind::Rung
-        }
         SI_KERNEL if is_anothers(before) => {
             wait_until_gone(before);
             // SAFETY: As above: the instruction is whole, or has a breakpoint for this thread.
             return unsafe { context.set_pc(before) };
+        }
+        SI_KERNEL if ladder::hit(before) => {
+            // SAFETY: As above: the rung is open, so its instruction is whole.
+            unsafe { context.set_pc(before) };
+            TrapKind::Rung
         }
         TRAP_TRACE => TrapKind::Step,
         _ => return not_ours(code, &mut context),
