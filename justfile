@@ -36,6 +36,10 @@ shrink *ARGS:
 museum *ARGS:
     cargo run --release -- museum {{ARGS}}
 
+# Change the core in small ways, one at a time, and see whether each is noticed: just mutants --seconds 30
+mutants *ARGS:
+    cargo run --release -- mutants {{ARGS}}
+
 # Run the tests
 test *ARGS:
     cargo test {{ARGS}}

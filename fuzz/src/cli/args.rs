@@ -62,6 +62,9 @@ pub enum Command {
     Museum(Museum),
     /// Let everything happen at once, truly parallel, with real timers
     Storm(Storm),
+    /// Change the core in small ways, and see whether that is noticed
+    #[command(hide = true)]
+    Mutants(Mutants),
     /// Explore, as a child of `hunt`
     #[command(hide = true)]
     Worker(Worker),
@@ -344,6 +347,43 @@ pub struct Stormer {
     /// The process that started it, without which it ends
     #[arg(long)]
     pub parent: Option<i32>,
+}
+
+/// `mutants`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples, in the repository:
+  sigstorm mutants --check                  does the list still fit the core?
+  sigstorm mutants --only 7,12 --seconds 10
+  sigstorm mutants --report reports/mutants.md
+
+Exit status: 0 every mutant that is not equivalent was killed; 1 not so; 2 the list does not fit the
+core; 3 harness error.")]
+pub struct Mutants {
+    /// Seconds after which a mutant has survived
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub seconds: u64,
+    /// Schedules after which it has survived, if they come sooner
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: Option<u64>,
+    /// How many at a time, each on a core [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
+    pub jobs: Option<u16>,
+    /// Where the random choices begin
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Only these numbers of the list
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub only: Vec<u32>,
+    /// Build nothing: only see whether the list fits the core
+    #[arg(long)]
+    pub check: bool,
+    /// Where the copy of the workspace goes, and its builds
+    #[arg(long, value_name = "DIR", default_value = "target/mutants")]
+    pub scratch: PathBuf,
+    /// Where the table goes
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// `worker`.

@@ -54,6 +54,10 @@ pub struct Plan {
     pub core: usize,
     /// What is planted. The first one's canary is looked at.
     pub defects: Vec<Defect>,
+    /// Another build of this binary, if it is not this one.
+    pub program: Option<PathBuf>,
+    /// What is set in the workers' environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Plan {
@@ -69,6 +73,8 @@ impl Default for Plan {
             random: false,
             core: 0,
             defects: Vec::new(),
+            program: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -223,7 +229,11 @@ impl Worker {
         let log = File::create(dir.join("log")).with_context(cannot)?;
         let stats = File::open(dir.join("stats")).with_context(cannot)?;
 
-        let mut command = child::command("worker", &plan.defects);
+        let mut command = match &plan.program {
+            None => child::command("worker", &plan.defects),
+            Some(program) => child::command_of(program, "worker", &plan.defects),
+        };
+        command.envs(plan.environment.iter().cloned());
         command.arg("--dir").arg(dir);
         let mut option = |name: &str, value: Option<u64>| {
             if let Some(value) = value {

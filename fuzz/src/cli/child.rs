@@ -10,6 +10,7 @@ use nix::unistd::getppid;
 use sigstorm_runtime::defect::Defect;
 use std::collections::VecDeque;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{self, Command};
 
 /// So many last lines of what a child said are shown.
@@ -21,7 +22,12 @@ const TAIL: usize = 20;
 /// that thread for the end of the parent.
 pub fn command(subcommand: &str, defects: &[Defect]) -> Command {
     // Not by its path: that may hold a newer build by now, or nothing.
-    let mut command = Command::new("/proc/self/exe");
+    command_of(Path::new("/proc/self/exe"), subcommand, defects)
+}
+
+/// The same of another build of it.
+pub fn command_of(program: &Path, subcommand: &str, defects: &[Defect]) -> Command {
+    let mut command = Command::new(program);
     command.arg0("sigstorm");
     command.arg(subcommand).args(["--parent", &process::id().to_string()]);
     for defect in defects {

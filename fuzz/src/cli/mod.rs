@@ -8,6 +8,7 @@
 //! - [`storm`] runs a child of its own kind, in which everything happens at once.
 //! - [`shrink`] makes a schedule smaller; [`report`] is what is left of a finding.
 //! - [`museum`] plants defects and hunts for each; its table, pages and plot.
+//! - [`mutants`] changes the core in small ways, to see whether the oracles notice.
 //! - [`output`] is standard output, [`files`] are the files that are written, [`input`]
 //!   those that are read, [`interleaving`] lays out a trace.
 //!
@@ -26,6 +27,7 @@ mod input;
 mod interleaving;
 mod interrupt;
 mod museum;
+mod mutants;
 mod output;
 mod reduce;
 mod replay;
@@ -118,6 +120,7 @@ pub fn main() -> ExitCode {
         Some(Command::Shrink(args)) => reduce::run(&args, &out),
         Some(Command::Museum(args)) => museum::run(&args, &out),
         Some(Command::Storm(args)) => storm::run(&args, &out),
+        Some(Command::Mutants(args)) => mutants::run(&args, &out),
         Some(Command::Worker(args)) => return worker::main(args),
         Some(Command::Stormer(args)) => return storm::child(args),
         Some(Command::Runner(args)) => return runner::main(&args),
