@@ -70,7 +70,7 @@ fn without_a_command_it_helps() {
     for part in ["hunt", "replay", "Exit status", "--help"] {
         assert!(ran.text().contains(part), "{part}");
     }
-    for command in ["hunt", "replay", "show", "pack", "shrink", "museum", "storm"] {
+    for command in ["hunt", "replay", "show", "pack", "shrink", "museum", "storm", "collect"] {
         let ran = sigstorm(&[command, "--help"], b"");
         assert_eq!(ran.code, Some(0));
         assert!(ran.text().contains("Examples:"), "{command}");
@@ -451,4 +451,33 @@ fn an_interrupt_ends_a_storm_with_its_summary() {
     let summary = ran.summary();
     assert_eq!((ran.code, &summary["threads"]), (Some(0), &3.into()), "{summary}");
     assert!(summary["signals"].as_u64().unwrap() > 0, "{summary}");
+}
+
+#[test]
+fn what_engines_found_is_collected_into_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let crashes = dir.path().join("out/main/crashes");
+    fs::create_dir_all(&crashes).unwrap();
+    let spins = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/schedule/sigprof-spins.txt");
+    let packed = sigstorm(&["pack", spins], b"").stdout;
+    fs::write(crashes.join("id:000000,sig:06"), &packed).unwrap();
+    fs::write(crashes.join("README.txt"), "no schedule").unwrap();
+    fs::write(dir.path().join("out/crash-00aa"), &packed).unwrap();
+    let (out, reports) = (dir.path().join("out"), dir.path().join("reports"));
+    let collect = |more: &[&str]| {
+        let places = ["collect", out.to_str().unwrap(), "--reports", reports.to_str().unwrap(), "--json"];
+        sigstorm(&[&places, more].concat(), b"")
+    };
+    let ran = collect(&["--defect", "sigprof-spins"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!((&summary["files"], &summary["violations"]), (&2.into(), &2.into()), "{summary}");
+    assert_eq!((&summary["verdict"], &summary["reports"]), (&"deadlock".into(), &1.into()), "{summary}");
+    let folder = fs::read_dir(&reports).unwrap().next().unwrap().unwrap().path();
+    assert!(folder.join("schedule.txt").is_file() && folder.join("report.txt").is_file());
+
+    let healthy = collect(&[]);
+    assert_eq!((healthy.code, &healthy.summary()["violations"]), (Some(0), &0.into()), "{healthy:?}");
+    let missing = sigstorm(&["collect", dir.path().join("missing").to_str().unwrap()], b"");
+    assert!(missing.code == Some(2) && missing.stderr.contains("missing"), "{missing:?}");
 }

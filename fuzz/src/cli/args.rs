@@ -60,6 +60,8 @@ pub enum Command {
     Shrink(Shrink),
     /// Plant each real defect in turn, and tabulate how soon it is found
     Museum(Museum),
+    /// Make reports of what AFL and cargo-fuzz have found
+    Collect(Collect),
     /// Let everything happen at once, truly parallel, with real timers
     Storm(Storm),
     /// Change the core in small ways, and see whether that is noticed
@@ -273,6 +275,28 @@ pub struct Museum {
     /// Where tables and pages go [default: reports; nowhere with --defect or --with]
     #[arg(long, value_name = "DIR")]
     pub reports: Option<PathBuf>,
+}
+
+/// `collect`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm collect fuzz/afl/out                   whatever a campaign has found so far
+  sigstorm collect fuzz/artifacts --defect install-unlocked
+  sigstorm collect crash-3fa9
+
+In a folder, at any depth, it takes AFL's findings (crashes/id:*) and libFuzzer's (crash-*). Each is run
+again; of one verdict the first few are shrunk and left in REPORTS/ID/, as a hunt's are.
+Exit status: 0 nothing found; 1 a violation; 2 a file or folder cannot be read; 3 harness error.")]
+pub struct Collect {
+    /// Folders to look through, and files
+    #[arg(value_name = "DIR", required = true)]
+    pub places: Vec<PathBuf>,
+    /// Where the reports go
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    pub reports: PathBuf,
+    #[command(flatten)]
+    pub planted: Planted,
 }
 
 /// `storm`.

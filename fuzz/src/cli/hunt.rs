@@ -173,7 +173,7 @@ pub fn reproduce(report: &mut Report, stop: &AtomicBool, limit: Duration, shown:
 }
 
 /// Writes the report; if that fails, the schedule goes where it is not lost.
-fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
+pub fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
     match report.write(reports) {
         Ok(folder) => Some(folder),
         Err(error) => {
@@ -183,7 +183,7 @@ fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
     }
 }
 
-fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) -> Result<(), Trouble> {
+pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) -> Result<(), Trouble> {
     let headline = format!("{}: {}", report.finding.verdict, report.finding.summary);
     out.say(&style(headline).red().bold().to_string())?;
     for line in &report.finding.evidence {

@@ -18,6 +18,7 @@
 mod args;
 mod campaign;
 mod child;
+mod collect;
 mod convert;
 mod death;
 mod display;
@@ -118,6 +119,7 @@ pub fn main() -> ExitCode {
         Some(Command::Show(args)) => convert::show(&args, &out),
         Some(Command::Pack(args)) => convert::pack(&args, &out),
         Some(Command::Shrink(args)) => reduce::run(&args, &out),
+        Some(Command::Collect(args)) => collect::run(&args, &out),
         Some(Command::Museum(args)) => museum::run(&args, &out),
         Some(Command::Storm(args)) => storm::run(&args, &out),
         Some(Command::Mutants(args)) => mutants::run(&args, &out),

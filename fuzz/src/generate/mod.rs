@@ -7,6 +7,9 @@
 
 mod belief;
 mod places;
+mod stopped;
+
+pub use stopped::stopped;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

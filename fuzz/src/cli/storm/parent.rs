@@ -200,7 +200,13 @@ impl<'a> Stormer<'a> {
                 death::finding(Verdict::HarnessError, summary, self.log())
             })),
             _ => {
-                let mut finding = death::judge(status, true, self.log());
+                let log = self.log();
+                // What the standard library says before it gives up.
+                if log.iter().any(|line| line.starts_with("memory allocation of ")) {
+                    let summary = "the storm ran out of memory (a tight `ulimit -v`?)".to_owned();
+                    return Some(death::finding(Verdict::HarnessError, summary, log));
+                }
+                let mut finding = death::judge(status, true, log);
                 finding.summary = finding.summary.replace("while it ran this schedule", "in the storm");
                 Some(finding)
             }

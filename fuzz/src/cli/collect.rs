@@ -1,0 +1,162 @@
+//! `sigstorm collect`: make reports of what other engines have found.
+//!
+//! AFL and libFuzzer leave the bytes of whatever ended their target, often many files for
+//! one mistake. Each is run again here, in a child; of each verdict the first few are shrunk,
+//! and equal ones share a report.
+
+use super::display::Shrinking;
+use super::output::{Out, complain};
+use super::report::Report;
+use super::runner::Runner;
+use super::{Exit, Outcome, Trouble, args, files, hunt, input, interrupt};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// So many findings of one verdict are shrunk; the others are only counted.
+const EACH: u64 = 3;
+/// How long one is shrunk.
+const SHRINKING: Duration = Duration::from_secs(20);
+/// Folders are not looked into deeper than this.
+const DEPTH: usize = 8;
+
+#[derive(Default, Serialize)]
+struct Summary {
+    r#type: &'static str,
+    command: &'static str,
+    files: u64,
+    violations: u64,
+    /// How many there are of each verdict.
+    verdicts: BTreeMap<String, u64>,
+    /// How many different reports there are.
+    reports: usize,
+    verdict: Option<String>,
+    unreadable: u64,
+}
+
+/// `sigstorm collect`.
+pub fn run(args: &args::Collect, out: &Out) -> Outcome {
+    files::writable_folder(&args.reports).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
+    let stop = interrupt::install()?;
+    let mut summary = Summary { r#type: "summary", command: "collect", ..Summary::default() };
+    let mut exit = Exit::Clean;
+    let mut found = BTreeSet::new();
+    for place in &args.places {
+        match fs::metadata(place) {
+            Ok(meta) if meta.is_dir() => {
+                findings(place, DEPTH, &mut found)
+                    .map_err(|error| Trouble::Usage(format!("cannot read {}: {error}", place.display())))?;
+            }
+            Ok(_) => drop(found.insert(place.clone())),
+            Err(error) => {
+                complain(&format!("error: cannot read {}: {error}", place.display()));
+                summary.unreadable += 1;
+                exit = exit.worse(Exit::Usage);
+            }
+        }
+    }
+
+    let mut runner = Runner::new(&args.planted.defects);
+    let mut written = BTreeSet::new();
+    for file in found {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let input = match input::load(&file) {
+            Ok(input) => input,
+            Err(message) => {
+                complain(&format!("error: {message}"));
+                summary.unreadable += 1;
+                exit = exit.worse(Exit::Usage);
+                continue;
+            }
+        };
+        summary.files += 1;
+        let original = input.schedule.encode();
+        let answer = runner.run(&original, false)?;
+        let Some(finding) = answer.finding else { continue };
+        let this = Exit::of_verdict(Some(&finding.verdict));
+        exit = exit.worse(this);
+        summary.violations += u64::from(this == Exit::Violation);
+        summary.verdict.get_or_insert_with(|| finding.verdict.clone());
+        let count = summary.verdicts.entry(finding.verdict.clone()).or_default();
+        *count += 1;
+        if *count > EACH {
+            continue;
+        }
+        let mut report = Report {
+            finding,
+            schedule: input.schedule,
+            original,
+            events: Vec::new(),
+            defects: args.planted.defects.clone(),
+            seed: 0,
+            seconds: 0.0,
+            schedules: 0,
+            shrunk: false,
+            notes: vec![format!("collected from {}", input.name)],
+        };
+        if this == Exit::Violation {
+            let shown = Shrinking::new(out);
+            let result = hunt::reproduce(&mut report, stop, SHRINKING, &shown);
+            shown.end();
+            if let Err(error) = result {
+                report.notes.push(format!("it could not be shrunk: {error:#}"));
+            }
+        }
+        let folder = report.folder(&args.reports);
+        if written.insert(folder)
+            && let Some(folder) = hunt::keep(&report, &args.reports)
+        {
+            hunt::tell(&report, Some(&folder), &args.reports, out)?;
+        }
+    }
+    summary.reports = written.len();
+    out.object(&summary)?;
+    let Summary { files, violations, reports, .. } = summary;
+    out.say(&format!("{files} files, {violations} violations, {reports} different reports"))?;
+    Ok(exit)
+}
+
+/// Whatever an engine has left in a folder.
+fn findings(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let of_afl = name.starts_with("id:")
+            && folder.file_name().is_some_and(|folder| folder.to_string_lossy().starts_with("crashes"));
+        if path.is_dir() && depth > 0 && !path.is_symlink() {
+            findings(&path, depth - 1, found)?;
+        } else if path.is_file() && (of_afl || name.starts_with("crash-")) {
+            found.insert(path.clone());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engines_findings_are_found_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let crashes = dir.path().join("out/main/crashes");
+        let queue = dir.path().join("out/main/queue");
+        for folder in [&crashes, &queue] {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(folder.join("id:000001"), "").unwrap();
+        }
+        for name in ["out/crash-1", "out/timeout-1", "out/main/crashes/README.txt"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let mut found = BTreeSet::new();
+        findings(dir.path(), DEPTH, &mut found).unwrap();
+        let wanted = [crashes.join("id:000001"), dir.path().join("out/crash-1")];
+        assert!(found.into_iter().eq(BTreeSet::from(wanted)));
+    }
+}
