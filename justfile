@@ -55,13 +55,55 @@ lint:
     cargo fmt --manifest-path fuzz/afl/Cargo.toml --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# Fuzz a target with cargo-fuzz, without a sanitizer: just fuzz schedule -runs=100000
+# Let everything happen at once, with real timers: just storm --seconds 60
+storm *ARGS:
+    cargo run --release -- storm {{ARGS}}
+
+# Make reports of what engines found: just collect fuzz/artifacts
+collect *ARGS:
+    cargo run --release -- collect {{ARGS}}
+
+# Fuzz a target with cargo-fuzz, without a sanitizer: just fuzz stops -runs=100000
 fuzz TARGET='schedule' *ARGS:
-    cargo fuzz run --sanitizer none {{TARGET}} -- {{ARGS}}
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mkdir -p fuzz/corpus/{{TARGET}}
+    seeds=corpus/{{TARGET}}
+    # The reviewed schedules are texts, which this target does not take for schedules.
+    [ {{TARGET}} != schedule ] || seeds=corpus/stops
+    cargo fuzz run --sanitizer none {{TARGET}} fuzz/corpus/{{TARGET}} "$seeds" -- {{ARGS}}
+
+# Keep of a target's corpus only what is needed for what it covers: just cmin stops
+cmin TARGET='schedule':
+    cargo fuzz cmin --sanitizer none {{TARGET}} fuzz/corpus/{{TARGET}}
+
+# Which source lines a target's corpus covers; needs nightly with llvm-tools: just coverage text
+coverage TARGET='schedule':
+    cargo +nightly fuzz coverage --sanitizer none {{TARGET}} fuzz/corpus/{{TARGET}}
 
 # Start an AFL campaign on so many cores: just afl 2 -V 60
 afl CORES='1' *ARGS:
     fuzz/afl/campaign '{{afl-out}}' {{CORES}} {{ARGS}}
+
+# How an AFL campaign stands
+afl-status:
+    cargo afl whatsup -s '{{afl-out}}'
+
+# Plot an AFL campaign's main instance; needs gnuplot
+afl-plot TO='reports/afl':
+    #!/usr/bin/env bash
+    set -euo pipefail
+    command -v gnuplot >/dev/null || { echo 'afl-plot needs gnuplot: apt-get install gnuplot-nox' >&2; exit 2; }
+    mkdir -p '{{TO}}'
+    cargo afl plot '{{afl-out}}/main' '{{TO}}'
+
+# Keep of an AFL campaign's queues only what is needed for what they cover
+afl-min TO='fuzz/afl/min':
+    fuzz/afl/minimise '{{afl-out}}' '{{TO}}'
+
+# Build as ClusterFuzzLite and OSS-Fuzz do, and run what was built: just cfl-check none
+cfl-check SANITIZER='address':
+    .clusterfuzzlite/check {{SANITIZER}}
 
 # Measure against others, side by side: just bench lock [CRITERION'S OPTIONS]
 bench *GROUP='lock':
