@@ -105,20 +105,32 @@ afl-min TO='fuzz/afl/min':
 cfl-check SANITIZER='address':
     .clusterfuzzlite/check {{SANITIZER}}
 
-# Measure against others, side by side: just bench lock [CRITERION'S OPTIONS]
-bench *GROUP='lock':
+# Measure against others, side by side: just bench [lock traceback handler barriers copystack harness] [--quick]
+bench *ARGS:
     #!/usr/bin/env bash
     set -euo pipefail
-    set -- {{GROUP}}
-    group=$1
-    shift
-    case $group in
-    lock) cargo bench -p sigstorm-runtime --bench lock -- "$@" ;;
-    *)
-        echo "there is no group '$group'; there are: lock" >&2
-        exit 2
-        ;;
-    esac
+    set -- {{ARGS}}
+    all='lock traceback handler barriers copystack harness'
+    groups=()
+    while [ $# -gt 0 ] && [[ $1 != -* ]]; do
+        [[ " $all " == *" $1 "* ]] || {
+            echo "there is no group '$1'; there are: $all" >&2
+            exit 2
+        }
+        groups+=("$1")
+        shift
+    done
+    [ ${#groups[@]} -gt 0 ] || groups=($all)
+    # The core alone, so that it has neither points nor defects; then the harness, with both.
+    for package in sigstorm-runtime sigstorm; do
+        benches=()
+        for group in "${groups[@]}"; do
+            case $group in harness) of=sigstorm ;; *) of=sigstorm-runtime ;; esac
+            [ $of != $package ] || benches+=(--bench "$group")
+        done
+        [ ${#benches[@]} -eq 0 ] || cargo bench -p $package "${benches[@]}" -- --quiet "$@"
+    done
+    cargo run --quiet --release -p sigstorm-compare -- "${groups[@]}"
 
 # Everything that has to pass, as on a clean machine
 ci:

@@ -51,6 +51,8 @@ pub mod heap;
 pub mod hooks;
 pub mod lock;
 pub mod m;
+#[doc(hidden)]
+pub mod measure;
 pub mod mutator;
 pub mod names;
 pub mod panic;

@@ -2,7 +2,7 @@
 //! address is.
 //!
 //! The assembler emits rows next to the code; at start they are spread into a direct
-//! map from text offset to one packed word, so a walk pays one load a frame. This is
+//! map from text offset to one row, so a walk pays one load a frame. This is
 //! the only source of unwinding truth in the core.
 
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -33,46 +33,61 @@ crate::named_codes! {
     }
 }
 
-/// What the table says of one PC, packed: delta, function, class, flags.
+/// What the table says of one PC: the delta, and packed beside it function, class, flags.
+/// Two words, so that a walk has the delta, for which it waits, with nothing to unpack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row(u32);
+#[repr(C, align(8))]
+pub struct Row {
+    delta: u32,
+    info: u32,
+}
 
 impl Row {
-    const TOP: u32 = 1 << 28;
-    const SAVED: u32 = 1 << 29;
-    const POINTERS: u32 = 1 << 30;
+    const TOP: u32 = 1 << 16;
+    const SAVED: u32 = 1 << 17;
+    const POINTERS: u32 = 1 << 18;
+    /// An ordinary frame: neither the outermost, nor the trampoline, nor no row.
+    const PLAIN: u32 = 1 << 31;
 
     /// The row of code in no table.
-    pub const NONE: Row = Row(0);
+    pub const NONE: Row = Row { delta: 0, info: 0 };
 
     fn pack(delta: u32, info: u32) -> Row {
-        let function = info & 0xff;
         let class = info >> 8 & 0xf;
-        let flags = info >> 16 & 0xf;
-        assert!(delta <= 0xffff && class != 0, "a row of the function table is malformed");
-        Row(delta | function << 16 | class << 24 | flags << 28)
+        assert!(
+            delta <= 0xffff && class != 0 && info & Row::PLAIN == 0,
+            "a row of the function table is malformed"
+        );
+        let plain = info & Row::TOP == 0 && class != CodeClass::Trampoline as u32;
+        Row { delta, info: if plain { info | Row::PLAIN } else { info } }
     }
 
     /// True for code in no table.
     #[inline(always)]
     pub const fn is_none(self) -> bool {
-        self.0 == 0
+        self.info == 0
+    }
+
+    /// True in an ordinary frame: neither the outermost, nor the trampoline, nor in no table.
+    #[inline(always)]
+    pub(crate) const fn is_plain(self) -> bool {
+        self.info & Row::PLAIN != 0
     }
 
     /// Bytes from SP to the return address's slot.
     #[inline(always)]
     pub const fn delta(self) -> usize {
-        (self.0 & 0xffff) as usize
+        self.delta as usize
     }
 
     /// The function, if the row names one.
     pub const fn function(self) -> Option<Function> {
-        if self.is_none() { None } else { Function::from_code((self.0 >> 16) as u8) }
+        if self.is_none() { None } else { Function::from_code(self.info as u8) }
     }
 
     /// The class of code.
     pub const fn class(self) -> CodeClass {
-        match CodeClass::from_code((self.0 >> 24 & 0xf) as u8) {
+        match CodeClass::from_code((self.info >> 8 & 0xf) as u8) {
             Some(class) => class,
             None => CodeClass::Foreign,
         }
@@ -81,25 +96,25 @@ impl Row {
     /// True in the outermost frame, which has no return address.
     #[inline(always)]
     pub const fn is_top(self) -> bool {
-        self.0 & Row::TOP != 0
+        self.info & Row::TOP != 0
     }
 
     /// True in the switch onto a goroutine, where the PC is still in the saved state.
     #[inline(always)]
     pub const fn is_saved(self) -> bool {
-        self.0 & Row::SAVED != 0
+        self.info & Row::SAVED != 0
     }
 
     /// True where the frame's pointer slots hold pointers.
     #[inline(always)]
     pub const fn has_pointers(self) -> bool {
-        self.0 & Row::POINTERS != 0
+        self.info & Row::POINTERS != 0
     }
 
     /// True in the trampoline.
     #[inline(always)]
     pub const fn is_trampoline(self) -> bool {
-        self.0 >> 24 & 0xf == CodeClass::Trampoline as u32
+        self.info >> 8 & 0xf == CodeClass::Trampoline as u32
     }
 }
 
@@ -128,7 +143,7 @@ pub struct FunctionInfo {
 
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static LEN: AtomicUsize = AtomicUsize::new(0);
-static MAP: AtomicPtr<u32> = AtomicPtr::new(core::ptr::null_mut());
+static MAP: AtomicPtr<Row> = AtomicPtr::new(core::ptr::null_mut());
 static DIRECTORY: OnceLock<Vec<FunctionInfo>> = OnceLock::new();
 
 /// A view of the map that a walk holds in registers.
@@ -136,7 +151,7 @@ static DIRECTORY: OnceLock<Vec<FunctionInfo>> = OnceLock::new();
 pub struct Table {
     base: usize,
     len: usize,
-    map: *const u32,
+    map: *const Row,
 }
 
 impl Table {
@@ -157,8 +172,9 @@ impl Table {
         if offset >= self.len {
             return Row::NONE;
         }
-        // SAFETY: `init` leaked a map of LEN words and stored MAP before LEN.
-        Row(unsafe { self.map.add(offset).read() })
+        // SAFETY: `init` leaked a map of LEN rows and stored MAP before LEN. The address is
+        // reckoned from PC itself, so that a walk does not wait for the offset.
+        unsafe { self.map.wrapping_sub(self.base).wrapping_add(pc).read() }
     }
 }
 
@@ -178,13 +194,13 @@ fn relative(word: &'static i32) -> usize {
 pub fn init() {
     DIRECTORY.get_or_init(|| {
         let (start, end) = arch::text_bounds();
-        let mut map = vec![0u32; end - start].into_boxed_slice();
+        let mut map = vec![Row::NONE; end - start].into_boxed_slice();
         for row in section_words(arch::rows_bytes()).chunks_exact(4) {
             let (from, to) = (relative(&row[0]), relative(&row[1]));
             let packed = Row::pack(row[2] as u32, row[3] as u32);
             for byte in &mut map[from - start..to - start] {
-                assert_eq!(*byte, 0, "two rows of the function table overlap");
-                *byte = packed.0;
+                assert!(byte.is_none(), "two rows of the function table overlap");
+                *byte = packed;
             }
         }
         MAP.store(Box::leak(map).as_mut_ptr(), Ordering::Relaxed);
@@ -233,7 +249,7 @@ pub unsafe fn corrupt(pc: usize, delta_xor: u16) {
     let table = Table::get();
     assert!(!table.row(pc).is_none(), "no row to corrupt");
     // SAFETY: in bounds as just checked; leaked memory of this module, nobody reads it now (caller).
-    unsafe { *table.map.cast_mut().add(pc - table.base) ^= u32::from(delta_xor) };
+    unsafe { (*table.map.cast_mut().add(pc - table.base)).delta ^= u32::from(delta_xor) };
 }
 
 #[cfg(test)]

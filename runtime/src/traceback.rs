@@ -126,51 +126,55 @@ pub fn saved(g: &G) -> Result<Start, WalkError> {
     Err(WalkError::NothingSaved)
 }
 
+/// Where a walk goes on that starts in the trampoline, as if that had finished: PC, its row,
+/// and the next barrier. Takes no walk, which then need not lie in memory.
+#[cold]
+fn finish_trampoline(
+    g: &G,
+    table: Table,
+    sp: usize,
+    position: usize,
+) -> Result<(usize, Row, usize), WalkError> {
+    let hit = sp - arch::TRAMPOLINE_RETURN_GAP;
+    let is_hit = |index: usize| g.barriers.entry(index).filter(|e| e.slot == hit);
+    let (entry, next) = if let Some(entry) = is_hit(position) {
+        (entry, position + 1)
+    } else if let Some(entry) = position.checked_sub(1).and_then(is_hit) {
+        (entry, position)
+    } else {
+        return Err(WalkError::LostTrampoline { sp });
+    };
+    let row = table.row(entry.pc);
+    if row.is_none() {
+        return Err(WalkError::UnknownReturn { slot: entry.slot, pc: entry.pc });
+    }
+    Ok((entry.pc, row, next))
+}
+
 impl Unwinder {
     /// Begins a walk of `g`'s stack. Signal-safe, as is [`Unwinder::step`].
     #[inline]
     pub fn begin(g: &'static G, start: Start) -> Result<Unwinder, WalkError> {
         let table = Table::get();
-        let mut walk = Unwinder {
+        let (mut pc, mut row, mut barrier) = (start.pc, table.row(start.pc), g.barriers.position());
+        if !crate::planted!(TrampolineNotSimulated, row.is_trampoline()) && row.is_trampoline() {
+            (pc, row, barrier) = finish_trampoline(g, table, start.sp, barrier)?;
+        }
+        if row.is_none() {
+            return Err(WalkError::UnknownStart { pc });
+        }
+        Ok(Unwinder {
             g,
             table,
-            pc: start.pc,
+            pc,
             sp: start.sp,
-            row: table.row(start.pc),
-            barrier: g.barriers.position(),
+            row,
+            barrier,
             barriers: g.barriers.len(),
             lo: g.stack.lo.get(),
             top: g.stack.top.get(),
             done: false,
-        };
-        if !crate::planted!(TrampolineNotSimulated, walk.row.is_trampoline()) && walk.row.is_trampoline() {
-            walk.finish_trampoline()?;
-        }
-        if walk.row.is_none() {
-            return Err(WalkError::UnknownStart { pc: walk.pc });
-        }
-        Ok(walk)
-    }
-
-    /// Goes on as if the trampoline, in which the walk starts, had finished.
-    #[cold]
-    fn finish_trampoline(&mut self) -> Result<(), WalkError> {
-        let hit = self.sp - arch::TRAMPOLINE_RETURN_GAP;
-        let is_hit = |index: usize| self.g.barriers.entry(index).filter(|e| e.slot == hit);
-        let entry = if let Some(entry) = is_hit(self.barrier) {
-            self.barrier += 1;
-            entry
-        } else if let Some(entry) = self.barrier.checked_sub(1).and_then(is_hit) {
-            entry
-        } else {
-            return Err(WalkError::LostTrampoline { sp: self.sp });
-        };
-        self.pc = entry.pc;
-        self.row = self.table.row(entry.pc);
-        if self.row.is_none() {
-            return Err(WalkError::UnknownReturn { slot: entry.slot, pc: entry.pc });
-        }
-        Ok(())
+        })
     }
 
     /// The next frame; none after the outermost.
@@ -193,8 +197,21 @@ impl Unwinder {
             return Err(WalkError::OutOfStack { slot });
         }
         // SAFETY: a slot that cannot be read faults in a load that has an exception row.
-        let mut pc = unsafe { arch::load_or(slot, FAULTED) };
+        let mut pc = unsafe { arch::load_at_or(self.sp, self.row.delta(), FAULTED) };
         let mut row = self.table.row(pc);
+        if !row.is_plain() {
+            (pc, row) = self.special(slot, pc, row)?;
+        }
+        self.pc = pc;
+        self.sp = slot + 8;
+        self.row = row;
+        Ok(Some(Frame { slot: Some(slot), ..frame }))
+    }
+
+    /// A return slot does not name an ordinary frame: a barrier lies over it, it is the
+    /// outermost frame's, or it cannot be explained.
+    #[inline]
+    fn special(&mut self, slot: usize, mut pc: usize, mut row: Row) -> Result<(usize, Row), WalkError> {
         if row.is_trampoline() {
             pc = self.through_barrier(slot)?;
             row = self.table.row(pc);
@@ -205,14 +222,11 @@ impl Unwinder {
                 pc => WalkError::UnknownReturn { slot, pc },
             });
         }
-        self.pc = pc;
-        self.sp = slot + 8;
-        self.row = row;
-        Ok(Some(Frame { slot: Some(slot), ..frame }))
+        Ok((pc, row))
     }
 
     /// The return address under the barrier over `slot`.
-    #[cold]
+    #[inline]
     fn through_barrier(&mut self, slot: usize) -> Result<usize, WalkError> {
         crate::point!(TracebackBarrier, self.g, self.barrier);
         match self.g.barriers.entry(self.barrier) {

@@ -1,58 +1,67 @@
-//! The locks that are compared, behind one face.
+//! The locks that are compared, behind one face that is chosen at compile time. All of them
+//! guard the same goroutine's stack: writers install and remove barriers on it, a signal
+//! handler walks it.
 
+use std::mem;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock};
 
+use sigstorm_runtime::core::MACHINES;
 use sigstorm_runtime::g::G;
 use sigstorm_runtime::lock::{self, Operation};
-use sigstorm_runtime::{Config, Core, M};
+use sigstorm_runtime::{Config, Core, Function, Left, M};
 
-/// One thread's way to a lock that is the same for the whole process.
-pub trait Peer: Copy + Sync {
-    /// What the table calls it.
+/// How a stack is kept from being walked while it changes: one thread's way to it.
+pub trait Peer: Copy + Send + Sync + 'static {
+    /// What the tables call it.
     const NAME: &'static str;
 
-    /// The measuring thread's, and its signal handler's.
-    fn here() -> Self;
+    /// The way of thread `index`, and of its signal handler.
+    fn of(index: usize) -> Self;
 
-    /// The second thread's.
-    fn there() -> Self {
-        Self::here()
-    }
-
-    /// Runs `section` with the lock.
+    /// A writer: runs `section` while nobody else is in one.
     fn locked<R>(self, section: impl FnOnce() -> R) -> R;
 
-    /// The same, if the lock is free.
+    /// A signal handler, which may have interrupted a writer: runs `section` if it can, and
+    /// says what came of it if that is to be trusted.
     fn tried<R>(self, section: impl FnOnce() -> R) -> Option<R>;
 }
 
-/// A goroutine's stack lock.
+/// Frames of the goroutine whose stack is fought for.
+pub const FRAMES: usize = 16;
+
+/// The goroutine, and the machines of the threads that fight.
+pub fn stage() -> &'static ([&'static M; MACHINES], &'static G) {
+    static STAGE: OnceLock<([&M; MACHINES], &G)> = OnceLock::new();
+    STAGE.get_or_init(|| {
+        let config = Config { every_frame: true, initial_stack: 8192, unreadable: 0 };
+        let core = Core::leak(config).expect("a valid configuration");
+        let machines = [0, 1, 2].map(|id| M::leak(core, id));
+        let g = &core.goroutines()[0];
+        machines[0].attach();
+        assert!(machines[0].take(g));
+        for _ in 0..FRAMES {
+            // The first answer goes to the outermost frame, which asks again.
+            assert_eq!(machines[0].call(Function::Small), Left::Asks);
+        }
+        (machines, g)
+    })
+}
+
+/// The core's: tried once.
 #[derive(Clone, Copy)]
 pub struct Ours {
     m: &'static M,
     g: &'static G,
 }
 
-impl Ours {
-    fn on(machine: usize) -> Ours {
-        static CORE: OnceLock<([&M; 2], &G)> = OnceLock::new();
-        let (machines, g) = CORE.get_or_init(|| {
-            let core = Core::leak(Config::default()).expect("the default configuration is valid");
-            ([0, 1].map(|id| M::leak(core, id)), &core.goroutines()[0])
-        });
-        Ours { m: machines[machine], g }
-    }
-}
-
 impl Peer for Ours {
     const NAME: &'static str = "sigstorm";
 
-    fn here() -> Self {
-        Ours::on(0)
-    }
-
-    fn there() -> Self {
-        Ours::on(1)
+    fn of(index: usize) -> Self {
+        let (machines, g) = stage();
+        Ours { m: machines[index], g }
     }
 
     #[inline]
@@ -78,7 +87,7 @@ macro_rules! mutex {
         impl Peer for $Peer {
             const NAME: &'static str = $name;
 
-            fn here() -> Self {
+            fn of(_: usize) -> Self {
                 static LOCK: $Mutex = $new;
                 $Peer(&LOCK)
             }
@@ -117,3 +126,92 @@ mutex!(
     lock.try_lock()
 );
 mutex!(Spin, "spin", spin::Mutex<()>, spin::Mutex::new(()), |lock| lock.lock(), lock.try_lock());
+
+/// Takes a flag: spins for the processor's other threads, as the core's lock does.
+fn take(flag: &AtomicBool) {
+    while flag.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        // SAFETY: it has no preconditions.
+        unsafe { libc::sched_yield() };
+    }
+}
+
+/// A sequence lock: writers exclude each other and count; a handler walks whatever it finds
+/// and believes it only if nobody wrote meanwhile.
+#[derive(Clone, Copy)]
+pub struct Sequence(&'static (AtomicBool, AtomicUsize));
+
+impl Peer for Sequence {
+    const NAME: &'static str = "sequence lock";
+
+    fn of(_: usize) -> Self {
+        static LOCK: (AtomicBool, AtomicUsize) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Sequence(&LOCK)
+    }
+
+    #[inline]
+    fn locked<R>(self, section: impl FnOnce() -> R) -> R {
+        let (writer, sequence) = self.0;
+        take(writer);
+        let begun = sequence.load(Ordering::Relaxed) + 1;
+        sequence.store(begun, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let result = section();
+        sequence.store(begun + 1, Ordering::Release);
+        writer.store(false, Ordering::Release);
+        result
+    }
+
+    #[inline]
+    fn tried<R>(self, section: impl FnOnce() -> R) -> Option<R> {
+        let sequence = &self.0.1;
+        let before = sequence.load(Ordering::Acquire);
+        if before % 2 == 1 {
+            return None;
+        }
+        let result = section();
+        fence(Ordering::Acquire);
+        (sequence.load(Ordering::Relaxed) == before).then_some(result)
+    }
+}
+
+/// Signal masking: a writer blocks SIGPROF, so that a handler never interrupts one on its
+/// own thread, and may wait for another thread's.
+#[derive(Clone, Copy)]
+pub struct Masking(&'static AtomicBool);
+
+/// Blocks or unblocks the profiling signal of the calling thread.
+fn mask(how: libc::c_int) {
+    // SAFETY: a zeroed set is a valid one; SIGPROF is a signal; no old set is wanted.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigaddset(&mut set, libc::SIGPROF);
+        assert_eq!(libc::pthread_sigmask(how, &set, ptr::null_mut()), 0);
+    }
+}
+
+impl Peer for Masking {
+    const NAME: &'static str = "signal masking";
+
+    fn of(_: usize) -> Self {
+        static LOCK: AtomicBool = AtomicBool::new(false);
+        Masking(&LOCK)
+    }
+
+    #[inline]
+    fn locked<R>(self, section: impl FnOnce() -> R) -> R {
+        mask(libc::SIG_BLOCK);
+        take(self.0);
+        let result = section();
+        self.0.store(false, Ordering::Release);
+        mask(libc::SIG_UNBLOCK);
+        result
+    }
+
+    #[inline]
+    fn tried<R>(self, section: impl FnOnce() -> R) -> Option<R> {
+        take(self.0);
+        let result = section();
+        self.0.store(false, Ordering::Release);
+        Some(result)
+    }
+}

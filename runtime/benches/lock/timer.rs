@@ -1,52 +1,51 @@
-//! A real profiling timer on the measuring thread, whose handler tries a lock.
+//! Real profiling timers on the measured threads, whose handler does what it is told.
 
-use std::fmt::{self, Display, Formatter};
+use std::cell::Cell;
 use std::mem;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// What the handler runs: tries the lock, and says whether it got it.
-static TRY: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-/// Where it counts.
-static COUNT: AtomicPtr<Count> = AtomicPtr::new(ptr::null_mut());
+/// What the handler runs: says whether it got a sample.
+static SAMPLE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+/// How often it ran, and how often in vain.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
-/// What a lock's handler met.
-#[derive(Default)]
-pub struct Count {
-    runs: AtomicU64,
-    failed: AtomicU64,
+thread_local! {
+    /// Which of the measured threads this is.
+    static INDEX: Cell<usize> = const { Cell::new(0) };
 }
 
 extern "C" fn on_signal(_: libc::c_int) {
-    let try_lock = TRY.load(Ordering::Acquire);
-    if try_lock.is_null() {
+    let sample = SAMPLE.load(Ordering::Acquire);
+    if sample.is_null() {
         return;
     }
-    // SAFETY: `with_handler` stored a function of this type, on this thread, and a count
-    // that outlives it.
-    let (try_lock, count) =
-        unsafe { (mem::transmute::<*mut (), fn() -> bool>(try_lock), &*COUNT.load(Ordering::Acquire)) };
-    count.runs.fetch_add(1, Ordering::Relaxed);
-    count.failed.fetch_add(u64::from(!try_lock()), Ordering::Relaxed);
+    // SAFETY: `with_handler` stored a function of this type.
+    let sample = unsafe { mem::transmute::<*mut (), fn(usize) -> bool>(sample) };
+    RUNS.fetch_add(1, Ordering::Relaxed);
+    SKIPPED.fetch_add(u64::from(!sample(INDEX.get())), Ordering::Relaxed);
 }
 
-/// Runs `body` while the signal's handler runs `try_lock`.
-pub fn with_handler<R>(count: &Count, try_lock: fn() -> bool, body: impl FnOnce() -> R) -> R {
-    try_lock(); // The first use may set something up, which a handler must not.
-    COUNT.store(ptr::from_ref(count).cast_mut(), Ordering::Release);
-    TRY.store(try_lock as *mut (), Ordering::Release);
+/// Runs `body` while the signal's handlers run `sample`, with the number of the thread that
+/// they interrupted. How often they ran, and how often without a sample.
+pub fn with_handler<R>(sample: fn(usize) -> bool, body: impl FnOnce() -> R) -> (R, [u64; 2]) {
+    sample(0); // The first use may set something up, which a handler must not.
+    RUNS.store(0, Ordering::Relaxed);
+    SKIPPED.store(0, Ordering::Relaxed);
+    SAMPLE.store(sample as *mut (), Ordering::Release);
     let result = body();
-    TRY.store(ptr::null_mut(), Ordering::Release);
-    result
+    SAMPLE.store(ptr::null_mut(), Ordering::Release);
+    (result, [&RUNS, &SKIPPED].map(|count| count.load(Ordering::Relaxed)))
 }
 
 /// A running timer.
 pub struct Timer(libc::timer_t);
 
 impl Timer {
-    /// Sends the calling thread SIGPROF at this rate.
-    pub fn start(hz: u32) -> Timer {
+    /// Sends the calling thread, which is number `index`, SIGPROF at this rate.
+    pub fn start(index: usize, hz: u32) -> Timer {
+        INDEX.set(index);
         let period = libc::timespec { tv_sec: 0, tv_nsec: i64::from(1_000_000_000 / hz) };
         let mut id = ptr::null_mut();
         // SAFETY: zeroed structures of these types are valid; the handler keeps to what
@@ -72,29 +71,5 @@ impl Drop for Timer {
     fn drop(&mut self) {
         // SAFETY: the timer that `start` has made. A signal under way finds the handler.
         assert_eq!(unsafe { libc::timer_delete(self.0) }, 0);
-    }
-}
-
-/// The handlers' counts.
-#[derive(Default)]
-pub struct Counts(Vec<(String, &'static str, Arc<Count>)>);
-
-impl Counts {
-    /// A new one.
-    pub fn add(&mut self, group: &str, peer: &'static str) -> &Arc<Count> {
-        self.0.push((group.to_owned(), peer, Arc::default()));
-        &self.0[self.0.len() - 1].2
-    }
-}
-
-impl Display for Counts {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<26} {:<14} {:>8} {:>8} {:>7}", "its handler", "lock", "runs", "skipped", "rate")?;
-        for (group, peer, count) in &self.0 {
-            let [runs, failed] = [&count.runs, &count.failed].map(|c| c.load(Ordering::Relaxed));
-            let rate = 100.0 * failed as f64 / runs.max(1) as f64;
-            writeln!(f, "{group:<26} {peer:<14} {runs:>8} {failed:>8} {rate:>6.1}%")?;
-        }
-        Ok(())
     }
 }

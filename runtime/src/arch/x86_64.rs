@@ -497,26 +497,38 @@ pub(crate) fn trampoline_address() -> usize {
 
 /// Reads a word that may not be readable; `fallback` where the read faults.
 ///
+/// # Safety
+/// As of [`load_at_or`].
+#[inline(always)]
+pub(crate) unsafe fn load_or(address: usize, fallback: usize) -> usize {
+    // SAFETY: the same address (caller).
+    unsafe { load_at_or(address, 0, fallback) }
+}
+
+/// Reads the word `offset` bytes above `base`; `fallback` where the read faults. A walk
+/// knows `base` before it knows `offset`, so the load itself adds the two.
+///
 /// The load has a row in `stkbar_exc`, from which the SIGSEGV handler finds where to
 /// go on; the register then still holds `fallback`.
 ///
 /// # Safety
-/// The handler of [`crate::fault`] is installed, or `address` is readable.
+/// The handler of [`crate::fault`] is installed, or the address is readable.
 #[inline(always)]
-pub(crate) unsafe fn load_or(address: usize, fallback: usize) -> usize {
+pub(crate) unsafe fn load_at_or(base: usize, offset: usize, fallback: usize) -> usize {
     let mut value = fallback;
     // SAFETY: a plain load; where it faults the handler resumes after it (caller).
     unsafe {
         asm!(
             "2:",
-            "mov {value}, [{address}]",
+            "mov {value}, [{base} + {offset}]",
             "3:",
             ".pushsection stkbar_exc,\"aR\",@progbits",
             ".balign 4",
             ".long 2b - .",
             ".long 3b - .",
             ".popsection",
-            address = in(reg) address,
+            base = in(reg) base,
+            offset = in(reg) offset,
             value = inout(reg) value,
             options(nostack, readonly, preserves_flags),
         );

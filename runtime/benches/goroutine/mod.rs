@@ -1,0 +1,52 @@
+//! A goroutine that is stopped at the bottom of a stack of a known depth.
+
+use sigstorm_runtime::g::G;
+use sigstorm_runtime::{Config, Core, Function, Left, M};
+
+/// A core, a machine that runs goroutines, and the collector's.
+#[derive(Clone, Copy)]
+pub struct Machines {
+    pub core: &'static Core,
+    pub m: &'static M,
+    #[allow(dead_code, reason = "not every bench collects")]
+    pub collector: &'static M,
+}
+
+impl Machines {
+    /// Of a fresh core; the calling thread is the first machine's.
+    pub fn new(config: Config) -> Machines {
+        let core = Core::leak(config).expect("a valid configuration");
+        let [m, collector] = [0, 2].map(|id| M::leak(core, id));
+        m.attach();
+        Machines { core, m, collector }
+    }
+
+    /// The machine's goroutine.
+    pub fn g(&self) -> &'static G {
+        &self.core.goroutines()[0]
+    }
+
+    /// Ends the goroutine, starts it anew, and takes it down to this depth, the outermost
+    /// frame included.
+    pub fn descend(&self, depth: usize) {
+        self.m.end();
+        assert!(self.m.take(self.g()), "it was ended");
+        assert_eq!(self.m.ret(), Left::Asks, "its outermost frame asks first");
+        self.call(depth, depth - 1);
+    }
+
+    /// Calls so many frames, as at the bottom of a stack of this depth.
+    pub fn call(&self, depth: usize, frames: usize) {
+        let mut random = 0x9e37_79b9_7f4a_7c15u64;
+        for _ in 0..frames {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let kind = KINDS[(random >> 40) as usize % if depth > SMALL_ENOUGH { 2 } else { KINDS.len() }];
+            assert_eq!(self.m.call(kind), Left::Asks, "the largest stack takes it");
+        }
+    }
+}
+
+/// Kinds of frames, in an order that no predictor of branches knows by heart. Deep stacks
+/// take the smallest ones only.
+const KINDS: [Function; 4] = [Function::Nosplit, Function::Tiny, Function::Small, Function::Medium];
+const SMALL_ENOUGH: usize = 128;
