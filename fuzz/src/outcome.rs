@@ -61,11 +61,40 @@ pub struct Counts {
     pub interrupted_calls: u64,
     /// Right events of the execution tracer.
     pub events: u64,
+    /// Signals that were sent.
+    pub sent: u64,
+    /// Signals that the kernel dropped, since one was pending.
+    pub coalesced: u64,
+    /// Samples for which a buffer had no room.
+    pub dropped: u64,
+    /// Tracebacks that were read from the buffers.
+    pub read_tracebacks: u64,
+    /// Samples of a thread without a goroutine that were read.
+    pub read_alone: u64,
+    /// Samples without a traceback that were read, by reason, in the order of `Skip::ALL`.
+    pub read_skips: [u64; Skip::ALL.len()],
 }
 
 impl Counts {
     /// How many words it is.
     pub const WORDS: usize = size_of::<Counts>() / 8;
+
+    /// The skips that are in the accounts, by reason: those that were read, and those of which
+    /// there is no sample.
+    pub fn accounted_skips(&self) -> [u64; Skip::ALL.len()] {
+        let mut skips = self.read_skips;
+        for skip in [Skip::ForeignThread, Skip::ProfilerOff] {
+            let index = usize::from(skip.code()) - 1;
+            skips[index] += self.skips[index];
+        }
+        skips
+    }
+
+    /// How many signals are accounted for: after runs without a violation all that were sent.
+    pub fn accounted(&self) -> u64 {
+        let skips: u64 = self.accounted_skips().iter().sum();
+        self.read_tracebacks + self.read_alone + skips + self.coalesced + self.dropped
+    }
 
     /// As words, for a shared page.
     pub fn to_words(self) -> [u64; Counts::WORDS] {

@@ -30,6 +30,8 @@ M 17 07: bulk 1 | bulk 8
 M 18 7f: ref 0 = up 1 slot 0 | ref 3 = up 8 slot 3
 M 19 01: rate off | rate on
 M 20 03: send 0 | send 3
+M 28 03: hz 100 | hz 1000
+M 29 00: pend
 Gc 0 00: resume
 Gc 1 00: signal
 Gc 2 00: mark
@@ -39,12 +41,21 @@ Gc 5 00: term
 Gc 6 00: sweep
 Gc 7 03: shrink g1 | shrink g4
 Gc 8 01: rate off | rate on
+Gc 11 03: hz 100 | hz 1000
+Gc 12 00: pend
+Gc 13 00: read
 Ext 0 00: resume
 Ext 1 00: signal
 Ext 2 01: rate off | rate on
+Ext 3 03: hz 100 | hz 1000
+Ext 4 00: pend
+Ext 5 00: read
+Ext 6 00: attach
+Ext 7 00: detach
 World 0 00: every_frame
 World 1 03: stack 2048 | stack 16384
 World 2 03: unreadable 1 | unreadable 4
+World 3 03: buffer 1 | buffer 8
 World 7 00: trace
 ";
 

@@ -1,12 +1,15 @@
 //! The core: its goroutines, its machines, its heap, and the world that can be stopped.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crate::barrier;
 use crate::g::G;
 use crate::heap::Heap;
 use crate::hooks;
 use crate::m::M;
+use crate::profiler::Profiler;
+use crate::profiler::buffer::{DEFAULT_BUFFER, MAX_BUFFER};
+use crate::profiler::timer::Clock;
 use crate::stack::{MAX_STACK, MIN_STACK, Pool};
 use crate::wait::Wait;
 
@@ -47,11 +50,29 @@ pub struct Config {
     /// How many old stacks are kept back before the oldest is used again; all of them until
     /// the core starts over, if zero.
     pub quarantine: usize,
+    /// How many samples a machine's buffer holds.
+    pub buffer: usize,
+    /// What the machines' profiling timers count. Without one there are no real timers, and
+    /// only what the core believes of them. The same for a core's whole life.
+    pub timers: Option<Clock>,
+}
+
+impl Config {
+    /// What is so unless it is asked for otherwise.
+    pub const DEFAULT: Config = Config {
+        every_frame: false,
+        initial_stack: MIN_STACK,
+        trace: false,
+        unreadable: 0,
+        quarantine: 0,
+        buffer: DEFAULT_BUFFER,
+        timers: None,
+    };
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { every_frame: false, initial_stack: MIN_STACK, trace: false, unreadable: 0, quarantine: 0 }
+        Config::DEFAULT
     }
 }
 
@@ -71,6 +92,9 @@ pub enum ConfigError {
         /// Machines asked for.
         machines: usize,
     },
+    /// Buffers have bounds.
+    #[error("a buffer of {0} samples: it must hold from 1 to {MAX_BUFFER}")]
+    Buffer(usize),
 }
 
 /// The part of the core that stops the world.
@@ -99,7 +123,7 @@ pub struct Core {
     tracing: AtomicBool,
     initial_stack: AtomicUsize,
     unreadable: AtomicUsize,
-    pub(crate) rate: AtomicU32,
+    profiler: Profiler,
     safe: Box<[AtomicBool]>,
 }
 
@@ -130,8 +154,8 @@ impl Core {
             tracing: AtomicBool::new(false),
             initial_stack: AtomicUsize::new(MIN_STACK),
             unreadable: AtomicUsize::new(0),
-            rate: AtomicU32::new(0),
-            safe: (0..machines).map(|_| AtomicBool::new(true)).collect(),
+            profiler: Profiler::new(config.timers, machines + 1),
+            safe: (0..machines + 1).map(|_| AtomicBool::new(true)).collect(),
         }));
         // SAFETY: fresh, so nobody uses it yet.
         unsafe { core.reset(config) }?;
@@ -142,11 +166,14 @@ impl Core {
     ///
     /// # Safety
     /// No machine is at work: each has come back from everything it was told to do and
-    /// has no goroutine.
+    /// has no goroutine. No profiling signal comes, and nobody reads samples.
     pub unsafe fn reset(&'static self, config: Config) -> Result<(), ConfigError> {
         let size = config.initial_stack;
         if !size.is_power_of_two() || !(MIN_STACK..=MAX_STACK).contains(&size) {
             return Err(ConfigError::StackSize(size));
+        }
+        if !(1..=MAX_BUFFER).contains(&config.buffer) {
+            return Err(ConfigError::Buffer(config.buffer));
         }
         self.every_frame.store(config.every_frame, Ordering::Relaxed);
         self.tracing.store(config.trace, Ordering::Relaxed);
@@ -156,7 +183,7 @@ impl Core {
         self.set_phase(Phase::Off);
         self.write_barrier.store(false, Ordering::SeqCst);
         self.world.stopping.store(false, Ordering::SeqCst);
-        self.rate.store(100, Ordering::SeqCst);
+        self.profiler.reset(config.buffer);
         for safe in self.safe.iter() {
             safe.store(true, Ordering::SeqCst);
         }
@@ -179,14 +206,20 @@ impl Core {
         &self.gs
     }
 
-    /// How many machines there can be.
+    /// How many machines there can be, the one for a thread from outside not counted.
     pub fn machines(&self) -> usize {
-        self.safe.len()
+        self.safe.len() - 1
     }
 
     /// The number of the machine that collects: the last.
     pub fn collector(&self) -> u8 {
-        self.safe.len() as u8 - 1
+        self.machines() as u8 - 1
+    }
+
+    /// The number of one more machine, for a thread that the runtime did not start. It runs no
+    /// goroutines, so nobody who stops the world waits for it.
+    pub fn guest(&self) -> u8 {
+        self.machines() as u8
     }
 
     /// The heap.
@@ -233,7 +266,12 @@ impl Core {
 
     /// The profiling rate in signals a second; zero is off.
     pub fn rate(&self) -> u32 {
-        self.rate.load(Ordering::SeqCst)
+        self.profiler.rate.hz()
+    }
+
+    /// The profiler.
+    pub fn profiler(&self) -> &Profiler {
+        &self.profiler
     }
 
     /// The world: whether it is being stopped.
@@ -253,7 +291,7 @@ impl Core {
 
     /// True where every machine but the one that stops the world is at a safepoint.
     pub(crate) fn all_safe(&self) -> bool {
-        // The collector's own machine is the one that asks.
+        // The collector's own machine is the one that asks, and what comes after it runs nothing.
         self.safe[..usize::from(self.collector())].iter().all(|s| s.load(Ordering::SeqCst))
     }
 
@@ -299,6 +337,8 @@ impl Core {
 
 /// The machine that collects, in a core of the usual size.
 pub const COLLECTOR: u8 = MACHINES as u8 - 1;
+/// The machine for a thread that the runtime did not start, in a core of the usual size.
+pub const GUEST: u8 = MACHINES as u8;
 
 /// A machine's place among the safepoints, while it is busy.
 #[derive(Debug)]

@@ -32,6 +32,14 @@ crate::named_codes! {
         BulkWriteSkipsUnwind = 15, "bulk-write-skips-unwind";
         /// Unwinding marks entries as hit and leaves the trampolines (Go 306f8f11ad).
         UnwindLeavesTrampolines = 16, "unwind-leaves-trampolines";
+        /// A walk uses what it has looked up for a PC in no table (Go cb859021d1).
+        UnknownPcDereferenced = 21, "unknown-pc-dereferenced";
+        /// Whoever changes the profiling rate keeps its own timer armed (Go e0f08b938a).
+        RateChangeKeepsTimer = 22, "rate-change-keeps-timer";
+        /// The handler uses the machine of a thread that has none (Go 532dee3842).
+        ForeignThreadSignal = 23, "foreign-thread-signal";
+        /// A walk takes SP and PC in a stack switch as they are (Go 439f9397fc).
+        SwitchWindowWalked = 24, "switch-window-walked";
     }
 }
 

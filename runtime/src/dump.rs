@@ -185,8 +185,14 @@ impl Display for Reason {
             Reason::Fault { address: crate::stack::POISON, .. } => {
                 write!(f, "a read of a freed stack: the value is poison")
             }
+            Reason::Fault { pc, address: 0..4096 } => {
+                write!(f, "memory fault at {}, of an address near zero", Pc(pc))
+            }
             Reason::Fault { pc, .. } => write!(f, "memory fault at {}", Pc(pc)),
             Reason::StackOverflow { pc, .. } => write!(f, "stack overflow: {} hit a guard page", Pc(pc)),
+            Reason::SampleTorn { machine, sequence } => {
+                write!(f, "sample {sequence} of machine {} is not as it was written", machine + 1)
+            }
         }
     }
 }

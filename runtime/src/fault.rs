@@ -1,8 +1,8 @@
 //! Memory faults and dead ends in the assembly.
 //!
 //! A load of a walk that faults goes on at its exception row. A fault on a goroutine's
-//! stack or its guard, or in goroutine-side code, is a throw; any other is not the
-//! core's and goes to whoever had the signal before.
+//! stack or its guard, in goroutine-side code, or in the profiling handler is a throw; any
+//! other is not the core's and goes to whoever had the signal before.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
@@ -11,6 +11,7 @@ use crate::arch;
 use crate::function::Function;
 use crate::g::G;
 use crate::m::M;
+use crate::profiler;
 use crate::stack::{Place, place};
 use crate::table::{Table, info};
 use crate::throw::{Reason, throw};
@@ -100,7 +101,7 @@ extern "C" fn on_fault(signal: libc::c_int, info_: *mut libc::siginfo_t, context
         match place(address) {
             Place::Guard => throw(current(), Reason::StackOverflow { address, pc }),
             Place::Stack => throw(current(), Reason::Fault { address, pc }),
-            Place::Elsewhere if !Table::get().row(pc).is_none() => {
+            Place::Elsewhere if profiler::is_handling() || !Table::get().row(pc).is_none() => {
                 throw(current(), Reason::Fault { address, pc });
             }
             Place::Elsewhere => {}

@@ -31,6 +31,7 @@ impl M {
         if core.phase() != Phase::Off {
             return false;
         }
+        self.follow_rate();
         self.collecting.store(true, Ordering::Relaxed);
         core.stop_world();
         core.heap().unmark();
@@ -51,6 +52,7 @@ impl M {
         if self.core.phase() != Phase::Mark || g.scan_done() {
             return false;
         }
+        self.follow_rate();
         self.collecting.store(true, Ordering::Relaxed);
         let scanned = self.scan_until_done(g);
         self.collecting.store(false, Ordering::Relaxed);
@@ -117,6 +119,7 @@ impl M {
         if core.phase() != Phase::Mark {
             return false;
         }
+        self.follow_rate();
         self.collecting.store(true, Ordering::Relaxed);
         core.stop_world();
         core.set_phase(Phase::Termination);

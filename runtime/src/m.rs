@@ -65,7 +65,11 @@ pub enum Left {
 impl M {
     /// Makes a machine that lives as long as the process. Its thread must [`M::attach`].
     pub fn leak(core: &'static Core, id: u8) -> &'static M {
-        assert!(usize::from(id) < core.machines(), "there are {} machines", core.machines());
+        assert!(
+            id <= core.guest(),
+            "there are {} machines, and one for a thread from outside",
+            core.machines()
+        );
         Box::leak(Box::new(M {
             id,
             core,
@@ -77,9 +81,24 @@ impl M {
         }))
     }
 
-    /// Makes this machine the calling thread's.
-    pub fn attach(&'static self) {
+    /// Makes this machine the calling thread's, and then starts its profiling timer: a signal
+    /// of it never finds the thread without its machine.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the timer; the thread is no machine's then.
+    pub fn attach(&'static self) -> std::io::Result<()> {
         CURRENT.set(self);
+        crate::point!(MachineBound, ptr::null(), 1);
+        self.start_timer().inspect_err(|_| CURRENT.set(ptr::null()))
+    }
+
+    /// Stops the profiling timer, and then makes the calling thread, which is this machine's,
+    /// one without a machine again. It must have no goroutine.
+    pub fn detach(&'static self) {
+        debug_assert!(ptr::eq(CURRENT.get(), self) && self.current().is_none());
+        self.stop_timer();
+        CURRENT.set(ptr::null());
+        crate::point!(MachineBound, ptr::null(), 0);
     }
 
     /// The calling thread's machine. Signal-safe.
@@ -87,6 +106,30 @@ impl M {
     pub fn of_thread() -> Option<&'static M> {
         // SAFETY: null, or a leaked machine.
         unsafe { CURRENT.get().as_ref() }
+    }
+
+    /// The address of the calling thread's machine; null where it has none. Signal-safe.
+    pub(crate) fn address_of_thread() -> *const M {
+        CURRENT.get()
+    }
+
+    /// The machine at this address.
+    ///
+    /// # Safety
+    /// There is one. (A planted defect comes here with null. That must be the processor's
+    /// fault and not whatever a compiler makes of it, so the address is touched first.)
+    pub(crate) unsafe fn at(address: *const M) -> &'static M {
+        // SAFETY: a leaked machine (caller).
+        unsafe {
+            arch::touch(address as usize);
+            &*address
+        }
+    }
+
+    /// Makes the calling thread forget that it is a machine's, behind everybody's back, to see
+    /// whether an oracle notices.
+    pub fn forget() {
+        CURRENT.set(ptr::null());
     }
 
     /// The goroutine that it runs. Signal-safe.
@@ -112,6 +155,7 @@ impl M {
     }
 
     pub(crate) fn busy(&'static self) -> Busy {
+        self.follow_rate();
         Busy::new(self)
     }
 
@@ -128,7 +172,7 @@ impl M {
     /// Whoever lets a goroutine go changes its status first, so it may have to be waited for:
     /// until then that machine's handler may still walk its stack.
     pub fn take(&'static self, g: &'static G) -> bool {
-        if self.current().is_some() {
+        if self.current().is_some() || self.id == self.core.guest() {
             return false;
         }
         let _busy = self.busy();

@@ -115,5 +115,21 @@ crate::named_codes! {
         TraceBegin = 58, "trace.begin";
         /// The tracer has its event.
         TraceEvent = 59, "trace.event";
+        /// A thread has disarmed its own profiling timer.
+        TimerDisarmed = 61, "timer.disarmed";
+        /// The profiling rate's lock was taken.
+        RateLocked = 62, "rate.locked";
+        /// The profiling rate's lock is about to be given back.
+        RateRelease = 63, "rate.release";
+        /// A thread has set its own profiling timer to the rate.
+        TimerSet = 64, "timer.set";
+        /// The profiling handler has its sample; it is in no buffer yet.
+        SampleTaken = 65, "sample.taken";
+        /// A sample was written into its buffer and is not counted yet.
+        SampleWritten = 66, "sample.written";
+        /// A sample was copied out of its buffer, which does not know it yet.
+        SampleCopied = 67, "sample.copied";
+        /// A thread has become a machine's, or has ceased to be; its timer is not armed.
+        MachineBound = 68, "machine.bound";
     }
 }

@@ -1,11 +1,17 @@
-//! The profiling signal's handler.
+//! The profiler: timers that interrupt, the signal's handler, and buffers that are read.
 //!
-//! ## What it can find
+//! Each machine has a timer of its own ([`timer`]), which runs at a rate that anybody may
+//! change while signals fly ([`rate`]). The handler, which is the rest of this file, takes a
+//! sample and leaves it in its machine's buffer, which needs no lock to be written and is
+//! read by another thread ([`buffer`]).
+//!
+//! ## What the handler can find
 //!
 //! The handler may interrupt its thread anywhere. Four things can be half-way: the
 //! machine's goroutine, SP, PC, and the stack itself.
 //!
-//! * No machine: a thread that the runtime did not start. Nothing is touched.
+//! * No machine: a thread that the runtime did not start, or one that is not yet, or no
+//!   longer, a machine's. Nothing is touched but a count.
 //! * A machine and no goroutine: the sample is the runtime's own or the collector's.
 //! * A goroutine, SP on its stack: it runs; PC and SP belong together, except in the last
 //!   instructions of the switch onto it, which the walk knows.
@@ -23,15 +29,32 @@
 //! to wait would be to wait for oneself.
 //!
 //! To recap: a traceback is complete and right, or there is none and the sample says why.
+//!
+//! ## What becomes of a signal
+//!
+//! It is counted once, and only once: as a sample in the buffer, with or without a traceback;
+//! as dropped, where the buffer is full; as off, where the rate is zero by the time it comes;
+//! or as foreign, where the thread has no machine.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+pub mod buffer;
+pub mod rate;
+pub mod timer;
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::io;
 
 use crate::g::G;
 use crate::lock::{self, Operation, Owner};
 use crate::m::M;
 use crate::table::{CodeClass, Table};
+use crate::throw::{Reason, throw};
 use crate::traceback::{Start, Unwinder, WalkError, saved};
+use buffer::{Record, Ring};
+use rate::{Rate, Tick};
+use timer::{Clock, Timer};
+
+pub use rate::set_rate;
 
 /// Frames of a sample.
 pub const MAX_FRAMES: usize = 64;
@@ -93,6 +116,8 @@ pub struct Sample {
     pub outcome: Outcome,
     /// The innermost part, where it is not a frame.
     pub pseudo: Pseudo,
+    /// What it is worth.
+    pub tick: Tick,
     /// The interrupted PC.
     pub pc: usize,
     /// The interrupted SP.
@@ -112,6 +137,7 @@ impl Sample {
     pub const NONE: Sample = Sample {
         outcome: Outcome::Alone,
         pseudo: Pseudo::None,
+        tick: Tick { hz: 0, period: 0 },
         pc: 0,
         sp: 0,
         class: CodeClass::Runtime,
@@ -124,6 +150,173 @@ impl Sample {
     pub fn frames(&self) -> &[SampleFrame] {
         &self.frames[..self.len]
     }
+
+    /// Copies another, and of its frames those that count.
+    pub(crate) fn copy_from(&mut self, other: &Sample) {
+        let Sample { outcome, pseudo, tick, pc, sp, class, goroutine, len, ref frames } = *other;
+        self.frames[..len].copy_from_slice(&frames[..len]);
+        (self.outcome, self.pseudo, self.tick, self.pc, self.sp) = (outcome, pseudo, tick, pc, sp);
+        (self.class, self.goroutine, self.len) = (class, goroutine, len);
+    }
+}
+
+/// What the handler made of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Fate {
+    /// Nothing: profiling was off.
+    Off = 0,
+    /// It is in the buffer.
+    Kept = 1,
+    /// The buffer was full.
+    Dropped = 2,
+}
+
+/// The profiler's part of a core.
+#[derive(Debug)]
+pub struct Profiler {
+    pub(crate) rate: Rate,
+    machines: Box<[PerMachine]>,
+    /// True while somebody reads the buffers.
+    reading: AtomicBool,
+    /// Signals that came while the rate was zero.
+    off: AtomicU64,
+    /// What the machines' timers count; none where they are only believed in.
+    clock: Option<Clock>,
+}
+
+#[derive(Debug)]
+struct PerMachine {
+    timer: Timer,
+    ring: Ring,
+}
+
+impl Profiler {
+    pub(crate) fn new(clock: Option<Clock>, machines: usize) -> Self {
+        Profiler {
+            rate: Rate::new(),
+            machines: (0..machines).map(|_| PerMachine { timer: Timer::new(), ring: Ring::new() }).collect(),
+            reading: AtomicBool::new(false),
+            off: AtomicU64::new(0),
+            clock,
+        }
+    }
+
+    /// Starts over with buffers of so many records: the rate is the first one, and the timer of
+    /// each machine that has a thread is armed at it. No handler and no reader is at work.
+    pub(crate) fn reset(&self, buffer: usize) {
+        self.rate.reset();
+        self.reading.store(false, Ordering::SeqCst);
+        self.off.store(0, Ordering::SeqCst);
+        for PerMachine { timer, ring } in self.machines.iter() {
+            ring.reset(buffer);
+            if timer.is_bound() {
+                timer.set(self.rate.hz());
+            }
+        }
+    }
+
+    /// Takes every sample out of the buffers and gives each to `each`: a machine's oldest first.
+    /// How many there were; nothing where somebody else is reading them.
+    pub fn read(&self, mut each: impl FnMut(&Record)) -> Option<usize> {
+        if self.reading.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let mut check = |record: &Record| {
+            if !record.is_intact() {
+                throw(None, Reason::SampleTorn { machine: record.machine, sequence: record.sequence });
+            }
+            each(record);
+        };
+        // SAFETY: `reading` was false and is true now, so this is the one consumer.
+        let count = self.machines.iter().map(|m| unsafe { m.ring.drain(&mut check) }).sum();
+        self.reading.store(false, Ordering::Release);
+        Some(count)
+    }
+
+    /// True while somebody reads the buffers.
+    pub fn is_being_read(&self) -> bool {
+        self.reading.load(Ordering::Relaxed)
+    }
+
+    /// How many samples of a machine were dropped because its buffer was full.
+    pub fn dropped(&self, machine: u8) -> u64 {
+        self.machines[usize::from(machine)].ring.dropped()
+    }
+
+    /// How many signals came to a machine while the rate was zero.
+    pub fn off(&self) -> u64 {
+        self.off.load(Ordering::SeqCst)
+    }
+
+    /// Changes the oldest sample of a machine that nobody has read, to see whether an oracle
+    /// notices; with `hidden` the checksum fits.
+    ///
+    /// # Safety
+    /// Neither the machine's handler nor a reader is at work.
+    pub unsafe fn corrupt(&self, machine: u8, hidden: bool) {
+        // SAFETY: as for this function (caller).
+        unsafe { self.machines[usize::from(machine)].ring.corrupt(hidden) }
+    }
+
+    /// True while somebody holds the rate's lock.
+    pub(crate) fn rate_is_locked(&self) -> bool {
+        self.rate.is_locked()
+    }
+
+    /// The machine that holds the rate's lock, if one does.
+    pub fn rate_holder(&self) -> Option<u8> {
+        self.rate.holder()
+    }
+
+    /// Files a sample. Signal-safe.
+    fn account(&self, m: &'static M, sample: &Sample) -> Fate {
+        if let Outcome::Skipped(Skip::ProfilerOff, _) = sample.outcome {
+            self.off.fetch_add(1, Ordering::SeqCst);
+            return Fate::Off;
+        }
+        // SAFETY: this is the machine's handler, on its own thread.
+        match unsafe { self.machines[usize::from(m.id)].ring.put(m.id, sample) } {
+            true => Fate::Kept,
+            false => Fate::Dropped,
+        }
+    }
+}
+
+impl M {
+    pub(crate) fn timer(&self) -> &'static Timer {
+        &self.core.profiler().machines[usize::from(self.id)].timer
+    }
+
+    /// The rate at which this machine's timer is armed, as the core sees it; zero where it is
+    /// disarmed. Signal-safe.
+    pub fn profile_hz(&self) -> u32 {
+        self.timer().hz()
+    }
+
+    /// Gives this machine a timer for the calling thread, which has just become its own.
+    pub(crate) fn start_timer(&'static self) -> io::Result<()> {
+        self.timer().create(self.core.profiler().clock)?;
+        self.follow_rate();
+        Ok(())
+    }
+
+    /// Takes the timer away again, before the calling thread ceases to be this machine's.
+    pub(crate) fn stop_timer(&'static self) {
+        self.timer().set(0);
+        crate::point!(TimerDisarmed);
+        self.timer().delete();
+    }
+}
+
+thread_local! {
+    /// True while this thread is in its profiling handler.
+    static HANDLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while the calling thread is in its profiling handler. Signal-safe.
+pub(crate) fn is_handling() -> bool {
+    HANDLING.get()
 }
 
 static FOREIGN: AtomicU64 = AtomicU64::new(0);
@@ -152,7 +345,9 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
     sample.pc = pc;
     sample.sp = sp;
     sample.len = 0;
-    crate::point!(HandlerBegin, g.map_or(core::ptr::null(), core::ptr::from_ref), pc);
+    let named = g.map_or(core::ptr::null(), core::ptr::from_ref);
+    crate::point!(HandlerBegin, named, pc);
+    sample.tick = m.core.profiler().rate.tick(m);
     sample.goroutine = g.map_or(0, |g| g.id);
     sample.class = classify(pc, on_goroutine);
     sample.pseudo = match on_goroutine {
@@ -160,14 +355,16 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
         false if m.collecting.load(Ordering::Relaxed) => Pseudo::Gc,
         false => Pseudo::System,
     };
-    sample.outcome = if m.core.rate() == 0 {
+    sample.outcome = if sample.tick.hz == 0 {
         Outcome::Skipped(Skip::ProfilerOff, None)
     } else if let Some(g) = g {
         sample_goroutine(m, g, sample)
     } else {
         Outcome::Alone
     };
-    crate::point!(HandlerEnd, g.map_or(core::ptr::null(), core::ptr::from_ref), 0);
+    crate::point!(SampleTaken, named);
+    let fate = m.core.profiler().account(m, sample);
+    crate::point!(HandlerEnd, named, fate as usize);
 }
 
 fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
@@ -202,7 +399,8 @@ fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
     if !g.stack.contains(sample.sp) {
         return saved(g);
     }
-    if Table::get().row(sample.pc).is_saved() {
+    let arrives = Table::get().row(sample.pc).is_saved();
+    if !crate::planted!(SwitchWindowWalked, arrives) && arrives {
         // Switching onto the goroutine: SP is there, PC is still in the saved state.
         return Ok(Start { pc: g.sched.pc.get(), sp: sample.sp });
     }
@@ -228,21 +426,19 @@ fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(), WalkErro
 extern "C" fn on_sigprof(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the thread's own errno, kept over the handler.
     let errno = unsafe { *libc::__errno_location() };
-    match M::of_thread() {
-        None => {
-            FOREIGN.fetch_add(1, Ordering::Relaxed);
-            crate::point!(HandlerEnd);
-        }
-        Some(m) => {
-            // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
-            let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-            sigprof(
-                m,
-                registers[libc::REG_RIP as usize] as usize,
-                registers[libc::REG_RSP as usize] as usize,
-            );
-        }
+    HANDLING.set(true);
+    let m = M::address_of_thread();
+    if !crate::planted!(ForeignThreadSignal, m.is_null()) && m.is_null() {
+        FOREIGN.fetch_add(1, Ordering::Relaxed);
+        crate::point!(HandlerEnd);
+    } else {
+        // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
+        let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+        // SAFETY: not null, so it is the machine that this thread is.
+        let m = unsafe { M::at(m) };
+        sigprof(m, registers[libc::REG_RIP as usize] as usize, registers[libc::REG_RSP as usize] as usize);
     }
+    HANDLING.set(false);
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
@@ -250,18 +446,4 @@ extern "C" fn on_sigprof(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut 
 /// Installs the SIGPROF handler, on the threads' signal stacks.
 pub fn install() -> io::Result<()> {
     crate::fault::handle(libc::SIGPROF, on_sigprof)
-}
-
-impl M {
-    /// Switches profiling on or off. False where it is so already.
-    pub fn set_rate(&self, hz: u32) -> bool {
-        set_rate(self.core, hz)
-    }
-}
-
-/// Switches profiling on or off, from any thread. False where it is so already.
-pub fn set_rate(core: &'static crate::core::Core, hz: u32) -> bool {
-    let changed = core.rate.swap(hz, Ordering::SeqCst) != hz;
-    crate::point!(RateChanged, core::ptr::null(), hz as usize);
-    changed
 }

@@ -62,6 +62,20 @@ impl Row {
         Row { delta, info: if plain { info | Row::PLAIN } else { info } }
     }
 
+    /// The row that lies there.
+    ///
+    /// # Safety
+    /// [`Table::find`] has found it. (A planted defect comes here with null. That must be the
+    /// processor's fault and not whatever a compiler makes of it, so it is touched first.)
+    #[inline]
+    pub(crate) unsafe fn at(found: *const Row) -> Row {
+        // SAFETY: a word of the map, which is never freed (caller).
+        unsafe {
+            arch::touch(found as usize);
+            found.read()
+        }
+    }
+
     /// True for code in no table.
     #[inline(always)]
     pub const fn is_none(self) -> bool {
@@ -163,6 +177,17 @@ impl Table {
             len: LEN.load(Ordering::Relaxed),
             map: MAP.load(Ordering::Relaxed),
         }
+    }
+
+    /// Where the row of `pc` is; null for code in no table.
+    #[inline]
+    pub(crate) fn find(self, pc: usize) -> *const Row {
+        let offset = pc.wrapping_sub(self.base);
+        if offset >= self.len || self.row(pc).is_none() {
+            return core::ptr::null();
+        }
+        // SAFETY: `init` leaked a map of LEN words and stored MAP before LEN.
+        unsafe { self.map.add(offset) }
     }
 
     /// The row of `pc`; [`Row::NONE`] for code in no table.

@@ -48,6 +48,13 @@ pub enum Reason {
         /// The instruction that hit it.
         pc: usize,
     },
+    /// A sample in a buffer is not as it was written.
+    SampleTorn {
+        /// The buffer's machine.
+        machine: u8,
+        /// The sample's number.
+        sequence: u64,
+    },
 }
 
 /// A broken invariant.

@@ -156,12 +156,14 @@ impl Unwinder {
     #[inline]
     pub fn begin(g: &'static G, start: Start) -> Result<Unwinder, WalkError> {
         let table = Table::get();
-        let (mut pc, mut row, mut barrier) = (start.pc, table.row(start.pc), g.barriers.position());
+        let found = table.find(start.pc);
+        if !crate::planted!(UnknownPcDereferenced, found.is_null()) && found.is_null() {
+            return Err(WalkError::UnknownStart { pc: start.pc });
+        }
+        // SAFETY: not null, so it was found.
+        let (mut pc, mut row, mut barrier) = (start.pc, unsafe { Row::at(found) }, g.barriers.position());
         if !crate::planted!(TrampolineNotSimulated, row.is_trampoline()) && row.is_trampoline() {
             (pc, row, barrier) = finish_trampoline(g, table, start.sp, barrier)?;
-        }
-        if row.is_none() {
-            return Err(WalkError::UnknownStart { pc });
         }
         Ok(Unwinder {
             g,

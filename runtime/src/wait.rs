@@ -24,6 +24,8 @@ pub enum Wait {
     World(&'static Core),
     /// Every other thread is at a safepoint.
     AllSafe(&'static Core),
+    /// The profiling rate's lock is free.
+    RateLock(&'static Core),
 }
 
 impl Wait {
@@ -39,6 +41,7 @@ impl Wait {
             }
             Wait::World(core) => !core.world.stopping.load(Ordering::SeqCst),
             Wait::AllSafe(core) => core.all_safe(),
+            Wait::RateLock(core) => !core.profiler().rate_is_locked(),
         }
     }
 
@@ -51,6 +54,7 @@ impl Wait {
             Wait::Scannable(_) => "a goroutine to scan itself or stop",
             Wait::World(_) => "the world to go on",
             Wait::AllSafe(_) => "every thread to reach a safepoint",
+            Wait::RateLock(_) => "the profiling rate's lock",
         }
     }
 
@@ -58,7 +62,7 @@ impl Wait {
     pub fn goroutine(&self) -> Option<&'static G> {
         match self {
             Wait::StackLock(g) | Wait::ScanBit(g) | Wait::Dropped(g) | Wait::Scannable(g) => Some(g),
-            Wait::World(_) | Wait::AllSafe(_) => None,
+            Wait::World(_) | Wait::AllSafe(_) | Wait::RateLock(_) => None,
         }
     }
 }

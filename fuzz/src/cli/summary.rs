@@ -33,6 +33,32 @@ pub struct Summary<'a> {
     alone: u64,
     interrupted_calls: u64,
     events: u64,
+    accounting: Accounting,
+}
+
+/// What became of every signal that was sent. But for the run that ended with a finding, `sent`
+/// is the sum of the rest.
+#[derive(Debug, Serialize)]
+struct Accounting {
+    sent: u64,
+    tracebacks_read: u64,
+    alone_read: u64,
+    skips: BTreeMap<&'static str, u64>,
+    coalesced: u64,
+    dropped: u64,
+}
+
+impl Accounting {
+    fn new(counts: &Counts) -> Accounting {
+        Accounting {
+            sent: counts.sent,
+            tracebacks_read: counts.read_tracebacks,
+            alone_read: counts.read_alone,
+            skips: Skip::ALL.iter().map(|skip| skip.name()).zip(counts.accounted_skips()).collect(),
+            coalesced: counts.coalesced,
+            dropped: counts.dropped,
+        }
+    }
 }
 
 /// What every object of a hunt says of its counts.
@@ -72,6 +98,7 @@ impl<'a> Summary<'a> {
             alone: counts.alone,
             interrupted_calls: counts.interrupted_calls,
             events: counts.events,
+            accounting: Accounting::new(counts),
         }
     }
 }
@@ -126,6 +153,8 @@ pub fn table(plan: &Plan, totals: &Totals, seconds: f64) -> String {
         ("signals", counts.signals),
         ("right tracebacks", counts.tracebacks),
         ("no goroutine there", counts.alone),
+        ("dropped samples", counts.dropped),
+        ("coalesced signals", counts.coalesced),
         ("interleavings seen", totals.features),
     ];
     let columns: [Vec<(&str, u64)>; 3] =

@@ -79,6 +79,10 @@ impl State {
             };
             self.cursor.set(index + 1);
             let Some(seat) = seat_of(step.actor) else { continue };
+            if step.op == Op::Pend {
+                self.pend(me, seat, index as u32);
+                continue;
+            }
             let Some(what) = self.effect(seat, step.op) else { continue };
             self.step.set(index as u32);
             self.counts().steps += 1;
@@ -92,7 +96,7 @@ impl State {
         let thread = &self.threads[seat];
         if op == Op::Signal {
             // Only a thread whose timer is armed gets one, and a handler masks its own.
-            return (self.rate.get() != 0 && !thread.in_handler.get()).then_some(What::Signal);
+            return (self.is_signalled(seat) && !thread.in_handler.get()).then_some(What::Signal);
         }
         match thread.at.get() {
             At::Stopped => Some(What::Resume),
@@ -106,12 +110,35 @@ impl State {
     /// True where an idle thread can do this.
     fn can_begin(&self, seat: usize, op: Op) -> bool {
         if let Op::Rate { on } = op {
-            return (self.rate.get() != 0) != on;
+            return (self.core().rate() != 0) != on;
+        }
+        if let Op::Hz { hz } = op {
+            return self.core().rate() != hz;
+        }
+        if op == Op::Read {
+            return self.accounts().has_unread() && !self.core().profiler().is_being_read();
         }
         match seat {
             GC => self.can_collect(op),
             M1 | M2 => self.can_run(seat, op),
-            _ => false,
+            _ => match op {
+                Op::Attach => self.threads[seat].machine.get().is_none(),
+                Op::Detach => self.threads[seat].machine.get().is_some(),
+                _ => false,
+            },
+        }
+    }
+
+    /// Sends a signal to a thread whose handler masks it: it is pending until that ends. Whoever
+    /// has the baton sends it, as a timer would. Not to one that has been called from the kernel:
+    /// it goes back there without the baton, and there the signal would come.
+    fn pend(&self, me: usize, seat: usize, index: u32) {
+        let thread = &self.threads[seat];
+        if thread.in_handler.get() && !thread.in_kernel.get() && self.is_signalled(seat) {
+            self.step.set(index);
+            self.counts().steps += 1;
+            self.note(seat, Event::Op(Op::Pend), None);
+            self.send(me, seat);
         }
     }
 
@@ -221,6 +248,9 @@ impl State {
         if idle(GC) && matches!(self.phase(), Phase::Mark | Phase::Sweep) {
             return (GC, order(What::Finish));
         }
+        if idle(EXT) && self.threads[EXT].machine.get().is_some() {
+            return (EXT, order(What::Finish));
+        }
         for seat in [M1, M2] {
             let has_work = self.threads[seat].current.get().is_some()
                 || self.core().goroutines().iter().any(|g| g.status.get() == status::RUNNABLE);
@@ -232,6 +262,12 @@ impl State {
             self.fail(me, Violation::Deadlock);
         }
         debug_assert!(idle(EXT));
+        // Here and not by the controller, whom nobody can stop where the core throws.
+        if me != CONTROLLER
+            && let Err(violation) = self.read_samples()
+        {
+            self.fail(me, violation);
+        }
         (CONTROLLER, order(What::Finish))
     }
 }

@@ -7,6 +7,7 @@ use sigstorm_runtime::dump::{Dump, Pc};
 use sigstorm_runtime::profiler::{Outcome, Sample, SampleFrame};
 use sigstorm_runtime::throw::Reason;
 use sigstorm_runtime::traceback::WalkError;
+use sigstorm_runtime::wait::Wait;
 
 use super::hooks::index;
 use super::judge::seen;
@@ -32,6 +33,7 @@ pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
             Verdict::LiveObjectFreed,
             format!("object {index} can be reached, and the collector has not marked it or has freed it"),
         ),
+        Violation::Samples(what) => (Verdict::BadTraceback, format!("of the samples {what}")),
         Violation::Memory(what) => (Verdict::Fault, what.to_owned()),
         Violation::Leak(what, g) => (
             Verdict::StateLeak,
@@ -61,6 +63,7 @@ pub(crate) fn verdict_of(reason: &Reason) -> Verdict {
         Reason::WalkFailed(_) => Verdict::BadTraceback,
         Reason::Fault { .. } => Verdict::Fault,
         Reason::StackOverflow { .. } => Verdict::StackOverflow,
+        Reason::SampleTorn { .. } => Verdict::BadTraceback,
     }
 }
 
@@ -209,9 +212,14 @@ fn deadlock(state: &State, evidence: &mut Vec<String>) -> String {
     for seat in M1..SEATS {
         let thread = &state.threads[seat];
         if let At::Blocked(wait) = thread.at.get() {
-            let holder = wait.goroutine().and_then(|g| g.lock.owner()).map_or(String::new(), |o| {
-                format!(", which {} holds for {}", machine_name(o.machine), o.operation)
-            });
+            let holder = match (wait, wait.goroutine().and_then(|g| g.lock.owner())) {
+                (_, Some(o)) => format!(", which {} holds for {}", machine_name(o.machine), o.operation),
+                (Wait::RateLock(core), None) => core
+                    .profiler()
+                    .rate_holder()
+                    .map_or(String::new(), |machine| format!(", which {} holds", machine_name(machine))),
+                _ => String::new(),
+            };
             let whose = wait.goroutine().map_or(String::new(), |g| format!(" of g{}", g.id));
             let handler = if thread.in_handler.get() { ", in its signal handler," } else { "" };
             evidence.push(format!(

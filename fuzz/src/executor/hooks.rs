@@ -101,10 +101,14 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         }
         (Point::SyscallReturned, _) => state.back_from_kernel(seat),
         (Point::TraceEvent, Some(g)) => state.judge_event(seat, g),
-        (Point::RateChanged, _) => state.rate.set(detail as u32),
+        (Point::RateChanged, _) => state.accounts().changed(detail as u32),
+        (Point::RateLocked, _) if thread.in_handler.get() => thread.rate_seen.set(state.accounts().tick()),
+        (Point::MachineBound, _) if seat == EXT => {
+            thread.machine.set(state.guest.get().filter(|_| detail != 0));
+        }
         (Point::HandlerBegin, g) => {
             thread.in_handler.set(true);
-            state.counts().signals += 1;
+            state.delivered(seat);
             if state.waits_in_kernel(seat) {
                 state.counts().interrupted_calls += 1;
                 thread.interruptions.set(thread.interruptions.get() + 1);
@@ -117,11 +121,13 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         (Point::HandlerTried, Some(g)) => {
             thread.lock_was_held.set(state.ledger[index(g)].get());
         }
+        (Point::SampleTaken, _) => state.judge(seat),
+        (Point::SampleWritten, _) => state.file(seat, point, detail),
+        (Point::HandlerEnd, _) if thread.in_handler.get() => state.file(seat, point, detail),
         (Point::HandlerEnd, _) => {
-            if seat == EXT {
-                state.counts().signals += 1;
-            }
-            state.judge(seat);
+            // The handler took this thread for one without a machine.
+            state.delivered(seat);
+            state.judge_foreign(seat);
         }
         _ => {}
     }
@@ -299,7 +305,7 @@ impl State {
         self.arm(seat, order.stop);
         if matches!(order.what, What::Signal) {
             thread.held_again.set(true);
-            self.send(seat);
+            self.send(seat, seat);
         }
     }
 
@@ -311,14 +317,8 @@ impl State {
     /// Takes a signal here and now; the stop is for its handler.
     pub(crate) fn raise(&self, seat: usize, stop: Option<Stop>) {
         self.arm(seat, stop);
-        self.send(seat);
+        self.send(seat, seat);
         self.threads[seat].disarm();
-    }
-
-    fn send(&self, seat: usize) {
-        if inject::tgkill(self.threads[seat].tid.get(), libc::SIGPROF).is_err() {
-            self.fail(seat, Violation::Harness("the kernel refused to send a signal"));
-        }
     }
 
     /// True where everybody whom this thread waits for waits for it, and for locks alone:
@@ -326,9 +326,13 @@ impl State {
     fn is_deadlocked(&self, seat: usize, wait: &Wait) -> bool {
         let mut wait = *wait;
         for _ in 0..super::state::SEATS {
-            let Wait::StackLock(g) = wait else { return false };
-            let Some(owner) = g.lock.owner() else { return false };
-            let holder = usize::from(owner.machine) + super::state::M1;
+            let machine = match wait {
+                Wait::StackLock(g) => g.lock.owner().map(|owner| owner.machine),
+                Wait::RateLock(core) => core.profiler().rate_holder(),
+                _ => None,
+            };
+            let Some(machine) = machine else { return false };
+            let holder = usize::from(machine) + super::state::M1;
             if holder == seat {
                 return true;
             }
@@ -344,7 +348,12 @@ impl State {
 /// True for events whose place is the interrupted one.
 fn point_has_sample(what: Event) -> bool {
     matches!(what, Event::Sample(_) | Event::Signal)
-        || matches!(what, Event::Point(Point::HandlerTried | Point::HandlerEnd | Point::TracebackBegin))
+        || matches!(
+            what,
+            Event::Point(
+                Point::HandlerTried | Point::SampleTaken | Point::HandlerEnd | Point::TracebackBegin
+            )
+        )
 }
 
 fn on_wait(wait: &Wait) {

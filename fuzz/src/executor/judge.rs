@@ -7,7 +7,7 @@ use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SampleFrame, Skip};
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
 use super::hooks::index;
-use super::state::{GC, M1, State, Violation};
+use super::state::{EXT, GC, M1, State, Violation};
 use super::trace::What as Event;
 use super::truth::{Right, RightFrame, Seen, Truth};
 
@@ -38,20 +38,20 @@ impl State {
     /// Judges the sample that this thread's handler has just taken.
     pub(crate) fn judge(&self, seat: usize) {
         let Some(m) = self.threads[seat].machine.get() else {
-            // The handler must have left it alone, and did.
-            self.skipped(Skip::ForeignThread);
-            self.counts().interrupted[class_index(CodeClass::Runtime)] += 1;
-            self.note(seat, Event::Sample(Skip::ForeignThread.name()), None);
-            return;
+            self.fail(seat, Violation::Samples("one is of a thread that has no machine"));
         };
-        if !self.threads[seat].in_handler.get() {
-            // The handler took this thread for one without a machine: there is no sample.
-            self.fail(seat, Violation::Skip(seat, "the thread has a machine"));
-        }
         // SAFETY: this is the machine's own thread, at the end of its handler.
         let sample = unsafe { m.last_sample() };
         self.counts().interrupted[class_index(sample.class)] += 1;
         let g = m.current();
+        let seen = self.threads[seat].rate_seen.get();
+        if sample.tick != seen {
+            self.fail(seat, Violation::Samples("one has another rate than there was"));
+        }
+        let off = matches!(sample.outcome, Outcome::Skipped(Skip::ProfilerOff, _));
+        if seen.hz == 0 && !off {
+            self.fail(seat, Violation::Samples("one was taken though profiling was off"));
+        }
         match sample.outcome {
             Outcome::Traceback => self.judge_traceback(seat, m, sample),
             Outcome::Failed(_) => self.fail(seat, Violation::Traceback(seat)),
@@ -65,7 +65,7 @@ impl State {
                         _ => false,
                     },
                     Skip::ForeignThread => false,
-                    Skip::ProfilerOff => self.rate.get() == 0,
+                    Skip::ProfilerOff => seen.hz == 0,
                     Skip::UnknownCode => {
                         g.is_some_and(|g| matches!(self.right(seat, g, sample), Right::UnknownCode))
                     }
@@ -77,6 +77,16 @@ impl State {
                 self.note(seat, Event::Sample(skip.name()), g);
             }
         }
+    }
+
+    /// Judges that a handler has taken this thread for one without a machine.
+    pub(crate) fn judge_foreign(&self, seat: usize) {
+        if self.threads[seat].machine.get().is_some() {
+            self.fail(seat, Violation::Skip(seat, "the thread has a machine"));
+        }
+        self.skipped(Skip::ForeignThread);
+        self.counts().interrupted[class_index(CodeClass::Runtime)] += 1;
+        self.note(seat, Event::Sample(Skip::ForeignThread.name()), None);
     }
 
     fn skipped(&self, skip: Skip) {
@@ -177,6 +187,9 @@ impl State {
             if self.truth(index).lives() {
                 return leak("it should be alive");
             }
+        }
+        if self.threads[EXT].machine.get().is_some() {
+            return Some(Violation::Leak("a thread from outside is still a machine's", None));
         }
         for thread in &self.threads {
             if let Some(m) = thread.machine.get() {

@@ -88,6 +88,7 @@ impl State {
             Some(parking) => {
                 thread.at.set(At::Running);
                 if matches!(order.what, What::Signal) {
+                    self.sends(target);
                     self.arm_handler(target, order.stop);
                     Pass::Interrupt(parking)
                 } else {
@@ -118,6 +119,7 @@ impl State {
         }
         let pass = if target == seat {
             thread.at.set(At::Running);
+            self.sends(seat);
             self.arm_handler(seat, order.stop);
             Pass::Interrupt(parking)
         } else {
@@ -173,6 +175,7 @@ impl State {
         }
         thread.at.set(At::Running);
         if matches!(order.what, What::Signal) {
+            self.sends(seat);
             self.arm_handler(seat, order.stop);
             // It is blocked, so it arrives in the wait.
             parking.interrupt();

@@ -5,6 +5,7 @@
 //! to one core, and runs schedules one after the other. A violation ends its use: threads
 //! may be anywhere then, and the process is to report and end.
 
+mod accounts;
 mod conduct;
 mod evidence;
 pub mod feedback;
@@ -22,12 +23,14 @@ use std::time::{Duration, Instant};
 use sigstorm_inject::{
     self as inject, CodeFunction, Parking, Region, RegionError, SignalStack, Text, TextError,
 };
-use sigstorm_runtime::core::COLLECTOR;
+use sigstorm_runtime::core::{COLLECTOR, GUEST};
 use sigstorm_runtime::table::directory;
 use sigstorm_runtime::{Config, Core, Defect, M, fault, marked_code, profiler};
 
 pub(crate) use evidence::{compare, verdict_of};
 pub(crate) use judge::{matches, seen};
+
+pub use accounts::{NoThread, signal_here};
 
 use crate::outcome::{Finding, Run, Verdict};
 use crate::schedule::{Actor, Op, Schedule, Step};
@@ -104,6 +107,7 @@ impl Harness {
         profiler::install().map_err(system("installing the SIGPROF handler"))?;
         fault::install().map_err(system("installing the fault handlers"))?;
         hooks::install().map_err(system("installing the SIGTRAP handler"))?;
+        state.guest.set(Some(M::leak(core, GUEST)));
         for (seat, id) in [(M1, Some(0)), (M2, Some(1)), (GC, Some(COLLECTOR)), (EXT, None)] {
             start_thread(state, seat, id.map(|id| M::leak(core, id)))?;
         }
@@ -132,7 +136,7 @@ impl Harness {
         if unsafe { state.core().reset(config) }.is_err() {
             return self.result(Some(harness_error("the schedule's options are out of range")), trace);
         }
-        state.rate.set(state.core().rate());
+        state.accounts().begin(&config, state.core().rate());
         let (first, order) = state.choose(CONTROLLER);
         if first != CONTROLLER {
             state.threads[first].order.set(Some(order));
@@ -141,7 +145,7 @@ impl Harness {
                 return self.result(Some(harness_error("a thread keeps the baton: the run hangs")), trace);
             }
         }
-        let violation = state.violation.get().or_else(|| state.check_leaks());
+        let violation = state.violation.get().or_else(|| state.settle()).or_else(|| state.check_leaks());
         if let Some(violation) = violation {
             state.violation.set(Some(violation));
         }
@@ -221,6 +225,7 @@ fn options(steps: &[Step]) -> Config {
             Op::Stack { bytes } => config.initial_stack = bytes as usize,
             Op::Trace => config.trace = true,
             Op::Unreadable { every } => config.unreadable = usize::from(every),
+            Op::Buffer { samples } => config.buffer = usize::from(samples),
             _ => {}
         }
     }

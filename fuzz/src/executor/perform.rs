@@ -7,10 +7,11 @@
 use sigstorm_inject as inject;
 use sigstorm_runtime::panic::Unwind;
 use sigstorm_runtime::profiler;
+use sigstorm_runtime::profiler::rate::INITIAL_RATE;
 use sigstorm_runtime::{Function, Left, M};
 
 use super::hooks::SEAT;
-use super::state::{At, GC, State, Violation, What};
+use super::state::{At, EXT, GC, State, Violation, What};
 use super::trace::What as Event;
 use super::truth::{Pending, SavedAt, TrueFrame, Truth, Value};
 use crate::schedule::Op;
@@ -21,13 +22,14 @@ const DEFERRED: Function = Function::Tiny;
 impl State {
     /// A thread of the run: does what it is told until the process ends.
     pub(crate) fn serve(&self, seat: usize, machine: Option<&'static M>) {
-        SEAT.set(seat);
         let thread = &self.threads[seat];
         thread.tid.set(inject::gettid());
         thread.machine.set(machine);
         if let Some(m) = machine {
-            m.attach();
+            // Without real timers there is nothing that the kernel could refuse.
+            m.attach().expect("a machine without a real timer");
         }
+        SEAT.set(seat);
         // Ready: the controller goes on, and the next baton comes with the first order.
         self.hand(seat, super::state::CONTROLLER, None);
         loop {
@@ -59,13 +61,44 @@ impl State {
 
     fn perform(&self, seat: usize, machine: Option<&'static M>, op: Op) {
         if let Op::Rate { on } = op {
-            profiler::set_rate(self.core(), if on { 100 } else { 0 });
-            return;
+            return self.set_rate(seat, if on { INITIAL_RATE } else { 0 });
+        }
+        if let Op::Hz { hz } = op {
+            return self.set_rate(seat, hz);
+        }
+        if op == Op::Read {
+            return self.read(seat);
         }
         match machine {
             Some(m) if seat == GC => self.collect(m, op),
             Some(m) => self.run(seat, m, op),
-            None => {}
+            None => self.bind(op),
+        }
+    }
+
+    /// The thread that the runtime does not know becomes a machine's, or ceases to be.
+    fn bind(&self, op: Op) {
+        let Some(guest) = self.guest.get() else { return };
+        match op {
+            // Without a real timer the kernel refuses nothing.
+            Op::Attach => self.had_effect(guest.attach().is_ok()),
+            Op::Detach => guest.detach(),
+            _ => {}
+        }
+    }
+
+    fn set_rate(&self, seat: usize, hz: u32) {
+        match profiler::set_rate(self.core(), hz) {
+            Ok(did) => self.had_effect(did),
+            Err(_) => self.fail(seat, Violation::Harness("a step asks for a rate that there is not")),
+        }
+    }
+
+    /// Reads what the buffers hold.
+    fn read(&self, seat: usize) {
+        match self.read_samples() {
+            Ok(read) => self.had_effect(read.is_some_and(|count| count != 0)),
+            Err(violation) => self.fail(seat, violation),
         }
     }
 
@@ -314,6 +347,9 @@ impl State {
     /// The schedule is at its end: finishes the cycle, or returns from every frame.
     fn finish(&self, seat: usize) {
         let Some(m) = self.threads[seat].machine.get() else { return };
+        if seat == EXT {
+            return m.detach();
+        }
         if seat == GC {
             m.gc_terminate();
             m.gc_sweep();

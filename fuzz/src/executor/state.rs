@@ -9,10 +9,12 @@ use core::cell::{Cell, UnsafeCell};
 use sigstorm_inject::{Baton, Parking, Region};
 use sigstorm_runtime::core::{GOROUTINES, Phase};
 use sigstorm_runtime::lock::Operation;
+use sigstorm_runtime::profiler::rate::Tick;
 use sigstorm_runtime::throw::Throw;
 use sigstorm_runtime::wait::Wait;
 use sigstorm_runtime::{Core, M, Point};
 
+use super::accounts::Accounts;
 use super::trace::Trace;
 use super::truth::{HeapTruth, Truth};
 use crate::outcome::Counts;
@@ -97,6 +99,10 @@ pub(crate) struct Thread {
     pub(crate) held_again: Cell<bool>,
     /// True where its sample failed to take the lock while that was held.
     pub(crate) lock_was_held: Cell<Option<(usize, Operation)>>,
+    /// What the rate was when its handler had the rate's lock.
+    pub(crate) rate_seen: Cell<Tick>,
+    /// True while a profiling signal that was sent to it has not come.
+    pub(crate) pending: Cell<bool>,
     /// True where its goroutine is in a system call.
     pub(crate) in_syscall: Cell<bool>,
     /// Where it waits in the kernel.
@@ -126,6 +132,8 @@ impl Thread {
             in_handler: Cell::new(false),
             held_again: Cell::new(false),
             lock_was_held: Cell::new(None),
+            rate_seen: Cell::new(Tick { hz: 0, period: 0 }),
+            pending: Cell::new(false),
             in_syscall: Cell::new(false),
             parking: Cell::new(None),
             in_kernel: Cell::new(false),
@@ -145,6 +153,7 @@ impl Thread {
         self.in_handler.set(false);
         self.held_again.set(false);
         self.lock_was_held.set(None);
+        self.pending.set(false);
         self.in_syscall.set(false);
         self.in_kernel.set(false);
         self.parked.set(false);
@@ -176,6 +185,8 @@ pub(crate) enum Violation {
     Deadlock,
     /// An object that can be reached was not marked.
     LiveObject(usize),
+    /// The samples that are kept are not those that were taken.
+    Samples(&'static str),
     /// Memory is not what the program wrote.
     Memory(&'static str),
     /// Something is not where it belongs at the end; the goroutine, if it is one's.
@@ -210,7 +221,9 @@ pub(crate) struct State {
     /// Who holds each goroutine's stack lock, and for what, by the events.
     pub(crate) ledger: [Cell<Option<(usize, Operation)>>; GOROUTINES],
     pub(crate) last: [Cell<LastEvent>; GOROUTINES],
-    pub(crate) rate: Cell<u32>,
+    pub(crate) accounts: UnsafeCell<Accounts>,
+    /// The machine that the thread from outside can become.
+    pub(crate) guest: Cell<Option<&'static M>>,
     counts: UnsafeCell<Counts>,
     pub(crate) trace: UnsafeCell<Trace>,
     pub(crate) violation: Cell<Option<Violation>>,
@@ -248,7 +261,8 @@ impl State {
             heap: UnsafeCell::new(HeapTruth::new()),
             ledger: [const { Cell::new(None) }; GOROUTINES],
             last: [const { Cell::new(LastEvent { seat: 0, point: 0 }) }; GOROUTINES],
-            rate: Cell::new(0),
+            accounts: UnsafeCell::new(Accounts::new()),
+            guest: Cell::new(None),
             counts: UnsafeCell::new(Counts::default()),
             trace: UnsafeCell::new(Trace::new()),
             violation: Cell::new(None),

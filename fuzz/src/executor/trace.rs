@@ -187,5 +187,5 @@ impl Record {
 
 /// A machine by its actor's name.
 pub(crate) fn machine_name(machine: u8) -> &'static str {
-    ["m1", "m2", "gc"].get(usize::from(machine)).copied().unwrap_or("?")
+    ["m1", "m2", "gc", "ext"].get(usize::from(machine)).copied().unwrap_or("?")
 }

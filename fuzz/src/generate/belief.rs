@@ -11,6 +11,8 @@ use crate::schedule::{Actor, Op, Step};
 #[derive(Clone, Copy, Default)]
 pub(super) struct Belief {
     pub(super) held: bool,
+    /// True while it is in its signal handler.
+    pub(super) handles: bool,
     pub(super) syscall: bool,
     /// Frames of its goroutine, the outermost included; none without a goroutine.
     pub(super) depth: u32,
@@ -48,13 +50,18 @@ impl Draft {
         }
         self.last = step.actor;
         let belief = self.belief(step.actor);
+        if step.op == Op::Pend {
+            return;
+        }
         if step.op == Op::Signal {
             belief.held |= step.stop.is_some();
+            belief.handles |= step.stop.is_some();
             return;
         }
         if belief.held || belief.syscall {
             // Whatever it is told, it goes on.
             belief.held = false;
+            belief.handles = false;
             belief.syscall = false;
             return;
         }

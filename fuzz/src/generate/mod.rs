@@ -87,6 +87,9 @@ impl Generator {
         if self.chance(25) {
             steps.push(option(Op::Trace));
         }
+        if self.chance(15) {
+            steps.push(option(Op::Buffer { samples: 1 << self.below(4) }));
+        }
         steps.truncate(length);
         let mut draft = Draft::new();
         while steps.len() < length {
@@ -207,7 +210,7 @@ impl Generator {
     fn step(&mut self, draft: &mut Draft) -> Step {
         let last = draft.last;
         let stay = match (last, draft.belief(last).held) {
-            (Actor::Ext, _) => 0,
+            (Actor::Ext, _) => 50,
             (Actor::Gc, _) if draft.marking => 55,
             (Actor::Gc, _) => 50,
             (_, true) => 56,
@@ -216,13 +219,14 @@ impl Generator {
         let actor = if self.chance(stay) {
             last
         } else {
-            self.weighed(&[(46, Actor::M1), (20, Actor::M2), (33, Actor::Gc), (1, Actor::Ext)])
+            self.weighed(&[(45, Actor::M1), (20, Actor::M2), (33, Actor::Gc), (2, Actor::Ext)])
         };
         let belief = *draft.belief(actor);
         // Told anything but a signal, a thread that is held goes on; one that is not after all
         // does as it is told.
         let op = match (belief.held || belief.syscall, actor) {
-            (_, Actor::Ext) => Op::Signal,
+            (_, Actor::Ext) => self.outside_op(belief.held),
+            (true, _) if belief.handles && self.chance(8) => Op::Pend,
             (true, _) if self.chance(if actor == Actor::Gc { 3 } else { 34 }) => Op::Signal,
             (true, _) if self.chance(10) => Op::Resume,
             (_, Actor::Gc) => self.collector_op(draft),
@@ -234,9 +238,10 @@ impl Generator {
             _ if changes_a_stack(op) => 50,
             Op::Ret { .. } if belief.recovered => 65,
             Op::Call { .. } | Op::Ret { .. } | Op::Syscall | Op::Panic | Op::Exit => 26,
+            Op::Rate { .. } | Op::Hz { .. } | Op::Read | Op::Attach | Op::Detach => 30,
             _ => 12,
         };
-        let stop = (actor != Actor::Ext && self.chance(stops)).then(|| self.stop(op, &belief));
+        let stop = self.chance(stops).then(|| self.stop(op, &belief));
         let step = Step { actor, op, stop };
         draft.note(&step);
         step
@@ -246,14 +251,40 @@ impl Generator {
         self.weighed(&[(50, Goroutine::G1), (30, Goroutine::G2), (12, Goroutine::G3), (8, Goroutine::G4)])
     }
 
+    fn outside_op(&mut self, held: bool) -> Op {
+        let (hz, on) = (self.hz(), self.chance(85));
+        let resume = if held { 60 } else { 0 };
+        self.weighed(&[
+            (resume, Op::Resume),
+            (40, Op::Signal),
+            (22, Op::Attach),
+            (12, Op::Detach),
+            (14, Op::Read),
+            (4, Op::Hz { hz }),
+            (2, Op::Rate { on }),
+            (3, Op::Pend),
+        ])
+    }
+
+    fn hz(&mut self) -> u32 {
+        self.pick(&[100, 250, 500, 1000])
+    }
+
     fn collector_op(&mut self, draft: &Draft) -> Op {
         let g = self.goroutine();
+        let hz = self.hz();
         let objects = 1 + self.below(8) as u8;
         if draft.sweeping {
-            return self.weighed(&[(88, Op::Sweep), (10, Op::Shrink { g }), (2, Op::Signal)]);
+            return self.weighed(&[(86, Op::Sweep), (10, Op::Shrink { g }), (2, Op::Signal), (2, Op::Read)]);
         }
         if !draft.marking {
-            return self.weighed(&[(90, Op::Mark), (8, Op::Shrink { g }), (2, Op::Signal)]);
+            return self.weighed(&[
+                (88, Op::Mark),
+                (8, Op::Shrink { g }),
+                (2, Op::Signal),
+                (1, Op::Read),
+                (1, Op::Hz { hz }),
+            ]);
         }
         self.weighed(&[
             (70, Op::Scan { g }),
@@ -261,6 +292,7 @@ impl Generator {
             (7, Op::Drain { objects }),
             (8, Op::Shrink { g }),
             (1, Op::Signal),
+            (1, Op::Read),
         ])
     }
 
@@ -287,7 +319,7 @@ impl Generator {
         let times = self.weighed(&[(55, 1), (25, 2), (15, 4), (5, 8)]);
         let call = Op::Call { kind, times };
         let g = self.goroutine();
-        let on = self.chance(85);
+        let (on, hz) = (self.chance(85), self.hz());
         // Only with a goroutine, with a frame above, with an object, in a deferred call.
         let lives = u32::from(belief.depth > 0);
         let above = u32::from(belief.depth > 1);
@@ -299,6 +331,7 @@ impl Generator {
             (6, Op::Alloc { slot }),
             (3, Op::Run { g }),
             (1, Op::Rate { on }),
+            (1, Op::Hz { hz }),
             (4 * lives, Op::Signal),
             (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames }),
             (lives + 10 * defers, Op::Panic),

@@ -107,6 +107,14 @@ pub(super) const STACK: Operand<u32> =
 /// Which old stacks are made unreadable: every nth.
 pub(super) const NTH: Operand<u8> = Operand::new("a share", &["1", "2", "3", "4"], &[1, 2, 3, 4]);
 
+/// Profiling rates, in signals a second.
+pub(super) const HZ: Operand<u32> =
+    Operand::new("a rate in hertz", &["100", "250", "500", "1000"], &[100, 250, 500, 1000]);
+
+/// Samples that a machine's buffer holds.
+pub(super) const BUFFER: Operand<u8> =
+    Operand::new("a number of samples", &["1", "2", "4", "8"], &[1, 2, 4, 8]);
+
 /// Puts operands into an argument byte, lowest bits first.
 #[derive(Debug, Default)]
 pub(super) struct Packer {
@@ -204,5 +212,7 @@ mod tests {
         check(&GOROUTINE);
         check(&STACK);
         check(&NTH);
+        check(&HZ);
+        check(&BUFFER);
     }
 }

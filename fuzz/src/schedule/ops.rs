@@ -10,7 +10,7 @@
 //! of that name, `[..]` may be left out, for the operand's first value.
 
 use super::operand::{
-    CALLEE, COUNT, Domain, FIELD, GOROUTINE, NTH, Packer, SLOT, STACK, SWITCH, TIMES, Unpacker,
+    BUFFER, CALLEE, COUNT, Domain, FIELD, GOROUTINE, HZ, NTH, Packer, SLOT, STACK, SWITCH, TIMES, Unpacker,
 };
 use super::{Actor, Class, Goroutine};
 use sigstorm_runtime::Function;
@@ -196,6 +196,19 @@ ops! {
             /// Start it.
             on: bool as SWITCH,
         } = "rate {on}", M 19 & Gc 8 & Ext 2;
+        /// Profile at another rate.
+        Hz {
+            /// 100, 250, 500 or 1,000 signals a second.
+            hz: u32 as HZ,
+        } = "hz {hz}", M 28 & Gc 11 & Ext 3;
+        /// Get a profiling signal while in the handler of one: it is pending until that ends.
+        Pend = "pend", M 29 & Gc 12 & Ext 4;
+        /// Read the samples that the buffers hold.
+        Read = "read", Gc 13 & Ext 5;
+        /// Become a machine of the runtime, one that runs no goroutines.
+        Attach = "attach", Ext 6;
+        /// Cease to be one.
+        Detach = "detach", Ext 7;
         /// Put an object from a slot into the mailbox, with a write barrier.
         Send {
             /// The slot, 0 to 3; the place in the mailbox, too.
@@ -234,6 +247,11 @@ ops! {
             /// Every nth, 1 to 4.
             every: u8 as NTH,
         } = "unreadable {every}", World 2;
+        /// Option: how many samples a machine's buffer holds.
+        Buffer {
+            /// 1, 2, 4 or 8.
+            samples: u8 as BUFFER,
+        } = "buffer {samples}", World 3;
         /// Option: system calls are traced.
         Trace = "trace", World 7;
     }
@@ -329,7 +347,7 @@ mod tests {
         assert_eq!(m(18, (3 << 5) | (2 << 2) | 1), Op::Ref { dst: 1, frames: 3, to: 3 });
         assert_eq!(m(19, 1), Op::Rate { on: true });
         assert_eq!(Op::from_code(Class::World, 1, 2), Some(Op::Stack { bytes: 8192 }));
-        assert_eq!(Op::from_code(Class::Ext, 3, 0), None);
+        assert_eq!(Op::from_code(Class::Ext, 8, 0), None);
     }
 
     #[test]

@@ -134,6 +134,7 @@ fn config(round: u64) -> Config {
         unreadable: if round % 3 == 2 { 64 } else { 0 },
         quarantine: QUARANTINE,
         trace: round % 4 < 2,
+        ..Config::DEFAULT
     }
 }
 
@@ -215,7 +216,7 @@ fn prepare(seat: &'static Seat, clock: Clock) -> io::Result<(SignalStack, Option
     seat.sit();
     let timer = match seat.machine {
         Some(m) => {
-            m.attach();
+            m.attach()?;
             Some(Timer::new(clock, inject::gettid())?)
         }
         None => None,

@@ -10,7 +10,7 @@ use sigstorm_runtime::{M, Phase, profiler};
 
 use super::judge::BUSY;
 use super::seat::{Doing, Seat, rest};
-use super::state::{Stage, Storm};
+use super::state::{Stage, Storm, Trouble};
 use super::timer::Timer;
 
 fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
@@ -70,7 +70,9 @@ pub(crate) fn collect(storm: &Storm, seat: &Seat, m: &'static M, rng: &mut ChaCh
 pub(crate) fn set_rate(storm: &Storm, hz: u32) {
     let change = (storm.rate.load(Ordering::Relaxed) >> 32) + 1;
     storm.rate.store(change << 32 | BUSY | u64::from(hz), Ordering::SeqCst);
-    profiler::set_rate(storm.core, hz);
+    if profiler::set_rate(storm.core, hz).is_err() {
+        storm.note(None, Trouble::Harness("a rate beyond the core's bound"));
+    }
     storm.rate.store((change + 1) << 32 | u64::from(hz), Ordering::SeqCst);
 }
 
@@ -80,6 +82,8 @@ pub(crate) fn weather(storm: &Storm, seat: &Seat, timers: &[Timer], rate: u32, r
     while storm.stage() == Stage::Blow {
         seat.does(Doing::Weather);
         rest(Duration::from_micros(u64::from(below(rng, 400))));
+        // Somebody must read what the handlers leave; what was torn is the core's to say.
+        storm.core.profiler().read(|_| ());
         let target = &storm.seats[below(rng, storm.seats.len() as u32) as usize];
         let tid = target.tid.load(Ordering::SeqCst);
         match below(rng, 100) {

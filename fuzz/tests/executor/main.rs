@@ -11,6 +11,7 @@ mod every_instruction;
 mod harmless;
 mod kernel;
 mod oracle;
+mod profiler;
 mod specimens;
 mod stepping;
 mod vacuity;

@@ -253,3 +253,65 @@ fn a_pointer_that_the_collector_cannot_see_is_a_live_object_freed() {
         });
     assert_eq!(verdict, Verdict::LiveObjectFreed.name());
 }
+
+#[test]
+fn a_machines_thread_that_is_taken_for_a_foreign_one_is_noticed() {
+    let name = "oracle::a_machines_thread_that_is_taken_for_a_foreign_one_is_noticed";
+    let verdict = in_child(name, "", |_| {
+        meddled(WITH_BARRIERS, |_| {
+            M::forget();
+            true
+        })
+    });
+    assert_eq!(verdict, Verdict::UnjustifiedSkip.name());
+}
+
+/// The verdict where `each` meddles with the samples of the calling machine, of which it has
+/// some by then.
+fn with_other_samples(each: fn(&M)) -> String {
+    static EACH: std::sync::OnceLock<fn(&M)> = std::sync::OnceLock::new();
+    assert!(EACH.set(each).is_ok());
+    meddled("m1 g1 call small; signal; signal; call tiny", |trap| {
+        if trap.pc() == info(Function::Tiny).start {
+            EACH.get().zip(M::of_thread()).into_iter().for_each(|(each, m)| each(m));
+        }
+        false
+    })
+}
+
+#[test]
+fn samples_that_are_read_behind_everybodys_back_are_missed() {
+    let verdict = in_child("oracle::samples_that_are_read_behind_everybodys_back_are_missed", "", |_| {
+        with_other_samples(|m| assert_eq!(m.core.profiler().read(|_| ()), Some(2)))
+    });
+    assert_eq!(verdict, Verdict::StateLeak.name());
+}
+
+#[test]
+fn a_sample_that_was_changed_in_its_buffer_is_noticed() {
+    let verdict = in_child("oracle::a_sample_that_was_changed_in_its_buffer_is_noticed", "", |_| {
+        // By the core itself, which sums it up.
+        // SAFETY: the baton is this thread's, and nobody reads.
+        with_other_samples(|m| unsafe { m.core.profiler().corrupt(m.id, false) })
+    });
+    assert_eq!(verdict, Verdict::BadTraceback.name());
+}
+
+#[test]
+fn a_sample_that_was_changed_with_its_sum_is_noticed() {
+    let verdict = in_child("oracle::a_sample_that_was_changed_with_its_sum_is_noticed", "", |_| {
+        // SAFETY: the baton is this thread's, and nobody reads.
+        with_other_samples(|m| unsafe { m.core.profiler().corrupt(m.id, true) })
+    });
+    assert_eq!(verdict, Verdict::BadTraceback.name());
+}
+
+#[test]
+fn a_signal_that_nobody_has_sent_is_the_harnesss_own_error() {
+    let verdict = in_child("oracle::a_signal_that_nobody_has_sent_is_the_harnesss_own_error", "", |_| {
+        with_other_samples(|_| {
+            sigstorm_inject::tgkill(sigstorm_inject::gettid(), libc::SIGPROF).expect("a signal");
+        })
+    });
+    assert_eq!(verdict, Verdict::HarnessError.name());
+}

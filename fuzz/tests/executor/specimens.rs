@@ -27,6 +27,10 @@ fn expected(defect: Defect) -> &'static [Verdict] {
         Defect::ScanFromSchedSp => &[BarrierOverflow],
         Defect::BulkWriteSkipsUnwind => &[LiveObjectFreed],
         Defect::UnwindLeavesTrampolines => &[BarrierOutOfOrder, BadTraceback],
+        Defect::UnknownPcDereferenced => &[Fault],
+        Defect::RateChangeKeepsTimer => &[Deadlock],
+        Defect::ForeignThreadSignal => &[Fault],
+        Defect::SwitchWindowWalked => &[BadTraceback],
     }
 }
 

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use sigstorm::executor::Harness;
+use sigstorm::executor::{Harness, signal_here};
 use sigstorm::generate::Generator;
 use sigstorm::outcome::Run;
 use sigstorm::schedule::{Schedule, Stop};
-use sigstorm_inject::{Trap, arm, gettid, tgkill};
+use sigstorm_inject::{Trap, arm};
 use sigstorm_runtime::table::info;
 use sigstorm_runtime::{CodeClass, Function, marked_code};
 
@@ -113,7 +113,7 @@ fn on_trap(trap: &mut Trap<'_>) {
         unsafe { arm(stepper.kernel.1) };
     }
     // It arrives before the next instruction, as this handler returns.
-    if (stepper.each)(trap) && tgkill(gettid(), libc::SIGPROF).is_ok() {
+    if (stepper.each)(trap) && signal_here().is_ok() {
         stepper.seen[pc - stepper.start].store(true, Ordering::Relaxed);
         stepper.signals.fetch_add(1, Ordering::Relaxed);
     }

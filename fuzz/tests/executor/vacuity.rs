@@ -44,6 +44,13 @@ const SCENES: &[&str] = &[
     "a goroutine was scanned while its thread was in the kernel",
     "a walk that began in the kernel met a barrier",
     "an event was traced on a stack with barriers",
+    "a handler waited for the profiling rate's lock",
+    "a thread changed the rate while a handler was under way",
+    "a buffer was full",
+    "a signal was coalesced with one that was pending",
+    "a sample was written while another was being read",
+    "a signal came to a thread from outside that was a machine",
+    "a signal came to a thread that was no machine any more",
 ];
 
 impl Seen {
@@ -59,6 +66,13 @@ impl Seen {
         // What each thread is held at, and on which goroutine, if it is.
         let mut held: BTreeMap<&str, (&str, u8)> = BTreeMap::new();
         let mut handling: BTreeSet<&str> = BTreeSet::new();
+        let mut detached = false;
+        if run.counts.dropped != 0 {
+            self.scene("a buffer was full");
+        }
+        if run.counts.coalesced != 0 {
+            self.scene("a signal was coalesced with one that was pending");
+        }
         for event in &run.events {
             let Event { actor, what, lock, barriers, .. } = event;
             let g = &mut goroutines[usize::from(event.goroutine)];
@@ -77,7 +91,24 @@ impl Seen {
             let walks_on = by_others("traceback.frame") && changes.contains(&what.as_str());
             let copies = by_others("copystack.");
             (g.position, g.barriers) = (position, entries);
+            let (inside, reads) =
+                (handling.contains(actor.as_str()), held.values().any(|at| at.0 == "sample.copied"));
             match what.as_str() {
+                "waits for the profiling rate's lock" if inside => {
+                    self.scene("a handler waited for the profiling rate's lock");
+                }
+                "rate.changed" if !handling.is_empty() => {
+                    self.scene("a thread changed the rate while a handler was under way");
+                }
+                "sample.written" if reads => self.scene("a sample was written while another was being read"),
+                "sample: alone" if actor == "ext" => {
+                    self.scene("a signal came to a thread from outside that was a machine");
+                }
+                "sample: foreign-thread" if detached => {
+                    self.scene("a signal came to a thread that was no machine any more");
+                }
+                "detach" => detached = true,
+                "attach" => detached = false,
                 "unwind.moved" if lock.ends_with("recover") => self.scene("a recovery unwound a barrier"),
                 "unwind.moved" if lock.ends_with("bulk") => self.scene("a bulk move unwound a barrier"),
                 "copystack.begin" if actor == "gc" => self.scene("a stack was shrunk"),

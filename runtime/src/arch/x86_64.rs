@@ -536,6 +536,16 @@ pub(crate) unsafe fn load_at_or(base: usize, offset: usize, fallback: usize) -> 
     value
 }
 
+/// Reads a byte and forgets it. Where it cannot be read, it is this instruction that faults.
+///
+/// # Safety
+/// `address` is readable, or the fault is wanted.
+#[inline(always)]
+pub(crate) unsafe fn touch(address: usize) {
+    // SAFETY: a plain load, of which nothing is kept (caller).
+    unsafe { asm!("test byte ptr [{address}], 0", address = in(reg) address, options(nostack, readonly)) };
+}
+
 macro_rules! section {
     ($start:ident, $stop:ident) => {{
         unsafe extern "C" {

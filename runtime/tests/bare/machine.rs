@@ -7,8 +7,7 @@ use sigstorm_runtime::traceback::{Frame, Unwinder, WalkError, saved};
 use sigstorm_runtime::{Config, Core, Function, Left, M, fault, profiler};
 
 /// A barrier in every frame.
-pub const EVERY_FRAME: Config =
-    Config { every_frame: true, initial_stack: 2048, trace: false, unreadable: 0, quarantine: 0 };
+pub const EVERY_FRAME: Config = Config { every_frame: true, initial_stack: 2048, ..Config::DEFAULT };
 
 /// A core, two machines that run goroutines, and the collector's.
 #[derive(Clone, Copy)]
@@ -48,7 +47,7 @@ pub fn machines(config: Config) -> Machines {
 /// Makes the calling thread `m`'s, with a signal stack.
 pub fn be(m: &'static M) {
     signal_stack();
-    m.attach();
+    m.attach().expect("a profiling timer");
 }
 
 /// Gives the calling thread a generous signal stack. The child process ends before the

@@ -13,3 +13,4 @@ mod signals;
 mod storm;
 mod syscalls;
 mod throws;
+mod timers;

@@ -96,10 +96,10 @@ fn without_goroutine_rate_or_machine_there_is_nothing_to_walk() {
         assert_eq!((sample.outcome, sample.goroutine, sample.len), (Outcome::Alone, 0, 0));
 
         start(w.m0, w.g(1));
-        assert!(w.m0.set_rate(0));
-        assert!(!w.m0.set_rate(0));
+        assert_eq!(w.m0.set_rate(0), Ok(true));
+        assert_eq!(w.m0.set_rate(0), Ok(false));
         assert_eq!(signal(w.m0).outcome, Outcome::Skipped(Skip::ProfilerOff, None));
-        assert!(w.m0.set_rate(1000));
+        assert_eq!(w.m0.set_rate(1000), Ok(true));
         assert_eq!(signal(w.m0).outcome, Outcome::Traceback);
 
         thread::spawn(|| {
