@@ -481,3 +481,20 @@ fn what_engines_found_is_collected_into_reports() {
     let missing = sigstorm(&["collect", dir.path().join("missing").to_str().unwrap()], b"");
     assert!(missing.code == Some(2) && missing.stderr.contains("missing"), "{missing:?}");
 }
+
+#[test]
+fn a_hunt_accounts_for_every_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().to_str().unwrap();
+    let ran = sigstorm(&["hunt", "--runs", "4000", "--seed", "3", "--json", "--reports", reports], b"");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let summary = ran.summary();
+    let accounting = summary["accounting"].as_object().unwrap();
+    let number = |key: &str| accounting[key].as_u64().unwrap();
+    let skips = accounting["skips"].as_object().unwrap();
+    let parts = ["tracebacks_read", "alone_read", "coalesced", "dropped"].map(number);
+    let skipped: u64 = skips.values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(parts.iter().sum::<u64>() + skipped, number("sent"), "{summary}");
+    assert!(parts.iter().all(|&part| part > 0) && skips.values().all(|n| *n != 0), "{summary}");
+    assert_eq!(number("sent"), summary["signals"].as_u64().unwrap() + number("coalesced"), "{summary}");
+}

@@ -237,7 +237,8 @@ impl Generator {
             _ if belief.held => 12,
             _ if changes_a_stack(op) => 50,
             Op::Ret { .. } if belief.recovered => 65,
-            Op::Call { .. } | Op::Ret { .. } | Op::Syscall | Op::Panic | Op::Exit => 26,
+            Op::Ret { .. } => 40,
+            Op::Call { .. } | Op::Syscall | Op::Panic | Op::Exit => 26,
             Op::Rate { .. } | Op::Hz { .. } | Op::Read | Op::Attach | Op::Detach => 30,
             _ => 12,
         };
@@ -355,7 +356,9 @@ impl Generator {
         let hit = self.weighed(&[(75, 1), (15, 2), (6, 3), (4, 5)]);
         let recovers = belief.recovered && matches!(op, Op::Ret { .. });
         let functions = if recovers { &[] } else { functions_of(op) };
-        if !functions.is_empty() && self.chance(40) {
+        // A return comes to few points, and to most of the code that nothing else runs.
+        let share = if matches!(op, Op::Ret { .. }) { 65 } else { 40 };
+        if !functions.is_empty() && self.chance(share) {
             let function = if self.chance(90) { self.pick(functions) } else { self.pick(Function::ALL) };
             let index = self.below(24) as u16;
             // Coming to an instruction again costs a single step each time.
