@@ -30,6 +30,8 @@ M 17 07: bulk 1 | bulk 8
 M 18 7f: ref 0 = up 1 slot 0 | ref 3 = up 8 slot 3
 M 19 01: rate off | rate on
 M 20 03: send 0 | send 3
+M 21 00: foreign
+M 22 00: callback
 M 28 03: hz 100 | hz 1000
 M 29 00: pend
 Gc 0 00: resume

@@ -28,6 +28,7 @@
 //! * A walk that meets the trampoline in a slot takes the return address from the
 //!   entry, in order. A walk that starts in the trampoline acts as if it had finished.
 //! * A recovery abandons frames, so it unwinds their barriers.
+//! * A callback's frame keeps a saved PC in its return slot: no barrier goes there.
 //! * A goroutine that ends without returning has its barriers removed.
 //! * A stack that moves takes its list along, and the slots in it.
 //!
@@ -40,6 +41,7 @@
 //! the lock, and a walk that starts there knows.
 
 use crate::arch;
+use crate::function::Function;
 use crate::g::G;
 use crate::lock::Operation;
 use crate::m::M;
@@ -160,11 +162,15 @@ pub fn reserved(size: usize, every_frame: bool) -> usize {
     max_entries(size, every_frame) * size_of::<Entry>()
 }
 
-/// Replaces `frame`'s return address. False where the frame has none.
+/// Replaces `frame`'s return address. False where the frame has none, or is never returned
+/// from: a callback's slot holds a saved PC, and what lies over it would be carried off.
 ///
 /// The caller is the scan: it holds the stack lock, and the goroutine is stopped.
 pub(crate) fn install(g: &'static G, frame: &Frame) -> bool {
     let Some(slot) = frame.slot else { return false };
+    if frame.row.function() == Some(Function::Callback) && !crate::planted!(BarrierInCallbackFrame) {
+        return false;
+    }
     let barriers = &g.barriers;
     let index = barriers.len();
     if index == barriers.capacity.get() {

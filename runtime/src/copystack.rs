@@ -2,7 +2,8 @@
 //!
 //! The used part is copied; then everything that points into it moves along: the
 //! barrier list and its slots, the bounds, the saved registers, in every frame the
-//! saved frame pointer and the slots that hold up-pointers, and the defers and panics.
+//! saved frame pointer and the slots that hold up-pointers, the defers and panics, and the
+//! transition points of the foreign calls that it was called back from.
 //! In between, list, bounds and registers belong to two stacks, so all of it happens
 //! under the stack lock. The old stack is poisoned before the lock is given back: from
 //! then on nobody has a reason to read there.
@@ -64,6 +65,7 @@ pub(crate) fn copystack(m: &'static M, g: &'static G, size: usize) {
     adjust_frames(g, &inside, delta);
     // SAFETY: the caller owns `g`.
     unsafe { panic::adjust(g, delta) };
+    g.transitions.adjust(delta);
     crate::point!(CopyAdjusted, g);
 
     if let Some(old) = old {

@@ -19,8 +19,19 @@ crate::named_codes! {
         BulkUnwindUnlocked = 5, "bulk-unwind-unlocked";
         /// A walk that starts in the trampoline takes it for a frame (Go 3a2fc06833).
         TrampolineNotSimulated = 6, "trampoline-not-simulated";
+        /// copystack says in the lock word that it moves the stack, so the handler refuses, but
+        /// does not wait for a walk that is under way (golang/go#13362).
+        CopystackStatusCheckOnly = 7, "copystack-status-check-only";
         /// copystack takes no stack lock (golang/go#12932).
         CopystackUnlocked = 8, "copystack-unlocked";
+        /// A walk from a foreign call's transition point goes on without the stack lock that it
+        /// could not take (golang/go#12528, Go f90b48e0d3).
+        CgoTracebackUnlocked = 9, "cgo-traceback-unlocked";
+        /// With SP off the goroutine's stack nobody tries its lock, and a foreign call is walked
+        /// all the same (golang/go#12528, Go 3f22adecc7).
+        LockFollowsWrongG = 10, "lock-follows-wrong-g";
+        /// A good walk from a foreign call's transition point is thrown away (golang/go#13466).
+        CgoSampleDiscarded = 11, "cgo-sample-discarded";
         /// A system call's event is taken once the goroutine counts as stopped, without the
         /// stack lock (golang/go#14101).
         TraceEventUnlocked = 12, "trace-event-unlocked";
@@ -32,6 +43,8 @@ crate::named_codes! {
         BulkWriteSkipsUnwind = 15, "bulk-write-skips-unwind";
         /// Unwinding marks entries as hit and leaves the trampolines (Go 306f8f11ad).
         UnwindLeavesTrampolines = 16, "unwind-leaves-trampolines";
+        /// Barriers go into a callback's frame as into any other (golang/go#12238).
+        BarrierInCallbackFrame = 17, "barrier-in-callback-frame";
         /// A walk uses what it has looked up for a PC in no table (Go cb859021d1).
         UnknownPcDereferenced = 21, "unknown-pc-dereferenced";
         /// Whoever changes the profiling rate keeps its own timer armed (Go e0f08b938a).
@@ -115,6 +128,22 @@ macro_rules! triggered {
     ($name:ident, $condition:expr) => {
         $crate::defect::trigger_when($crate::defect::Defect::$name, || $condition)
     };
+}
+
+/// `unlocked!(Name, g)`: where that defect is planted, what follows is a section without its
+/// lock, as long as what this gives is kept.
+#[macro_export]
+macro_rules! unlocked {
+    ($name:ident, $g:expr) => {{
+        #[cfg(feature = "defects")]
+        let section = $crate::planted!($name)
+            .then(|| $crate::canary::Unlocked::begin($crate::defect::Defect::$name, $g));
+        #[cfg(not(feature = "defects"))]
+        let section = {
+            let _: &'static $crate::G = $g;
+        };
+        section
+    }};
 }
 
 /// `lock_unless!(Name, m, g, operation)`: takes the stack lock; where that defect is planted,

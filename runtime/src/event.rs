@@ -11,3 +11,9 @@ pub const EXIT: u32 = 2;
 pub const SYSCALL_ENTER: u32 = 3;
 /// A system call's stub is back from the kernel.
 pub const SYSCALL_EXIT: u32 = 4;
+/// A foreign call's stub is about to run foreign code.
+pub const FOREIGN_ENTER: u32 = 5;
+/// A foreign call's stub is back from foreign code.
+pub const FOREIGN_EXIT: u32 = 6;
+/// A callback's frame is taken down: back to foreign code.
+pub const CALLBACK_EXIT: u32 = 7;

@@ -36,6 +36,10 @@ crate::named_codes! {
         SwitchIn = 13, "switch_in";
         /// From a goroutine's stack back to the thread's own.
         SwitchOut = 14, "switch_out";
+        /// Calls foreign code, which runs on the thread's own stack.
+        Cgocall = 15, "cgocall";
+        /// The frame through which foreign code calls back in.
+        Callback = 16, "callback";
     }
 }
 

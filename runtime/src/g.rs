@@ -8,6 +8,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::barrier::Barriers;
+use crate::foreign::Transitions;
 use crate::lock::StackLock;
 use crate::panic::Unwinding;
 use crate::stack::{Bounds, Stack};
@@ -23,7 +24,7 @@ pub mod status {
     pub const RUNNABLE: u32 = 1;
     /// On a thread.
     pub const RUNNING: u32 = 2;
-    /// On a thread that is in a system call: counts as stopped.
+    /// On a thread that is in a system call or in foreign code: counts as stopped.
     pub const SYSCALL: u32 = 3;
     /// Stopped where it is, for its own scan.
     pub const WAITING: u32 = 4;
@@ -59,7 +60,7 @@ pub struct Gobuf {
 }
 
 impl Gobuf {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Gobuf { sp: Word::new(0), pc: Word::new(0), bp: Word::new(0) }
     }
 
@@ -110,10 +111,12 @@ pub struct G {
     pub status: Status,
     /// Its number, from 1.
     pub id: u8,
-    /// Where it entered a system call, while it is in one.
+    /// Where it entered a system call or a foreign call, while it is in one.
     pub syscall: Gobuf,
     /// What its last system calls came to.
     pub(crate) kernel: Kernel,
+    /// Where it entered the foreign calls from which it was called back; the owner's.
+    pub(crate) transitions: Transitions,
     /// True from when a machine takes it until that machine has let go of it.
     pub(crate) held: AtomicBool,
     preempt_scan: AtomicBool,
@@ -141,6 +144,7 @@ impl G {
             id,
             syscall: Gobuf::new(),
             kernel: Kernel::new(),
+            transitions: Transitions::new(),
             held: AtomicBool::new(false),
             preempt_scan: AtomicBool::new(false),
             scan_done: AtomicBool::new(false),
@@ -216,6 +220,7 @@ impl G {
         self.set_scan_done(false);
         self.sched.sp.set(0);
         self.syscall.sp.set(0);
+        self.transitions.clear();
         self.barriers.clear();
         // SAFETY: nothing of it is in use (caller).
         unsafe { self.unwinding() }.clear();

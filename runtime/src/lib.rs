@@ -29,7 +29,8 @@
 //! stack, while others change what lies above ([`syscall`]).
 //!
 //! The order of work is from the bottom up: [`table`] and the assembly, [`stack`], [`lock`],
-//! [`barrier`], [`traceback`]; then [`G`], [`M`], `copystack`, `panic`, `gc`, [`profiler`].
+//! [`barrier`], [`traceback`]; then [`G`], [`M`], `copystack`, `panic`, [`foreign`], `gc`,
+//! [`profiler`].
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("sigstorm runs on Linux on x86-64 only: its core is written in that machine's code");
@@ -44,6 +45,7 @@ pub mod defect;
 pub mod dump;
 mod event;
 pub mod fault;
+pub mod foreign;
 pub mod function;
 pub mod g;
 mod gc;

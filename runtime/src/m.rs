@@ -13,6 +13,7 @@ use crate::arch;
 use crate::barrier;
 use crate::core::{Busy, Core, Phase};
 use crate::event;
+use crate::foreign::Driver;
 use crate::function::Function;
 use crate::g::{G, status};
 use crate::gc;
@@ -40,6 +41,12 @@ pub struct M {
     pub(crate) locks: Word,
     /// True while it collects.
     pub(crate) collecting: AtomicBool,
+    /// How many foreign calls its goroutine is in; it is locked to this machine meanwhile.
+    pub(crate) foreign_calls: Word,
+    /// True while its thread runs foreign code, and not the runtime or a goroutine.
+    pub(crate) in_foreign_code: AtomicBool,
+    /// Who drives it through foreign code; its own thread's.
+    pub(crate) driver: Cell<Option<&'static Driver>>,
     /// The last sample that its handler took.
     pub(crate) sample: UnsafeCell<Sample>,
     /// The last events of its execution tracer.
@@ -47,8 +54,8 @@ pub struct M {
 }
 
 // SAFETY: the sample is written by this machine's own thread, in its signal handler, and
-// read where that handler is known not to run; the trace is that thread's own; everything
-// else is atomic or a `Word`.
+// read where that handler is known not to run; the trace and the driver are that thread's
+// own; everything else is atomic or a `Word`.
 unsafe impl Sync for M {}
 
 /// Where a goroutine is after it was run.
@@ -58,6 +65,8 @@ pub enum Left {
     Asks,
     /// It is in a system call.
     InSyscall,
+    /// Its callback has returned: it is in a foreign call.
+    InForeign,
     /// It has ended, and the machine has none.
     Exited,
 }
@@ -76,6 +85,9 @@ impl M {
             current: AtomicPtr::new(ptr::null_mut()),
             locks: Word::new(0),
             collecting: AtomicBool::new(false),
+            foreign_calls: Word::new(0),
+            in_foreign_code: AtomicBool::new(false),
+            driver: Cell::new(None),
             sample: UnsafeCell::new(Sample::NONE),
             trace: UnsafeCell::new(tracer::Buffer::new()),
         }))
@@ -211,9 +223,10 @@ impl M {
     }
 
     /// Lets the current goroutine go; it stays runnable. The status changes first, so for a
-    /// moment it counts as stopped and is still this machine's.
+    /// moment it counts as stopped and is still this machine's. False where there is none, or
+    /// where it is in a foreign call, whose frames lie on this machine's stack.
     pub fn yield_now(&'static self) -> bool {
-        let Some(g) = self.current() else { return false };
+        let Some(g) = self.current().filter(|_| self.foreign_calls() == 0) else { return false };
         let _busy = self.busy();
         g.status.set(status::RUNNABLE);
         crate::point!(StatusChanged, g, status::RUNNABLE as usize);
@@ -239,8 +252,8 @@ impl M {
 
     /// Runs `g` from its saved state until it leaves its stack for something that its
     /// driver must decide.
-    pub(crate) fn resume(&'static self, g: &'static G, answer: usize, _busy: Busy) -> Left {
-        let mut answer = answer;
+    pub(crate) fn resume(&'static self, g: &'static G, answer: usize, busy: Busy) -> Left {
+        let (mut answer, mut busy) = (answer, busy);
         loop {
             // SAFETY: this machine runs `g`, which is at a safepoint with its registers saved.
             let event = unsafe { arch::switch_in(g, answer) } as u32;
@@ -255,8 +268,14 @@ impl M {
                     self.enter_syscall(g);
                     return Left::InSyscall;
                 }
+                event::FOREIGN_ENTER => busy = self.run_foreign(g, busy),
+                event::FOREIGN_EXIT => self.exit_foreign(g),
+                event::CALLBACK_EXIT => {
+                    self.exit_callback(g);
+                    return Left::InForeign;
+                }
                 // `SYSCALL_EXIT` comes back to who sent the stub into the kernel.
-                _ => unreachable!("the assembly knows five events"),
+                _ => unreachable!("the assembly knows eight events"),
             }
             answer = 0;
         }
@@ -306,8 +325,12 @@ impl M {
         crate::point!(StatusChanged, g, status::RUNNING as usize);
     }
 
-    /// Ends the current goroutine where it stands. Its struct and stack can be used anew.
+    /// Ends the current goroutine where it stands. Its struct and stack can be used anew. One
+    /// in a foreign call is left as it is: foreign code is to return to it.
     pub fn end(&'static self) -> Left {
+        if self.foreign_calls() != 0 {
+            return Left::InForeign;
+        }
         if let Some(g) = self.current() {
             let _busy = self.busy();
             if g.syscall.sp.get() != 0 {
@@ -335,7 +358,7 @@ impl M {
     }
 
     /// Saves the transition point and lets the goroutine count as stopped.
-    fn enter_syscall(&'static self, g: &'static G) {
+    pub(crate) fn enter_syscall(&'static self, g: &'static G) {
         g.syscall.copy_from(&g.sched);
         crate::point!(SyscallSaved, g);
         if self.core.tracing() && !crate::planted!(TraceEventUnlocked) {

@@ -17,7 +17,8 @@ use crate::word::{peek, poke};
 /// Slots of a frame.
 pub const SLOTS: usize = 4;
 
-/// The frame pointer of the frame `up` levels above the innermost.
+/// The frame pointer of the frame `up` levels above the innermost; none where that one has
+/// no slots, as a foreign call's stub.
 fn frame(g: &G, up: usize) -> Option<usize> {
     let mut bp = g.sched.bp.get();
     for _ in 0..up {
@@ -28,7 +29,7 @@ fn frame(g: &G, up: usize) -> Option<usize> {
         bp = unsafe { peek(bp) };
     }
     // The entry's frame pointer points to the zero that ends the chain: it is a frame.
-    (bp != 0).then_some(bp)
+    (bp != 0 && !g.transitions.is_stub(bp)).then_some(bp)
 }
 
 /// The address of slot `slot` of the frame with frame pointer `bp`.

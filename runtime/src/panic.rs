@@ -10,6 +10,10 @@
 //!
 //! A goroutine that ends itself runs its defers in the same way (`goexit`) and then ends
 //! where it stands, as does one whose panic nobody recovers.
+//!
+//! In a callback from foreign code a panic is the callback's own: it runs the calls that were
+//! deferred there, and if none of them recovers it is stopped by the callback's frame, which
+//! goes on at its landing. There nobody can end the goroutine: foreign code waits above.
 
 use crate::barrier;
 use crate::function::Function;
@@ -56,9 +60,10 @@ pub(crate) struct Unwinding {
 pub enum Unwind {
     /// It calls this deferred function.
     Call(Function),
-    /// A deferred call has recovered: on to the landing of the frame with this body SP.
+    /// A deferred call has recovered, or a callback stops the panic: on to the landing of the
+    /// frame with this body SP.
     Recover {
-        /// SP in the body of the frame that deferred the call.
+        /// SP in the body of the frame that deferred the call, or of the callback.
         frame: usize,
     },
     /// No deferred call is left: the goroutine ends.
@@ -93,8 +98,18 @@ impl Unwinding {
         self.defers[..self.deferred].last().copied()
     }
 
-    /// Decides what the innermost panicking frame does next.
-    fn next(&mut self, frame: usize) -> Unwind {
+    /// The panics whose frames lie below `frame` are over.
+    fn recover_to(&mut self, frame: usize) -> Unwind {
+        while self.panicking > 0 && self.panics[self.panicking - 1].frame < frame {
+            self.panicking -= 1;
+        }
+        Unwind::Recover { frame }
+    }
+
+    /// Decides what the innermost panicking frame does next. What was deferred above the body
+    /// of the callback that it is in, if it is in one, is not its own.
+    fn next(&mut self, frame: usize, callback: Option<usize>) -> Unwind {
+        let limit = callback.unwrap_or(usize::MAX);
         let Some(panic) = self.panics[..self.panicking].last_mut() else { return Unwind::End };
         panic.frame = frame;
         if panic.running {
@@ -103,21 +118,18 @@ impl Unwinding {
             // The call that has returned is the innermost one left: those it deferred ran.
             self.deferred = self.deferred.saturating_sub(1);
             if recovered {
-                let frame = self.defers[self.deferred].frame;
                 // Panics whose frames are abandoned are over as well.
-                while self.panicking > 0 && self.panics[self.panicking - 1].frame < frame {
-                    self.panicking -= 1;
-                }
-                return Unwind::Recover { frame };
+                return self.recover_to(self.defers[self.deferred].frame);
             }
         }
         // A call that an earlier panic had started is not run twice; that panic is aborted.
-        while self.last().is_some_and(|d| d.started) {
+        while self.last().is_some_and(|d| d.started && d.frame < limit) {
             self.deferred -= 1;
         }
-        match self.defers[..self.deferred].last_mut() {
-            None => Unwind::End,
-            Some(defer) => {
+        match (self.defers[..self.deferred].last_mut().filter(|d| d.frame < limit), callback) {
+            (None, Some(callback)) => self.recover_to(callback),
+            (None, None) => Unwind::End,
+            (Some(defer), _) => {
                 defer.started = true;
                 self.panics[self.panicking - 1].running = true;
                 Unwind::Call(defer.function)
@@ -151,9 +163,9 @@ impl M {
     }
 
     /// Begins a panic, or with `exits` the goroutine's own end: calls `gopanic` or
-    /// `goexit`. None where too many are under way.
+    /// `goexit`. None where too many are under way, or for an exit in a callback.
     pub fn panic(&'static self, exits: bool) -> Option<Left> {
-        let g = self.current()?;
+        let g = self.current().filter(|_| !exits || self.foreign_calls() == 0)?;
         {
             let _busy = self.busy();
             // SAFETY: this thread runs `g`, and nothing else here refers to its panics.
@@ -170,7 +182,7 @@ impl M {
         let Some(g) = self.current() else { return Unwind::End };
         let _busy = self.busy();
         // SAFETY: this thread runs `g`, and nothing else here refers to its panics.
-        unsafe { g.unwinding() }.next(g.sched.sp.get())
+        unsafe { g.unwinding() }.next(g.sched.sp.get(), g.transitions.innermost_callback())
     }
 
     /// Recovers the innermost panic. False unless the current frame is the deferred call
@@ -197,7 +209,8 @@ impl M {
         crate::point!(RecoverBegin, g);
         let guard = crate::lock_unless!(RecoverUnwindUnlocked, self, g, Operation::Recover);
         barrier::unwind(g, frame);
-        let info = table::info(Function::Deferring);
+        let is_callback = g.transitions.innermost_callback() == Some(frame);
+        let info = table::info(if is_callback { Function::Callback } else { Function::Deferring });
         g.sched.pc.set(info.landing);
         g.sched.bp.set(frame + info.size);
         g.sched.sp.set(frame);
@@ -240,30 +253,43 @@ mod tests {
     #[test]
     fn a_panic_runs_the_last_defer_first_and_then_ends() {
         let mut u = with(&[900, 800], 1);
-        assert_eq!(u.next(100), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(100, None), Unwind::Call(Function::Tiny));
         assert_eq!(u.deferred, 2);
-        assert_eq!(u.next(100), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(100, None), Unwind::Call(Function::Tiny));
         assert_eq!(u.deferred, 1);
-        assert_eq!(u.next(100), Unwind::End);
+        assert_eq!(u.next(100, None), Unwind::End);
     }
 
     #[test]
     fn a_recovered_panic_lands_in_the_frame_that_deferred() {
         let mut u = with(&[900, 800], 1);
-        u.next(100);
+        u.next(100, None);
         u.panics[0].recovered = true;
-        assert_eq!(u.next(100), Unwind::Recover { frame: 800 });
+        assert_eq!(u.next(100, None), Unwind::Recover { frame: 800 });
         assert_eq!((u.deferred, u.panicking), (1, 0));
     }
 
     #[test]
     fn a_nested_panic_skips_the_call_it_came_from_and_takes_the_outer_panic_along() {
         let mut u = with(&[900, 800], 1);
-        u.next(100);
+        u.next(100, None);
         begin(&mut u);
-        assert_eq!(u.next(50), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(50, None), Unwind::Call(Function::Tiny));
         u.panics[1].recovered = true;
-        assert_eq!(u.next(50), Unwind::Recover { frame: 900 });
+        assert_eq!(u.next(50, None), Unwind::Recover { frame: 900 });
         assert_eq!((u.deferred, u.panicking), (0, 0));
+    }
+
+    #[test]
+    fn a_callback_stops_a_panic_and_leaves_what_was_deferred_above_alone() {
+        // A deferred call that the first panic has made calls foreign code, which calls back.
+        let mut u = with(&[900, 300], 1);
+        u.defers[0].started = true;
+        (u.panics[0].frame, u.panics[0].running) = (800, true);
+        begin(&mut u);
+        assert_eq!(u.next(100, Some(500)), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(100, Some(500)), Unwind::Recover { frame: 500 });
+        assert_eq!((u.deferred, u.panicking), (1, 1), "those above the callback");
+        assert_eq!(u.next(800, None), Unwind::End);
     }
 }

@@ -109,6 +109,18 @@ crate::named_codes! {
         CopyBarriers = 49, "copystack.barriers";
         /// The bounds are the new stack's; the saved registers still point to the old one.
         CopyBounds = 50, "copystack.bounds";
+        /// A thread goes on in foreign code: at its beginning, or after a callback.
+        ForeignEntered = 51, "foreign.entered";
+        /// In the middle of foreign code.
+        ForeignCode = 52, "foreign.code";
+        /// A thread is back from foreign code, for good or to call back in.
+        ForeignLeft = 53, "foreign.left";
+        /// A callback's frame is about to begin; the transition point is still there, too.
+        CallbackEntered = 54, "callback.entered";
+        /// A callback is over and its transition point is back; the status is still running.
+        CallbackLeaving = 55, "callback.leaving";
+        /// The goroutine counts as stopped in its foreign call again.
+        CallbackExited = 56, "callback.exited";
         /// The stub is back from the kernel; the goroutine still counts as stopped.
         SyscallReturned = 57, "syscall.returned";
         /// The tracer is about to walk a goroutine's stack for an event.

@@ -15,8 +15,9 @@
 //! * A machine and no goroutine: the sample is the runtime's own or the collector's.
 //! * A goroutine, SP on its stack: it runs; PC and SP belong together, except in the last
 //!   instructions of the switch onto it, which the walk knows.
-//! * A goroutine, SP elsewhere: the thread works for it on its own stack. The part of the
-//!   sample below is a pseudo-frame; the goroutine's part starts at its saved state.
+//! * A goroutine, SP elsewhere: the thread works for it on its own stack, or runs foreign
+//!   code for it. The part of the sample below is a pseudo-frame; the goroutine's part starts
+//!   at its saved state, or at its transition point.
 //!
 //! A goroutine's machine changes outside of any switch, so these cases cannot be told
 //! wrong: the machine's goroutine is set before it is switched to and cleared after it
@@ -82,7 +83,7 @@ crate::named_codes! {
         System = 1, "system";
         /// The collector.
         Gc = 2, "gc";
-        /// Code in no table.
+        /// Code in no table: on the goroutine's stack, or foreign code on the thread's own.
         External = 3, "external";
     }
 }
@@ -326,10 +327,11 @@ pub fn foreign_signals() -> u64 {
     FOREIGN.load(Ordering::Relaxed)
 }
 
-/// What kind of code `pc` is, for a thread whose SP lies on its goroutine's stack or not.
-fn classify(pc: usize, on_goroutine: bool) -> CodeClass {
+/// What kind of code `pc` is, for a thread whose SP lies on its goroutine's stack or not. Of
+/// code on the thread's own stack only the thread knows whose it is: the runtime's, or foreign.
+fn classify(m: &M, pc: usize, on_goroutine: bool) -> CodeClass {
     let row = Table::get().row(pc);
-    match (row.is_none(), on_goroutine) {
+    match (row.is_none(), on_goroutine || m.in_foreign_code()) {
         (false, _) => row.class(),
         (true, true) => CodeClass::Foreign,
         (true, false) => CodeClass::Runtime,
@@ -349,9 +351,10 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
     crate::point!(HandlerBegin, named, pc);
     sample.tick = m.core.profiler().rate.tick(m);
     sample.goroutine = g.map_or(0, |g| g.id);
-    sample.class = classify(pc, on_goroutine);
+    sample.class = classify(m, pc, on_goroutine);
     sample.pseudo = match on_goroutine {
         true => Pseudo::None,
+        false if m.in_foreign_code() => Pseudo::External,
         false if m.collecting.load(Ordering::Relaxed) => Pseudo::Gc,
         false => Pseudo::System,
     };
@@ -368,14 +371,19 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
 }
 
 fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
+    let foreign = m.in_foreign_code();
+    let _section = foreign.then(|| crate::unlocked!(LockFollowsWrongG, g));
     let locked = if crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
-        Ok(lock::lock(m, g, Operation::Walk))
+        Ok(Some(lock::lock(m, g, Operation::Walk)))
+    } else if foreign && crate::planted!(LockFollowsWrongG) {
+        Ok(None)
     } else {
-        lock::try_lock(m, g, Operation::Walk)
+        lock::try_lock(m, g, Operation::Walk).map(Some)
     };
     crate::point!(HandlerTried, g, usize::from(locked.is_ok()));
     let _guard = match locked {
         Ok(guard) => guard,
+        Err(_) if foreign && crate::planted!(CgoTracebackUnlocked, true) => None,
         Err(owner) => return Outcome::Skipped(Skip::LockHeld, Some(owner)),
     };
     let outcome = match start(g, sample) {
@@ -384,14 +392,18 @@ fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcom
     };
     crate::point!(TracebackDone, g, sample.len);
     match outcome {
+        Ok(()) if foreign && crate::planted!(CgoSampleDiscarded, true) => external(sample),
         Ok(()) => Outcome::Traceback,
-        Err(WalkError::UnknownStart { .. }) => {
-            sample.pseudo = Pseudo::External;
-            sample.len = 0;
-            Outcome::Skipped(Skip::UnknownCode, None)
-        }
+        Err(WalkError::UnknownStart { .. }) => external(sample),
         Err(error) => Outcome::Failed(error),
     }
+}
+
+/// Nothing but code that nobody knows.
+fn external(sample: &mut Sample) -> Outcome {
+    sample.pseudo = Pseudo::External;
+    sample.len = 0;
+    Outcome::Skipped(Skip::UnknownCode, None)
 }
 
 /// Where the walk starts. The bounds are looked at under the lock.

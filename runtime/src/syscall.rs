@@ -113,7 +113,7 @@ impl M {
     /// Whatever the calls do with their arguments is sound, for as long as they take. None
     /// runs code of this thread other than signal handlers.
     pub unsafe fn make_syscalls(&'static self, calls: &SystemCalls) -> Option<Made> {
-        let g = self.current().filter(|g| g.syscall.sp.get() != 0)?;
+        let g = self.current().filter(|g| g.syscall.sp.get() != 0 && !self.in_foreign_code())?;
         g.sched.copy_from(&g.syscall);
         // The machine stays at its safepoint: nobody waits for a thread that is in the kernel.
         // SAFETY: this machine runs `g`; its registers are those of the stub's first ask, whose

@@ -26,9 +26,9 @@ crate::named_codes! {
         Switch = 5, "switch";
         /// Entry, exit, panic and system-call stubs.
         Stub = 6, "stub";
-        /// Rust code on the thread's own stack.
+        /// The runtime's Rust code on the thread's own stack.
         Runtime = 7, "runtime";
-        /// Code in no table.
+        /// Code in no table: a leaf, or foreign code on the thread's own stack.
         Foreign = 8, "foreign";
     }
 }
@@ -145,11 +145,11 @@ pub struct FunctionInfo {
     pub start: usize,
     /// One past the last byte.
     pub end: usize,
-    /// Return address of its ask (of a system call: of entering it).
+    /// Return address of its ask (of a system call or a foreign call: of entering it).
     pub after_ask: usize,
     /// Return address of its calls (of the system call: where the last of its calls is done).
     pub after_call: usize,
-    /// Return address of its stack check's call (of `entry` and the system call: of leaving).
+    /// Return address of its stack check's call (of `entry`, a system call, a foreign call: of leaving).
     pub after_more: usize,
     /// Where a recovery lands (of the system call: where the kernel comes back to).
     pub landing: usize,

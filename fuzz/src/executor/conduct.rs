@@ -103,6 +103,7 @@ impl State {
             At::Blocked(wait) => wait.over().then_some(What::Resume),
             At::Running => None,
             At::Idle if thread.in_syscall.get() => Some(What::Resume),
+            At::Idle if thread.in_foreign.get() => self.in_foreign_code(seat, op),
             At::Idle => self.can_begin(seat, op).then_some(What::Begin(op)),
         }
     }
@@ -167,7 +168,9 @@ impl State {
             // A thread without a goroutine takes one before it calls.
             return match op {
                 Op::Run { g } => self.can_take(usize::from(g.code())),
-                Op::Call { .. } | Op::Syscall | Op::Alloc { .. } => self.preferred(seat).is_some(),
+                Op::Call { .. } | Op::Syscall | Op::Foreign | Op::Alloc { .. } => {
+                    self.preferred(seat).is_some()
+                }
                 _ => false,
             };
         };
@@ -176,18 +179,25 @@ impl State {
         let slot = |slot: u8| top.slots[usize::from(slot)];
         let object = |s: u8| matches!(slot(s), Value::Object(_));
         let depth = truth.depth();
+        // With foreign frames on its thread's stack it stays there, and does not end.
+        let is_free = !truth.is_in_foreign_call();
         match op {
-            Op::Run { g } => usize::from(g.code()) != index && self.can_take(usize::from(g.code())),
+            Op::Run { g } => {
+                is_free && usize::from(g.code()) != index && self.can_take(usize::from(g.code()))
+            }
             Op::Call { kind, .. } => truth.can_call(kind),
             Op::Syscall => truth.can_call(Function::Syscall),
-            Op::Ret { .. } | Op::Yield | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
-            Op::Panic | Op::Exit => truth.can_call(Function::Gopanic),
+            Op::Foreign => truth.can_call(Function::Cgocall),
+            Op::Yield => is_free,
+            Op::Ret { .. } | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
+            Op::Panic => truth.can_call(Function::Gopanic),
+            Op::Exit => is_free && truth.can_call(Function::Goexit),
             Op::Recover => depth >= 2 && truth.frames()[depth - 2].function == Function::Gopanic,
             Op::Defer => top.function == Function::Deferring,
             Op::Load { src, .. } => object(src),
             Op::Store { obj, src, .. } => object(obj) && slot(src) != Value::Up,
-            Op::Up { frames, src, .. } => usize::from(frames) < depth && slot(src) != Value::Up,
-            Op::Bulk { frames } | Op::Ref { frames, .. } => usize::from(frames) < depth,
+            Op::Up { frames, src, .. } => truth.has_slots(usize::from(frames)) && slot(src) != Value::Up,
+            Op::Bulk { frames } | Op::Ref { frames, .. } => truth.has_slots(usize::from(frames)),
             Op::Send { slot } => object(slot),
             _ => false,
         }

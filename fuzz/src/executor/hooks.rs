@@ -101,6 +101,8 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         }
         (Point::SyscallReturned, _) => state.back_from_kernel(seat),
         (Point::TraceEvent, Some(g)) => state.judge_event(seat, g),
+        (Point::ForeignEntered, _) => thread.in_foreign.set(true),
+        (Point::ForeignLeft, _) => thread.in_foreign.set(false),
         (Point::RateChanged, _) => state.accounts().changed(detail as u32),
         (Point::RateLocked, _) if thread.in_handler.get() => thread.rate_seen.set(state.accounts().tick()),
         (Point::MachineBound, _) if seat == EXT => {

@@ -129,7 +129,7 @@ impl State {
         let right = g.is_some_and(|g| {
             let on_stack = g.stack.contains(sample.sp);
             ours == Some(usize::from(sample.goroutine))
-                && (sample.pseudo == Pseudo::None) == on_stack
+                && sample.pseudo == self.pseudo(seat, on_stack)
                 && matches(
                     self.truth(index(g)),
                     &self.right(seat, g, sample),
@@ -142,6 +142,15 @@ impl State {
         }
         self.counts().tracebacks += 1;
         self.note(seat, Event::Sample("right"), g);
+    }
+
+    /// What must be below the goroutine's frames.
+    fn pseudo(&self, seat: usize, on_stack: bool) -> Pseudo {
+        match (on_stack, self.threads[seat].in_foreign.get()) {
+            (true, _) => Pseudo::None,
+            (false, true) => Pseudo::External,
+            (false, false) => Pseudo::System,
+        }
     }
 
     fn judge_alone(&self, seat: usize, sample: &Sample) {
@@ -198,6 +207,9 @@ impl State {
                 }
                 if m.current().is_some() {
                     return Some(Violation::Leak("a machine has a goroutine", None));
+                }
+                if m.foreign_calls() != 0 || m.in_foreign_code() {
+                    return Some(Violation::Leak("a machine is in a foreign call", None));
                 }
             }
         }

@@ -9,6 +9,7 @@ mod accounts;
 mod conduct;
 mod evidence;
 pub mod feedback;
+mod foreign;
 mod hooks;
 mod judge;
 mod kernel;

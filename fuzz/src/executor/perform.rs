@@ -170,6 +170,7 @@ impl State {
                     self.threads[seat].in_syscall.set(true);
                 }
             }
+            Op::Foreign => self.foreign(seat, m),
             Op::Yield => {
                 m.yield_now();
             }
@@ -216,6 +217,11 @@ impl State {
         self.mine(seat).pending = Pending::Return;
         match m.ret() {
             Left::Exited => false,
+            // A callback's frame: what comes next is foreign code's to say.
+            Left::InForeign => {
+                self.mine(seat).returned();
+                false
+            }
             _ => {
                 self.mine(seat).returned();
                 self.unwind(seat, m)
@@ -256,8 +262,8 @@ impl State {
                 Unwind::Recover { frame } => {
                     let top = m.current().map_or(0, |g| g.stack.top.get());
                     let below = top.wrapping_sub(frame);
-                    if !self.mine(seat).defers_at(below) {
-                        self.fail(seat, Violation::Memory("a recovery goes to no frame that deferred"));
+                    if !self.mine(seat).stops_at(below) {
+                        self.fail(seat, Violation::Memory("a recovery goes to no frame that stops a panic"));
                     }
                     self.threads[seat].recovers_to.set(below);
                     m.recovery(frame);

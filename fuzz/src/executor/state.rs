@@ -113,6 +113,8 @@ pub(crate) struct Thread {
     pub(crate) parked: Cell<bool>,
     /// How many signals have interrupted its wait.
     pub(crate) interruptions: Cell<usize>,
+    /// True while it runs foreign code, by the events.
+    pub(crate) in_foreign: Cell<bool>,
     /// The goroutine that it runs, by index, as the executor knows.
     pub(crate) current: Cell<Option<usize>>,
     /// Distance below the top of the frame that its recovery goes to.
@@ -139,6 +141,7 @@ impl Thread {
             in_kernel: Cell::new(false),
             parked: Cell::new(false),
             interruptions: Cell::new(0),
+            in_foreign: Cell::new(false),
             current: Cell::new(None),
             recovers_to: Cell::new(0),
             tid: Cell::new(0),
@@ -157,6 +160,7 @@ impl Thread {
         self.in_syscall.set(false);
         self.in_kernel.set(false);
         self.parked.set(false);
+        self.in_foreign.set(false);
         self.current.set(None);
     }
 

@@ -25,6 +25,8 @@ use sigstorm_runtime::table::{FunctionInfo, directory};
 pub const MAX_DEPTH: usize = 96;
 /// Most bytes of frames that a schedule can make.
 pub const MAX_BYTES: usize = 20 * 1024;
+/// Bytes of the instruction that a callback's code ends with: what it would return to.
+const DEAD_END: usize = 2;
 /// Frames that the runtime adds on top: panics and deferred calls.
 const SPARE: usize = 40;
 
@@ -263,7 +265,8 @@ impl Truth {
     pub fn can_call(&self, function: Function) -> bool {
         let Some(top) = self.top() else { return false };
         // As a linker would: code without a check calls no code without one.
-        let unchecked = matches!(function, Function::Nosplit | Function::Leaf | Function::Syscall);
+        let unchecked =
+            matches!(function, Function::Nosplit | Function::Leaf | Function::Syscall | Function::Cgocall);
         let fits = self.len < MAX_DEPTH && top.body + step(function) <= MAX_BYTES;
         fits && !(unchecked && top.function == Function::Nosplit)
     }
@@ -291,9 +294,29 @@ impl Truth {
         self.saved_at = SavedAt::Ask;
     }
 
-    /// True where a deferring frame of the chain has this body.
-    pub fn defers_at(&self, body: usize) -> bool {
-        self.frames().iter().any(|f| f.function == Function::Deferring && f.body == body)
+    /// True where a frame of the chain with this body can stop a panic: a deferring one, or
+    /// the innermost callback's. No panic gets past that one.
+    pub fn stops_at(&self, body: usize) -> bool {
+        let inner = self.frames().iter().rposition(|f| f.function == Function::Callback);
+        let within = &self.frames()[inner.unwrap_or(0)..];
+        let stops = |f: &TrueFrame| matches!(f.function, Function::Deferring | Function::Callback);
+        within.iter().any(|f| stops(f) && f.body == body)
+    }
+
+    /// True where the frame `up` levels above the innermost has slots.
+    pub fn has_slots(&self, up: usize) -> bool {
+        let frame = self.len.checked_sub(up + 1).map(|index| self.frames[index]);
+        frame.is_some_and(|frame| frame.function != Function::Cgocall)
+    }
+
+    /// Callbacks that are under way.
+    pub fn callbacks(&self) -> usize {
+        self.frames().iter().filter(|f| f.function == Function::Callback).count()
+    }
+
+    /// True from the beginning of its outermost foreign call to the end.
+    pub fn is_in_foreign_call(&self) -> bool {
+        self.frames().iter().any(|f| f.function == Function::Cgocall)
     }
 
     /// Cuts the chain back to the frame with this body, at its landing.
@@ -380,13 +403,20 @@ impl Truth {
     fn right_saved(&self, seen: Seen) -> Right {
         let Some(top) = self.top() else { return Right::Impossible };
         if seen.saved_sp == 0 {
-            // Nothing saved but a system call's transition point.
-            let entered = info(Function::Syscall).after_ask;
+            // Nothing saved but the transition point of a system call or a foreign call.
+            let entered = |stub| info(stub).after_ask;
             return match (self.pending, top.function) {
-                (Pending::Call(Function::Syscall), _) => {
-                    Expected::at(entered, top.body + step(Function::Syscall)).chain(self, 0)
+                (Pending::Call(stub @ (Function::Syscall | Function::Cgocall)), _) => {
+                    Expected::at(entered(stub), top.body + step(stub)).chain(self, 0)
                 }
-                (_, Function::Syscall) => Expected::at(entered, top.body).chain(self, 1),
+                (_, stub @ (Function::Syscall | Function::Cgocall)) => {
+                    Expected::at(entered(stub), top.body).chain(self, 1)
+                }
+                // A callback that has been taken down.
+                (Pending::Return, Function::Callback) => {
+                    let stub = top.body - step(Function::Callback);
+                    Expected::at(entered(Function::Cgocall), stub).chain(self, 2)
+                }
                 _ => Right::Impossible,
             };
         }
@@ -411,8 +441,11 @@ impl Truth {
                 let entered = top.body + 8;
                 if callee != Function::Leaf && below == top.body + step(callee) {
                     Some((info(callee).after_ask, Above::Top))
-                } else if below == entered && callee != Function::Syscall {
-                    Some((info(callee).after_more, Above::Top))
+                } else if below == entered && !matches!(callee, Function::Syscall | Function::Cgocall) {
+                    // A callback begins where the runtime has put it, and not by a call.
+                    let i = info(callee);
+                    let begins = callee == Function::Callback && saved == Some(i.start);
+                    Some((if begins { i.start } else { i.after_more }, Above::Top))
                 } else if below == top.body {
                     Some((label, Above::Callers))
                 } else {
@@ -421,8 +454,12 @@ impl Truth {
             }
             Pending::Return => {
                 let i = info(top.function);
-                // A system call's stub and the entry leave their stacks once more.
-                let leaves = matches!(top.function, Function::Syscall | Function::Entry);
+                // These leave their stacks once more: the stubs as they are, a callback once
+                // its frame is taken down.
+                let leaves = matches!(top.function, Function::Syscall | Function::Cgocall | Function::Entry);
+                if top.function == Function::Callback && below + step(top.function) == top.body + 8 {
+                    return Some((i.end - DEAD_END, Above::Callers));
+                }
                 if below == top.body {
                     let left = leaves && saved.is_none_or(|pc| pc == i.after_more);
                     return Some((if left { i.after_more } else { label }, Above::Callers));

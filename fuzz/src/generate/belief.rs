@@ -4,6 +4,7 @@
 //! never from a run. Often wrong, which costs a step.
 
 use sigstorm_runtime::Function;
+use sigstorm_runtime::foreign::MAX_CALLBACKS;
 
 use crate::schedule::{Actor, Op, Step};
 
@@ -14,6 +15,12 @@ pub(super) struct Belief {
     /// True while it is in its signal handler.
     pub(super) handles: bool,
     pub(super) syscall: bool,
+    /// In foreign code.
+    pub(super) foreign: bool,
+    /// Callbacks under way.
+    pub(super) callbacks: u32,
+    /// The depth at which the innermost callback's frame is the innermost one.
+    pub(super) called_back_at: u32,
     /// Frames of its goroutine, the outermost included; none without a goroutine.
     pub(super) depth: u32,
     /// Frames with a deferred call.
@@ -66,6 +73,10 @@ impl Draft {
             return;
         }
         belief.held = step.stop.is_some();
+        if belief.foreign {
+            belief.note_in_foreign_code(step.op);
+            return;
+        }
         belief.note(step.op);
         match step.op {
             Op::Mark => self.marking = true,
@@ -77,6 +88,26 @@ impl Draft {
 }
 
 impl Belief {
+    /// In foreign code it calls back in, or returns.
+    fn note_in_foreign_code(&mut self, op: Op) {
+        if op != Op::Callback {
+            self.foreign = false;
+        } else if (self.callbacks as usize) < MAX_CALLBACKS {
+            self.foreign = false;
+            self.callbacks += 1;
+            self.depth += 2;
+            self.called_back_at = self.depth;
+        }
+    }
+
+    /// A callback has returned. How deep the one around it began, nobody knows any more.
+    fn note_end_of_callback(&mut self) {
+        self.foreign = true;
+        self.callbacks -= 1;
+        self.depth = self.called_back_at - 2;
+        self.called_back_at = self.depth;
+    }
+
     fn note(&mut self, op: Op) {
         match op {
             Op::Call { kind: Function::Leaf, .. } => {}
@@ -88,7 +119,12 @@ impl Belief {
                 }
             }
             Op::Ret { frames } => {
-                self.depth = self.depth.saturating_sub(u32::from(frames));
+                let left = self.depth.saturating_sub(u32::from(frames));
+                if self.callbacks > 0 && left < self.called_back_at {
+                    self.note_end_of_callback();
+                } else {
+                    self.depth = left;
+                }
                 self.objects = 0;
                 self.panicking = false;
                 self.recovered = false;
@@ -99,6 +135,9 @@ impl Belief {
                 self.panicking = true;
                 self.objects = 0;
             }
+            // The callback's frame stops it; and nothing takes the goroutine from its thread.
+            Op::Panic if self.callbacks > 0 => self.depth = self.called_back_at,
+            Op::Exit | Op::Yield | Op::Run { .. } if self.callbacks > 0 => {}
             Op::Panic | Op::Exit | Op::Yield | Op::Run { .. } => {
                 *self = Belief { held: self.held, ..Belief::default() };
                 self.depth = u32::from(matches!(op, Op::Run { .. }));
@@ -106,6 +145,11 @@ impl Belief {
             Op::Syscall => {
                 self.syscall = true;
                 self.depth = self.depth.max(1);
+            }
+            Op::Foreign => {
+                self.foreign = true;
+                self.depth = self.depth.max(1);
+                self.objects = 0;
             }
             Op::Alloc { slot } => {
                 self.objects |= 1 << slot;

@@ -224,10 +224,11 @@ impl Generator {
         let belief = *draft.belief(actor);
         // Told anything but a signal, a thread that is held goes on; one that is not after all
         // does as it is told.
-        let op = match (belief.held || belief.syscall, actor) {
+        let op = match (belief.held || belief.syscall || belief.foreign, actor) {
             (_, Actor::Ext) => self.outside_op(belief.held),
             (true, _) if belief.handles && self.chance(8) => Op::Pend,
             (true, _) if self.chance(if actor == Actor::Gc { 3 } else { 34 }) => Op::Signal,
+            (true, _) if belief.foreign && !belief.held && self.chance(60) => Op::Callback,
             (true, _) if self.chance(10) => Op::Resume,
             (_, Actor::Gc) => self.collector_op(draft),
             _ => self.machine_op(&belief),
@@ -239,6 +240,7 @@ impl Generator {
             Op::Ret { .. } if belief.recovered => 65,
             Op::Ret { .. } => 40,
             Op::Call { .. } | Op::Syscall | Op::Panic | Op::Exit => 26,
+            Op::Foreign | Op::Callback => 26,
             Op::Rate { .. } | Op::Hz { .. } | Op::Read | Op::Attach | Op::Detach => 30,
             _ => 12,
         };
@@ -326,9 +328,12 @@ impl Generator {
         let above = u32::from(belief.depth > 1);
         let has = u32::from(belief.objects != 0);
         let defers = u32::from(belief.deferring > 0);
+        // Only without foreign frames on its thread's stack.
+        let free = u32::from(belief.callbacks == 0);
         self.weighed(&[
             (34, call),
             (6, Op::Syscall),
+            (5, Op::Foreign),
             (6, Op::Alloc { slot }),
             (3, Op::Run { g }),
             (1, Op::Rate { on }),
@@ -337,8 +342,8 @@ impl Generator {
             (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames }),
             (lives + 10 * defers, Op::Panic),
             (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
-            (3 * lives, Op::Yield),
-            (lives, Op::Exit),
+            (3 * lives * free, Op::Yield),
+            (lives * free, Op::Exit),
             (defers, Op::Defer),
             (9 * above, Op::Bulk { frames }),
             (2 * above, Op::Ref { dst: slot, frames, to: field }),

@@ -23,14 +23,17 @@ pub(super) fn functions_of(op: Op) -> &'static [Function] {
         Op::Call { kind: Huge, .. } => &[Huge, Huge, Huge, SwitchIn, SwitchOut],
         Op::Call { kind: Deferring, .. } => &[Deferring, Deferring, Deferring, SwitchIn, SwitchOut],
         Op::Call { kind: Leaf, .. } => &[Leaf, Leaf, Leaf, SwitchIn, SwitchOut],
-        Op::Ret { .. } => {
-            &[Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small, Medium, Large, Deferring, Entry]
-        }
+        Op::Ret { .. } => &[
+            Trampoline, Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small, Medium, Large, Deferring,
+            Entry, Callback,
+        ],
         Op::Panic => &[Gopanic, Gopanic, Tiny, SwitchIn, SwitchOut],
         Op::Exit => &[Goexit, Tiny, SwitchIn, SwitchOut],
         Op::Syscall => &[Syscall, Syscall, Syscall, SwitchIn, SwitchOut],
+        Op::Foreign => &[Cgocall, Cgocall, Cgocall, SwitchIn, SwitchOut],
+        Op::Callback => &[Callback, Callback, Callback, SwitchIn, SwitchOut],
         Op::Run { .. } => &[Entry, SwitchIn, SwitchOut],
-        Op::Resume => &[Syscall, SwitchIn, SwitchOut, Tiny, Small, Deferring, Trampoline],
+        Op::Resume => &[Syscall, Cgocall, SwitchIn, SwitchOut, Tiny, Small, Deferring, Trampoline],
         _ => &[],
     }
 }
@@ -103,6 +106,8 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
             RemoveSlot,
             Dropped,
             StatusChanged,
+            CallbackLeaving,
+            CallbackExited,
         ],
         Op::Bulk { .. } => {
             &[BulkBegin, UnwindBegin, UnwindSlot, UnwindMoved, BulkDone, LockAcquired, LockRelease]
@@ -117,8 +122,13 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
             TraceBegin,
             TracebackFrame,
             TraceEvent,
+            ForeignLeft,
             LockRelease,
         ],
+        Op::Foreign => &[SyscallSaved, SyscallEntered, ForeignEntered, ForeignCode],
+        Op::Callback => {
+            &[ForeignLeft, CallbackEntered, LockAcquired, LockRelease, CopyBounds, ScanSelf, StatusChanged]
+        }
         Op::Yield | Op::Run { .. } => &[StatusChanged, Dropped, Taken],
         Op::Scan { .. } => &[
             ScanBegin,

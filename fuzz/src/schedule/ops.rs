@@ -214,6 +214,10 @@ ops! {
             /// The slot, 0 to 3; the place in the mailbox, too.
             slot: u8 as SLOT,
         } = "send {slot}", M 20;
+        /// Make a foreign call. The thread then runs foreign code until it is told something.
+        Foreign = "foreign", M 21;
+        /// In foreign code: call back in.
+        Callback = "callback", M 22;
         /// Begin concurrent marking.
         Mark = "mark", Gc 2;
         /// Scan a goroutine's stack.

@@ -72,7 +72,8 @@ pub fn dead(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
     match boundary.function {
         Entry => last_of("ud2 after an exit that is never resumed"),
         Trampoline => last_of("ud2 where the order is broken"),
-        Syscall | SwitchIn | SwitchOut | Leaf => None,
+        Callback => last_of("ud2 after an exit that is never resumed"),
+        Syscall | Cgocall | SwitchIn | SwitchOut | Leaf => None,
         function => {
             assert!(slots != 0, "{function} is no frame kind");
             if boundary.index == index_of(landing) && function != Deferring {

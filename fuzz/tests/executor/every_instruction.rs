@@ -35,6 +35,28 @@ fn ways(function: Function) -> Vec<String> {
             "m1 g1 call nosplit; call tiny; syscall; resume @HERE",
             "every_frame\nm1 g1 call small; syscall\ngc mark; scan g1\nm1 resume @HERE",
         ]),
+        Function::Cgocall => fixed(&[
+            "m1 g1 call small; foreign @HERE",
+            "m1 g1 call small; foreign; resume @HERE",
+            "every_frame\nm1 g1 call small; foreign\ngc mark; scan g1\nm1 resume @HERE",
+            "m1 g1 call small; foreign; callback; foreign; callback; ret; resume @HERE",
+        ]),
+        Function::Callback => fixed(&[
+            "m1 g1 call small; foreign; callback @HERE",
+            "m1 g1 call small; foreign; callback; call tiny @HERE",
+            "m1 g1 call small; foreign; callback; call tiny; ret @HERE",
+            "m1 g1 call small; foreign; callback; ret @HERE",
+            // No room for it: what is below the guard is only enough for the stub.
+            "every_frame\nm1 g1 call small*8; call tiny; foreign; callback @HERE",
+            "every_frame\nm1 g1 call medium*2; call small*2; foreign; callback; foreign; callback @HERE",
+            // Nobody recovers.
+            "m1 g1 call small; foreign; callback; call small; panic @HERE",
+            // Through a barrier, back to it; and with one above it.
+            "every_frame\nm1 g1 call small; foreign; callback; call tiny; syscall\ngc mark; scan g1\n\
+             m1 resume; ret @HERE",
+            "every_frame\nm1 g1 call small; foreign; callback; call tiny; syscall\ngc mark; scan g1\n\
+             m1 resume; ret; ret @HERE",
+        ]),
         Function::Trampoline => fixed(&[
             "every_frame\nm1 g1 call small*2; syscall\ngc mark; scan g1\nm1 resume; ret @HERE",
             "every_frame\nm1 g1 call large*2; syscall\ngc mark; scan g1\nm1 resume; ret 2 @HERE",

@@ -131,6 +131,21 @@ pub fn tour() -> Vec<Schedule> {
         "m1 g1 call deferring; call large; panic; recover; ret; ret 8".to_owned(),
         "m1 g1 call deferring; call deferring; call small; panic; panic; recover; ret; ret 8".to_owned(),
         "m1 g1 call deferring; call small; exit; ret 8".to_owned(),
+        // Foreign calls and callbacks, nested ones, with a panic that is recovered there and one
+        // that is stopped; with a stack that must grow for the callback, and with barriers.
+        "m1 g1 call small; foreign; resume; ret 8".to_owned(),
+        "m1 g1 foreign; callback; call small; foreign; callback; ret; resume; ret 8; resume; ret".to_owned(),
+        "m1 g1 call deferring; foreign; callback; call deferring; panic; recover; ret 2; resume; ret 8".to_owned(),
+        "m1 g1 call deferring; foreign; callback; call deferring; panic; ret; ret; resume; ret 8".to_owned(),
+        "every_frame\nm1 g1 call tiny*8; call tiny*4; foreign; callback; foreign; callback; foreign; callback; \
+         ret; resume; ret; resume; ret; resume; ret 8"
+            .to_owned(),
+        "every_frame\nm1 g1 call small; foreign; callback; call tiny; foreign\ngc mark; scan g1\n\
+         m1 callback; call small; ret 8; resume; ret 8; resume; ret 8"
+            .to_owned(),
+        "every_frame\nm1 g1 call small; foreign\ngc mark\nm1 callback\ngc scan g1\nm1 foreign; callback; ret 8; \
+         resume; ret 8; resume; ret 8"
+            .to_owned(),
         // The same with a stack that must grow for the panic's own frame, and for every kind's.
         "every_frame\nm1 g1 call deferring; call tiny*8; call tiny*8; panic; recover; ret; ret 8".to_owned(),
         // Asked to scan itself in a panic's prologue, and in an exit's.

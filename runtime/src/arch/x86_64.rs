@@ -343,6 +343,123 @@ unsafe extern "C" fn syscall() {
     )
 }
 
+/// A foreign call's stub: no stack check, no slots. Between its two asks the goroutine
+/// counts as stopped, and its thread runs foreign code on its own stack. Foreign code may
+/// call back in meanwhile: `callback` then lies right below, and holds the address after
+/// the first ask.
+/// Clobbers `rax`, `rcx`, `rdx`.
+#[unsafe(naked)]
+#[unsafe(link_section = "stkbar_text")]
+unsafe extern "C" fn cgocall() {
+    naked_asm!(
+        "20:",
+        "push rbp",
+        "21:",
+        "mov rbp, rsp",
+        "mov eax, {enter}",
+        "call {switch_out}",
+        "24:",
+        "mov eax, {leave}",
+        "call {switch_out}",
+        "28:",
+        "pop rbp",
+        "31:",
+        "ret",
+        "32:",
+        row!("20b", "21b", "0", "{info}"),
+        row!("21b", "31b", "8", "{info}"),
+        row!("31b", "32b", "0", "{info}"),
+        directory!("20b", "32b", "24b", "24b", "28b", "24b"),
+        id = const crate::Function::Cgocall as u32,
+        size = const 0,
+        slots = const 0,
+        info = const (STUB | crate::Function::Cgocall as u32),
+        enter = const event::FOREIGN_ENTER,
+        leave = const event::FOREIGN_EXIT,
+        switch_out = sym switch_out,
+    )
+}
+
+/// The frame through which foreign code calls back in.
+///
+/// In: SP at a slot with the PC at which the goroutine has left for foreign code, right
+/// below its transition point; `rbp` as it was there; `r14` = G. So a walk goes through
+/// like through any frame's return address, but nobody returns to it: told to return, the
+/// frame is taken down and leaves with `CALLBACK_EXIT`, SP at that slot, and is never
+/// resumed. The runtime takes the slot's value for the saved PC again. A barrier must
+/// never lie over it. Clobbers `rax`, `rcx`, `rdx`, `r11`.
+#[unsafe(naked)]
+#[unsafe(link_section = "stkbar_text")]
+unsafe extern "C" fn callback() {
+    naked_asm!(
+        // prologue
+        "20:",
+        "lea r11, [rsp - ({size} + 16)]",
+        "cmp r11, [r14 + {guard}]",
+        "jb 27f",
+        "push rbp",
+        "21:",
+        "mov rbp, rsp",
+        "sub rsp, {size}",
+        "22:",
+        "mov qword ptr [rbp - 8], 0",
+        "mov qword ptr [rbp - 16], 0",
+        "mov qword ptr [rbp - 24], 0",
+        "mov qword ptr [rbp - 32], 0",
+        // body
+        "23:",
+        "mov eax, {ask}",
+        "call {switch_out}",
+        "24:",
+        "test rax, rax",
+        "jz 26f",
+        "call rax",
+        "25:",
+        "jmp 23b",
+        // the stack check failed: SP is as at entry
+        "27:",
+        "mov eax, {more}",
+        "call {switch_out}",
+        "28:",
+        "jmp 20b",
+        // a panic that nobody has recovered lands here, with SP and rbp as in the body
+        "29:",
+        "jmp 23b",
+        // taken down, and never returned from
+        "26:",
+        "add rsp, {size}",
+        "30:",
+        "pop rbp",
+        "31:",
+        "mov eax, {exit}",
+        "call {switch_out}",
+        "33:",
+        "ud2",
+        "32:",
+        row!("20b", "21b", "0", "{pro}"),
+        row!("21b", "22b", "8", "{pro}"),
+        row!("22b", "23b", "{size} + 8", "{pro}"),
+        row!("23b", "27b", "{size} + 8", "{body}"),
+        row!("27b", "29b", "0", "{pro}"),
+        row!("29b", "26b", "{size} + 8", "{body}"),
+        row!("26b", "30b", "{size} + 8", "{epi}"),
+        row!("30b", "31b", "8", "{epi}"),
+        row!("31b", "32b", "0", "{epi}"),
+        directory!("20b", "32b", "24b", "25b", "28b", "29b"),
+        id = const crate::Function::Callback as u32,
+        size = const 48,
+        slots = const 4,
+        pro = const (STUB | crate::Function::Callback as u32),
+        body = const (STUB | POINTERS | crate::Function::Callback as u32),
+        epi = const (STUB | crate::Function::Callback as u32),
+        guard = const offset_of!(G, guard),
+        ask = const event::ASK,
+        more = const event::MORE,
+        exit = const event::CALLBACK_EXIT,
+        switch_out = sym switch_out,
+    )
+}
+
 /// Code that is in no table. It keeps `rbp` and moves SP, as foreign code may.
 #[unsafe(naked)]
 #[unsafe(link_section = "stkbar_text")]
@@ -561,10 +678,15 @@ pub fn text_bounds() -> (usize, usize) {
     // Naming the functions keeps their object file, and so their rows, in the link.
     core::hint::black_box([
         entry, nosplit, tiny, small, medium, large, huge, deferring, gopanic, goexit, syscall, leaf,
-        trampoline,
+        trampoline, cgocall, callback,
     ]);
     core::hint::black_box(switch_in as *const ());
     section!(__start_stkbar_text, __stop_stkbar_text)
+}
+
+/// First byte and end of foreign code.
+pub fn foreign_bounds() -> (usize, usize) {
+    section!(__start_stkbar_foreign, __stop_stkbar_foreign)
 }
 
 /// First byte and end of the unwinding rows.

@@ -5,6 +5,7 @@
 
 mod child;
 mod collector;
+mod foreign;
 mod machine;
 mod panics;
 mod races;
