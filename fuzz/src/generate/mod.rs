@@ -278,12 +278,12 @@ impl Generator {
         let hz = self.hz();
         let objects = 1 + self.below(8) as u8;
         if draft.sweeping {
-            return self.weighed(&[(86, Op::Sweep), (10, Op::Shrink { g }), (2, Op::Signal), (2, Op::Read)]);
+            return self.weighed(&[(78, Op::Sweep), (18, Op::Shrink { g }), (2, Op::Signal), (2, Op::Read)]);
         }
         if !draft.marking {
             return self.weighed(&[
-                (88, Op::Mark),
-                (8, Op::Shrink { g }),
+                (78, Op::Mark),
+                (18, Op::Shrink { g }),
                 (2, Op::Signal),
                 (1, Op::Read),
                 (1, Op::Hz { hz }),
@@ -293,7 +293,7 @@ impl Generator {
             (70, Op::Scan { g }),
             (12, Op::Term),
             (7, Op::Drain { objects }),
-            (8, Op::Shrink { g }),
+            (14, Op::Shrink { g }),
             (1, Op::Signal),
             (1, Op::Read),
         ])

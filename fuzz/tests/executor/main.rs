@@ -8,6 +8,7 @@ mod boundaries;
 mod common;
 mod determinism;
 mod every_instruction;
+mod foreign;
 mod harmless;
 mod kernel;
 mod oracle;

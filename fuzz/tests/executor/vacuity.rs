@@ -51,6 +51,12 @@ const SCENES: &[&str] = &[
     "a sample was written while another was being read",
     "a signal came to a thread from outside that was a machine",
     "a signal came to a thread that was no machine any more",
+    "a signal in foreign code was walked",
+    "a goroutine in a foreign call was scanned",
+    "foreign code called back in",
+    "foreign code called back in within a callback",
+    "a callback's stack was copied",
+    "a callback stopped a panic",
 ];
 
 impl Seen {
@@ -124,6 +130,16 @@ impl Seen {
                 "scan.begin" if g.in_kernel && actor == "gc" => {
                     self.scene("a goroutine was scanned while its thread was in the kernel");
                 }
+                "copystack.begin" if g.callbacks != 0 => self.scene("a callback's stack was copied"),
+                "sample: right" if g.in_foreign_code => self.scene("a signal in foreign code was walked"),
+                "scan.begin" if g.in_foreign_code => self.scene("a goroutine in a foreign call was scanned"),
+                "callback.entered" if g.callbacks != 0 => {
+                    self.scene("foreign code called back in within a callback");
+                }
+                "callback.entered" => self.scene("foreign code called back in"),
+                "recover.switched" if event.pc.starts_with("callback+") => {
+                    self.scene("a callback stopped a panic");
+                }
                 "scan.begin" if g.scans_itself.as_deref() == Some(actor) => {
                     self.scene("a goroutine scanned itself");
                 }
@@ -144,6 +160,11 @@ impl Seen {
                 "syscall.returned" => g.in_kernel = false,
                 "scan.self" => g.scans_itself = Some(actor.clone()),
                 "scan.done" => g.scans_itself = None,
+                // It has come there as into a system call.
+                "foreign.entered" => (g.in_kernel, g.in_foreign_code) = (false, true),
+                "foreign.left" => g.in_foreign_code = false,
+                "callback.entered" => g.callbacks += 1,
+                "callback.exited" => g.callbacks -= 1,
                 "panic" => g.panics += 1,
                 "recover.switched" => g.panics = 0,
                 "exit.begin" => *g = Goroutine { ended: true, ..Goroutine::default() },
@@ -187,6 +208,8 @@ struct Goroutine {
     position: usize,
     barriers: usize,
     scans_itself: Option<String>,
+    in_foreign_code: bool,
+    callbacks: u32,
     panics: u32,
     ended: bool,
     ran_on: Option<String>,
