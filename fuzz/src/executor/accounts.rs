@@ -94,7 +94,8 @@ fn digest(sample: &Sample) -> u64 {
         Outcome::Alone => 2,
         Outcome::Failed(_) => 3,
         Outcome::Skipped(skip, owner) => {
-            let owner = owner.map_or(0, |o| u64::from(o.machine) + 1 | u64::from(o.operation.code()) << 8);
+            let owner =
+                owner.map_or(0, |o| (u64::from(o.machine) + 1) | (u64::from(o.operation.code()) << 8));
             4 | u64::from(skip.code()) << 8 | owner << 16
         }
     };

@@ -19,7 +19,7 @@ pub fn stopped(schedule: &Schedule, times: usize) -> Vec<Schedule> {
     if places.is_empty() {
         return Vec::new();
     }
-    let mut below = |bound: usize| (u64::from(rng.next_u32()) * bound as u64 >> 32) as usize;
+    let mut below = |bound: usize| ((u64::from(rng.next_u32()) * bound as u64) >> 32) as usize;
     (0..times)
         .map(|_| {
             let place = places[below(places.len())];

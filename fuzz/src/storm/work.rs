@@ -343,8 +343,8 @@ impl Worker<'_> {
                 Unwind::Recover { frame } => {
                     let top = self.m.current().map_or(0, |g| g.stack.top.get());
                     let below = top.wrapping_sub(frame);
-                    if !self.look(|truth| truth.defers_at(below)) {
-                        let what = "a recovery goes to no frame that deferred";
+                    if !self.look(|truth| truth.stops_at(below)) {
+                        let what = "a recovery goes to no frame that stops a panic";
                         self.storm.fail(self.seat, Trouble::Memory(what));
                     }
                     self.seat.recovers_to.store(below, Ordering::Relaxed);

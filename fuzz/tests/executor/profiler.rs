@@ -6,8 +6,11 @@ use sigstorm_runtime::profiler::Skip;
 
 use crate::common::{harness, in_child, run_clean, schedule};
 
+/// A schedule and what it must come to.
+type Case<'a> = (&'a str, &'a dyn Fn(&Run));
+
 /// Runs each of these schedules and holds it to what it must come to.
-fn all(cases: &[(&str, &dyn Fn(&Run))]) -> String {
+fn all(cases: &[Case<'_>]) -> String {
     let mut harness = harness(&[]);
     for (text, holds) in cases {
         let run = run_clean(&mut harness, &schedule(text), true);

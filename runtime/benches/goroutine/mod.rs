@@ -17,7 +17,7 @@ impl Machines {
     pub fn new(config: Config) -> Machines {
         let core = Core::leak(config).expect("a valid configuration");
         let [m, collector] = [0, 2].map(|id| M::leak(core, id));
-        m.attach();
+        m.attach().expect("no timer is asked for");
         Machines { core, m, collector }
     }
 

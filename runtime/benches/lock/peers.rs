@@ -35,11 +35,11 @@ pub const FRAMES: usize = 16;
 pub fn stage() -> &'static ([&'static M; MACHINES], &'static G) {
     static STAGE: OnceLock<([&M; MACHINES], &G)> = OnceLock::new();
     STAGE.get_or_init(|| {
-        let config = Config { every_frame: true, initial_stack: 8192, unreadable: 0 };
+        let config = Config { every_frame: true, initial_stack: 8192, ..Config::default() };
         let core = Core::leak(config).expect("a valid configuration");
         let machines = [0, 1, 2].map(|id| M::leak(core, id));
         let g = &core.goroutines()[0];
-        machines[0].attach();
+        machines[0].attach().expect("no timer is asked for");
         assert!(machines[0].take(g));
         for _ in 0..FRAMES {
             // The first answer goes to the outermost frame, which asks again.

@@ -4,7 +4,5 @@
 
 mod x86_64;
 
-pub(crate) use x86_64::{
-    TRAMPOLINE_RETURN_GAP, load_at_or, load_or, switch_in, touch, trampoline_address,
-};
+pub(crate) use x86_64::{TRAMPOLINE_RETURN_GAP, load_at_or, load_or, switch_in, touch, trampoline_address};
 pub use x86_64::{directory_bytes, exception_rows, foreign_bounds, rows_bytes, text_bounds};
