@@ -34,6 +34,15 @@ M 21 00: foreign
 M 22 00: callback
 M 28 03: hz 100 | hz 1000
 M 29 00: pend
+M 32 03: spawn g1 | spawn g4
+M 33 00: park
+M 34 03: ready g1 | ready g4
+M 35 03: preempt g1 | preempt g4
+M 36 00: setpc
+M 37 03: scan g1 | scan g4
+M 38 03: shrink g1 | shrink g4
+M 39 03: collect mark | collect stw
+M 40 07: drain | drain 8
 Gc 0 00: resume
 Gc 1 00: signal
 Gc 2 00: mark
@@ -46,6 +55,9 @@ Gc 8 01: rate off | rate on
 Gc 11 03: hz 100 | hz 1000
 Gc 12 00: pend
 Gc 13 00: read
+Gc 14 03: ready g1 | ready g4
+Gc 15 03: preempt g1 | preempt g4
+Gc 16 00: stw
 Ext 0 00: resume
 Ext 1 00: signal
 Ext 2 01: rate off | rate on
@@ -58,6 +70,8 @@ World 0 00: every_frame
 World 1 03: stack 2048 | stack 16384
 World 2 03: unreadable 1 | unreadable 4
 World 3 03: buffer 1 | buffer 8
+World 4 00: keep_barriers
+World 5 00: scan_shrinks
 World 7 00: trace
 ";
 

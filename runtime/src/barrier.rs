@@ -31,6 +31,9 @@
 //! * A callback's frame keeps a saved PC in its return slot: no barrier goes there.
 //! * A goroutine that ends without returning has its barriers removed.
 //! * A stack that moves takes its list along, and the slots in it.
+//! * A frame that replaces its caller's PC replaces it in the entry, where it has one.
+//! * A cycle may leave its barriers to the sweep, which removes those of the goroutines
+//!   that are stopped. The rest stay, and do no harm, until the next cycle begins.
 //!
 //! ## Synchronisation
 //!
@@ -45,8 +48,8 @@ use crate::function::Function;
 use crate::g::G;
 use crate::lock::Operation;
 use crate::m::M;
-use crate::throw::{Reason, throw};
-use crate::traceback::Frame;
+use crate::throw::{Reason, throw, walk_failed};
+use crate::traceback::{Frame, WalkError};
 use crate::word::{Word, peek, poke};
 
 /// Distance from SP to the first barrier; each further one is twice as far.
@@ -132,6 +135,30 @@ impl Barriers {
         self.len.set(0);
     }
 
+    /// Adds an entry behind the core's back, to see whether its checks notice.
+    ///
+    /// # Safety
+    /// The goroutine has a stack and is stopped, and nobody relies on it any more.
+    pub unsafe fn forge(&self, slot: usize, pc: usize) {
+        let index = self.len();
+        assert!(index < self.capacity.get(), "no room to forge an entry");
+        // SAFETY: within the room for entries as just checked; no longer relied on (caller).
+        unsafe {
+            poke(self.address(index), slot);
+            poke(self.address(index) + 8, pc);
+        }
+        self.len.set(index + 1);
+    }
+
+    /// Pretends that there is room for this many entries only.
+    ///
+    /// # Safety
+    /// As for [`Barriers::forge`].
+    pub unsafe fn limit(&self, capacity: usize) {
+        assert!(capacity <= self.capacity.get(), "there is no such room");
+        self.capacity.set(capacity);
+    }
+
     /// Overwrites the return address of entry `index`, to see whether an oracle notices.
     ///
     /// # Safety
@@ -174,7 +201,7 @@ pub(crate) fn install(g: &'static G, frame: &Frame) -> bool {
     let barriers = &g.barriers;
     let index = barriers.len();
     if index == barriers.capacity.get() {
-        throw(Some(g), Reason::BarrierOverflow { capacity: index });
+        throw(Some(g), Reason::BarrierOverflow { capacity: index, slot });
     }
     let at = barriers.address(index);
     // SAFETY: `index` is within the capacity carved from the stack, and `slot` is a return
@@ -224,6 +251,24 @@ pub(crate) fn next_lies_below(g: &G, sp: usize) -> bool {
 /// True while barriers are unwound from frames that will still return.
 fn frames_live_on(g: &G) -> bool {
     g.lock.owner().is_some_and(|owner| owner.operation == Operation::Bulk)
+}
+
+/// The return address under the barrier over `slot`, which must be the next one to be hit.
+pub(crate) fn next_pc(g: &'static G, slot: usize) -> usize {
+    match g.barriers.entry(g.barriers.position()) {
+        Some(entry) if entry.slot == slot => entry.pc,
+        _ => walk_failed(g, WalkError::MissedBarrier { slot }),
+    }
+}
+
+/// Replaces the return address under the next barrier to be hit. The caller holds the lock.
+pub(crate) fn set_next_pc(g: &'static G, pc: usize) {
+    let index = g.barriers.position();
+    if g.barriers.entry(index).is_some() {
+        // SAFETY: within the list as just checked; the goroutine is this machine's and off its
+        // stack, so neither list nor position change.
+        unsafe { poke(g.barriers.address(index) + 8, pc) };
+    }
 }
 
 /// Unwinds the barriers whose slots lie below `sp`: their frames are about to be

@@ -55,6 +55,11 @@ pub struct Config {
     /// What the machines' profiling timers count. Without one there are no real timers, and
     /// only what the core believes of them. The same for a core's whole life.
     pub timers: Option<Clock>,
+    /// Mark termination leaves the barriers where they are; the sweep removes what it can,
+    /// and the next cycle the rest as it begins.
+    pub keep_barriers: bool,
+    /// A scan of a stopped goroutine halves its stack first, if little of it is used.
+    pub scan_shrinks: bool,
 }
 
 impl Config {
@@ -67,6 +72,8 @@ impl Config {
         quarantine: 0,
         buffer: DEFAULT_BUFFER,
         timers: None,
+        keep_barriers: false,
+        scan_shrinks: false,
     };
 }
 
@@ -124,6 +131,10 @@ pub struct Core {
     initial_stack: AtomicUsize,
     unreadable: AtomicUsize,
     profiler: Profiler,
+    keep_barriers: AtomicBool,
+    scan_shrinks: AtomicBool,
+    /// True while somebody sweeps.
+    pub(crate) sweeping: AtomicBool,
     safe: Box<[AtomicBool]>,
 }
 
@@ -156,6 +167,9 @@ impl Core {
             unreadable: AtomicUsize::new(0),
             profiler: Profiler::new(config.timers, machines + 1),
             safe: (0..machines + 1).map(|_| AtomicBool::new(true)).collect(),
+            keep_barriers: AtomicBool::new(false),
+            scan_shrinks: AtomicBool::new(false),
+            sweeping: AtomicBool::new(false),
         }));
         // SAFETY: fresh, so nobody uses it yet.
         unsafe { core.reset(config) }?;
@@ -180,6 +194,9 @@ impl Core {
         self.initial_stack.store(size, Ordering::Relaxed);
         self.unreadable.store(config.unreadable, Ordering::Relaxed);
         self.pool.set_quarantine(config.quarantine);
+        self.keep_barriers.store(config.keep_barriers, Ordering::Relaxed);
+        self.scan_shrinks.store(config.scan_shrinks, Ordering::Relaxed);
+        self.sweeping.store(false, Ordering::SeqCst);
         self.set_phase(Phase::Off);
         self.write_barrier.store(false, Ordering::SeqCst);
         self.world.stopping.store(false, Ordering::SeqCst);
@@ -255,6 +272,16 @@ impl Core {
         self.tracing.load(Ordering::Relaxed)
     }
 
+    /// True where mark termination leaves the barriers where they are.
+    pub fn keeps_barriers(&self) -> bool {
+        self.keep_barriers.load(Ordering::Relaxed)
+    }
+
+    /// True where a scan halves a stack first, if it can.
+    pub fn scan_shrinks(&self) -> bool {
+        self.scan_shrinks.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn unreadable(&self) -> usize {
         self.unreadable.load(Ordering::Relaxed)
     }
@@ -289,24 +316,30 @@ impl Core {
         self.safe[usize::from(machine)].load(Ordering::SeqCst)
     }
 
-    /// True where every machine but the one that stops the world is at a safepoint.
-    pub(crate) fn all_safe(&self) -> bool {
-        // The collector's own machine is the one that asks, and what comes after it runs nothing.
-        self.safe[..usize::from(self.collector())].iter().all(|s| s.load(Ordering::SeqCst))
+    /// True where every machine but this one, which stops the world, is at a safepoint.
+    pub(crate) fn all_safe_but(&self, stopper: u8) -> bool {
+        let mut machines = self.safe.iter().enumerate();
+        machines.all(|(id, safe)| id == usize::from(stopper) || safe.load(Ordering::SeqCst))
     }
 
-    /// Stops the world: no goroutine runs until [`Core::start_world`].
-    pub(crate) fn stop_world(&'static self) {
+    /// Stops the world for machine `m`, which is at a safepoint itself: no goroutine runs and
+    /// no other machine works until [`Core::start_world`]. One machine at a time does so;
+    /// the next waits, and must look again at whatever it has come for.
+    pub(crate) fn stop_world(&'static self, m: &'static M) {
         crate::point!(StopWorld);
-        self.world.stopping.store(true, Ordering::SeqCst);
+        while self.world.stopping.swap(true, Ordering::SeqCst) {
+            hooks::wait(&Wait::World(self));
+        }
         for g in self.gs.iter() {
-            if g.status.get() == crate::g::status::RUNNING {
+            let own = m.current().is_some_and(|own| core::ptr::eq(own, g));
+            if g.status.get() == crate::g::status::RUNNING && !own {
                 g.request(false);
             }
         }
-        while !self.all_safe() {
-            hooks::wait(&Wait::AllSafe(self));
+        while !self.all_safe_but(m.id) {
+            hooks::wait(&Wait::AllSafe(m));
         }
+        crate::point!(WorldStopped);
     }
 
     /// Lets the world go on.
@@ -330,6 +363,7 @@ impl Core {
             *memory = Some(stack);
         }
         g.answer();
+        g.set_parked(false);
         g.save_start();
         g.status.set(crate::g::status::RUNNABLE);
     }
@@ -349,17 +383,14 @@ pub(crate) struct Busy {
 impl Busy {
     /// Leaves the safepoint; waits while the world is stopped.
     pub(crate) fn new(m: &'static M) -> Busy {
-        if m.id != m.core.collector() {
-            loop {
-                m.core.set_safe(m.id, false);
-                if !m.core.world.stopping() {
-                    break;
-                }
-                m.core.set_safe(m.id, true);
-                hooks::wait(&Wait::World(m.core));
+        loop {
+            m.core.set_safe(m.id, false);
+            if !m.core.world.stopping() {
+                return Busy { m };
             }
+            m.core.set_safe(m.id, true);
+            hooks::wait(&Wait::World(m.core));
         }
-        Busy { m }
     }
 }
 

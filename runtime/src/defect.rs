@@ -53,6 +53,18 @@ crate::named_codes! {
         ForeignThreadSignal = 23, "foreign-thread-signal";
         /// A walk takes SP and PC in a stack switch as they are (Go 439f9397fc).
         SwitchWindowWalked = 24, "switch-window-walked";
+        /// A goroutine that is to scan itself does not look whether it was scanned (golang/go#10941).
+        DoubleScan = 18, "double-scan";
+        /// Write barriers are switched on only after the concurrent scan (Go 1303957dbf).
+        WriteBarriersLate = 19, "write-barriers-late";
+        /// A stack is halved with no room left for code without a check (Go 7387121ddb).
+        ShrinkIgnoresGuard = 20, "shrink-ignores-guard";
+        /// The stack lock does not hold off preemption, and is held where it is honoured (Go 22e57c6655).
+        PreemptibleLock = 25, "preemptible-lock";
+        /// A frame replaces its caller's PC without the stack lock, which is safe (Go a4a57bb4f9).
+        SetNextBarrierUnlocked = 26, "set-next-barrier-unlocked";
+        /// The trampoline's own check of the order cannot fire (Go bb6fb929d6).
+        OrderCheckInverted = 27, "order-check-inverted";
     }
 }
 
@@ -68,6 +80,9 @@ mod switch {
     pub fn plant(defects: &[Defect]) {
         let mask = defects.iter().fold(0, |mask, d| mask | 1 << d.code());
         PLANTED.store(mask, Ordering::SeqCst);
+        if is_planted(Defect::OrderCheckInverted) {
+            crate::arch::invert_order_check();
+        }
     }
 
     #[inline(always)]

@@ -95,6 +95,12 @@ fn used(g: &G) -> String {
 }
 
 impl Dump<'_> {
+    /// Where the walk of the frames has stopped, and why.
+    fn stopped(&self, f: &mut Formatter<'_>, error: WalkError) -> fmt::Result {
+        let culprit = self.culprit.is_some() && error.slot() == self.culprit;
+        writeln!(f, "  {} {error}", if culprit { "==>" } else { "   " })
+    }
+
     /// The frames, as far as they can be walked, with what each return slot holds.
     fn frames(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let g: &'static G = {
@@ -108,12 +114,12 @@ impl Dump<'_> {
         };
         let mut walk = match Unwinder::begin(g, start) {
             Ok(walk) => walk,
-            Err(error) => return writeln!(f, "    {error}"),
+            Err(error) => return self.stopped(f, error),
         };
         loop {
             match walk.step() {
                 Ok(None) => return Ok(()),
-                Err(error) => return writeln!(f, "    {error}"),
+                Err(error) => return self.stopped(f, error),
                 Ok(Some(frame)) => {
                     let culprit = frame.slot.is_some() && frame.slot == self.culprit;
                     let barrier = frame.slot.is_some_and(|slot| {
@@ -146,8 +152,11 @@ impl Display for WalkError {
             WalkError::MissedBarrier { .. } => {
                 write!(f, "a return slot holds the trampoline and no entry is its")
             }
-            WalkError::LeftoverBarriers { entries } => {
+            WalkError::LeftoverBarriers { entries, .. } => {
                 write!(f, "the walk is complete and {entries} barriers were not met")
+            }
+            WalkError::ShortOfTop { .. } => {
+                write!(f, "the walk came to the outermost frame, and not to the top of the stack")
             }
             WalkError::LostTrampoline { .. } => write!(f, "in the trampoline, and no entry is its"),
             WalkError::NothingSaved => write!(f, "nothing is saved to start from"),
@@ -162,6 +171,7 @@ impl WalkError {
             WalkError::UnknownReturn { slot, .. }
             | WalkError::OutOfStack { slot }
             | WalkError::Fault { slot }
+            | WalkError::LeftoverBarriers { slot, .. }
             | WalkError::MissedBarrier { slot } => Some(slot),
             _ => None,
         }
@@ -174,13 +184,15 @@ impl Display for Reason {
             Reason::BarrierLost { found, entry, .. } => {
                 write!(f, "barrier lost: entry {entry}'s slot holds {} and not the trampoline", Pc(found))
             }
-            Reason::BarrierOverflow { capacity } => {
+            Reason::BarrierOverflow { capacity, .. } => {
                 write!(f, "barrier overflow: there is room for {capacity}")
             }
             Reason::OutOfOrder { .. } => {
                 write!(f, "barrier out of order: a frame returned into one that is not next")
             }
-            Reason::DoubleInstall => write!(f, "a scanned goroutine already has barriers"),
+            Reason::DoubleInstall { entries, .. } => {
+                write!(f, "a goroutine that is to be scanned already has barriers: {entries}")
+            }
             Reason::WalkFailed(error) => write!(f, "the runtime's own walk failed: {error}"),
             Reason::Fault { address: crate::stack::POISON, .. } => {
                 write!(f, "a read of a freed stack: the value is poison")
@@ -201,7 +213,8 @@ impl Reason {
     /// The slot to blame, if there is one.
     pub fn slot(&self) -> Option<usize> {
         match self {
-            Reason::BarrierLost { slot, .. } => Some(*slot),
+            Reason::BarrierLost { slot, .. } | Reason::DoubleInstall { slot, .. } => Some(*slot),
+            Reason::BarrierOverflow { slot, .. } => Some(*slot),
             Reason::OutOfOrder { sp } => Some(sp - 8),
             Reason::WalkFailed(error) => error.slot(),
             _ => None,

@@ -26,7 +26,7 @@ pub mod status {
     pub const RUNNING: u32 = 2;
     /// On a thread that is in a system call or in foreign code: counts as stopped.
     pub const SYSCALL: u32 = 3;
-    /// Stopped where it is, for its own scan.
+    /// Stopped where it is: parked, or its machine scans for the moment.
     pub const WAITING: u32 = 4;
     /// Ended; can be started anew.
     pub const DEAD: u32 = 5;
@@ -70,6 +70,15 @@ impl Gobuf {
         self.bp.set(other.bp.get());
         self.sp.set(other.sp.get());
     }
+}
+
+/// What a goroutine was asked to do at its next prologue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// To scan itself.
+    pub(crate) scan: bool,
+    /// To let its machine go.
+    pub(crate) yields: bool,
 }
 
 /// A goroutine's status word.
@@ -120,6 +129,9 @@ pub struct G {
     /// True from when a machine takes it until that machine has let go of it.
     pub(crate) held: AtomicBool,
     preempt_scan: AtomicBool,
+    preempt_yield: AtomicBool,
+    /// True while it waits for somebody to make it runnable.
+    parked: AtomicBool,
     scan_done: AtomicBool,
     /// Defers and panics; the owner's.
     pub(crate) unwinding: UnsafeCell<Unwinding>,
@@ -147,6 +159,8 @@ impl G {
             transitions: Transitions::new(),
             held: AtomicBool::new(false),
             preempt_scan: AtomicBool::new(false),
+            preempt_yield: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             scan_done: AtomicBool::new(false),
             unwinding: UnsafeCell::new(Unwinding::new()),
             memory: UnsafeCell::new(None),
@@ -187,6 +201,11 @@ impl G {
         self.preempt_scan.load(Ordering::SeqCst)
     }
 
+    /// True where it was asked to let its machine go.
+    pub fn yield_requested(&self) -> bool {
+        self.preempt_yield.load(Ordering::SeqCst)
+    }
+
     /// Asks it to come to a safepoint at its next prologue, and to scan itself there.
     pub(crate) fn request(&self, scan: bool) {
         if scan {
@@ -195,10 +214,37 @@ impl G {
         self.guard.set(usize::MAX);
     }
 
-    /// Takes back any request. Returns whether a scan was asked for.
-    pub(crate) fn answer(&self) -> bool {
+    /// Asks it to let its machine go at its next prologue.
+    pub(crate) fn request_yield(&self) {
+        self.preempt_yield.store(true, Ordering::SeqCst);
+        self.guard.set(usize::MAX);
+    }
+
+    /// Takes back any request, and says what was asked for.
+    pub(crate) fn answer(&self) -> Asked {
         self.guard.set(self.stack.guard());
-        self.preempt_scan.swap(false, Ordering::SeqCst)
+        Asked {
+            scan: self.preempt_scan.swap(false, Ordering::SeqCst),
+            yields: self.preempt_yield.swap(false, Ordering::SeqCst),
+        }
+    }
+
+    /// Takes back a request for a scan: it is being scanned, with the world stopped.
+    pub(crate) fn forget_scan(&self) {
+        self.preempt_scan.store(false, Ordering::SeqCst);
+        if !self.preempt_yield.load(Ordering::SeqCst) {
+            self.guard.set(self.stack.guard());
+        }
+    }
+
+    /// True while it waits for somebody to make it runnable.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
+    }
+
+    /// Sets whether it waits for that; gives what was.
+    pub(crate) fn set_parked(&self, parked: bool) -> bool {
+        self.parked.swap(parked, Ordering::SeqCst)
     }
 
     /// Makes the saved state that of a goroutine which has not run yet.
@@ -217,6 +263,7 @@ impl G {
         self.status.set(status::IDLE);
         self.held.store(false, Ordering::SeqCst);
         self.answer();
+        self.set_parked(false);
         self.set_scan_done(false);
         self.sched.sp.set(0);
         self.syscall.sp.set(0);

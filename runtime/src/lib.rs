@@ -37,6 +37,7 @@ compile_error!("sigstorm runs on Linux on x86-64 only: its core is written in th
 
 mod arch;
 pub mod barrier;
+mod caller;
 #[cfg(feature = "defects")]
 pub mod canary;
 mod copystack;

@@ -32,6 +32,8 @@ crate::named_codes! {
         Walk = 7, "walk";
         /// Walking, for an event of the execution tracer.
         Trace = 20, "trace";
+        /// Replacing a caller's PC.
+        SetPc = 16, "setpc";
     }
 }
 
@@ -103,12 +105,20 @@ pub struct Guard {
     m: &'static M,
 }
 
+/// Until the lock is given back, no request is honoured on this machine.
+#[inline(always)]
+fn hold_off_preemption(m: &M) {
+    if !crate::planted!(PreemptibleLock) {
+        m.locks.set(m.locks.get() + 1);
+    }
+}
+
 /// Takes `g`'s stack lock: spins, yields the processor, holds off preemption.
 #[inline]
 pub fn lock(m: &'static M, g: &'static G, operation: Operation) -> Guard {
     #[cfg(feature = "defects")]
     crate::canary::met(g);
-    m.locks.set(m.locks.get() + 1);
+    hold_off_preemption(m);
     let owner = Owner { machine: m.id, operation };
     let waits = operation != Operation::Copystack
         || !crate::planted!(CopystackStatusCheckOnly, g.lock.owner().is_some());
@@ -130,7 +140,7 @@ pub fn try_lock(m: &'static M, g: &'static G, operation: Operation) -> Result<Gu
         return Err(holder);
     }
     g.lock.try_acquire(Owner { machine: m.id, operation })?;
-    m.locks.set(m.locks.get() + 1);
+    hold_off_preemption(m);
     crate::point!(LockAcquired, g, operation as usize);
     Ok(Guard { g, m })
 }
@@ -140,7 +150,9 @@ impl Drop for Guard {
     fn drop(&mut self) {
         crate::point!(LockRelease, self.g, 0);
         self.g.lock.release();
-        self.m.locks.set(self.m.locks.get() - 1);
+        if !crate::planted!(PreemptibleLock) {
+            self.m.locks.set(self.m.locks.get() - 1);
+        }
     }
 }
 

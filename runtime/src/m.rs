@@ -67,6 +67,9 @@ pub enum Left {
     InSyscall,
     /// Its callback has returned: it is in a foreign call.
     InForeign,
+    /// It has let the machine go at a prologue, as it was asked to. Whoever takes it next
+    /// goes on from there with [`M::proceed`].
+    Preempted,
     /// It has ended, and the machine has none.
     Exited,
 }
@@ -191,10 +194,7 @@ impl M {
         loop {
             match g.status.get() {
                 s @ (status::IDLE | status::DEAD) => {
-                    if g.status.cas(s, s | status::SCAN) {
-                        self.await_drop(g);
-                        self.core.spawn(g);
-                    }
+                    self.make(g, s);
                 }
                 status::RUNNABLE => {
                     if g.status.cas(status::RUNNABLE, status::RUNNING) {
@@ -215,6 +215,28 @@ impl M {
         true
     }
 
+    /// Makes a goroutine anew that is idle or dead and leaves it to whoever takes it. False
+    /// where it lives.
+    pub fn spawn(&'static self, g: &'static G) -> bool {
+        let _busy = self.busy();
+        let s = g.status.get();
+        let made = matches!(s, status::IDLE | status::DEAD) && self.make(g, s);
+        if made {
+            crate::point!(Spawned, g);
+        }
+        made
+    }
+
+    /// Makes `g` anew; false where another is quicker.
+    fn make(&'static self, g: &'static G, was: u32) -> bool {
+        let mine = g.status.cas(was, was | status::SCAN);
+        if mine {
+            self.await_drop(g);
+            self.core.spawn(g);
+        }
+        mine
+    }
+
     /// Waits until no machine has `g` any more.
     fn await_drop(&'static self, g: &'static G) {
         while g.is_held() {
@@ -228,11 +250,53 @@ impl M {
     pub fn yield_now(&'static self) -> bool {
         let Some(g) = self.current().filter(|_| self.foreign_calls() == 0) else { return false };
         let _busy = self.busy();
-        g.status.set(status::RUNNABLE);
-        crate::point!(StatusChanged, g, status::RUNNABLE as usize);
+        self.let_go(g, status::RUNNABLE);
+        true
+    }
+
+    fn let_go(&'static self, g: &'static G, status: u32) {
+        g.status.set(status);
+        crate::point!(StatusChanged, g, status as usize);
         self.set_current(None);
         g.held.store(false, Ordering::SeqCst);
         crate::point!(Dropped, g);
+    }
+
+    /// Lets the current goroutine go until somebody makes it runnable with [`M::ready`].
+    pub fn park(&'static self) -> bool {
+        let Some(g) = self.current().filter(|_| self.foreign_calls() == 0) else { return false };
+        let _busy = self.busy();
+        g.status.set(status::WAITING);
+        g.set_parked(true);
+        crate::point!(Parked, g);
+        self.set_current(None);
+        g.held.store(false, Ordering::SeqCst);
+        crate::point!(Dropped, g);
+        true
+    }
+
+    /// Makes a parked goroutine runnable. False where it is not parked, or another is quicker.
+    pub fn ready(&'static self, g: &'static G) -> bool {
+        let _busy = self.busy();
+        if !g.set_parked(false) {
+            return false;
+        }
+        // Whoever scans it has its status.
+        while !g.status.cas(status::WAITING, status::RUNNABLE) {
+            hooks::wait(&Wait::ScanBit(g));
+        }
+        crate::point!(Readied, g);
+        true
+    }
+
+    /// Asks a goroutine that another machine runs to let that machine go at its next prologue.
+    pub fn preempt(&'static self, g: &'static G) -> bool {
+        let own = self.current().is_some_and(|own| ptr::eq(own, g));
+        if own || g.status.get() != status::RUNNING {
+            return false;
+        }
+        g.request_yield();
+        crate::point!(PreemptAsked, g);
         true
     }
 
@@ -250,16 +314,30 @@ impl M {
         self.resume(g, 0, busy)
     }
 
+    /// Goes on with a goroutine that was [`Left::Preempted`], from that prologue.
+    pub fn proceed(&'static self) -> Left {
+        let Some(g) = self.current() else { return Left::Exited };
+        let busy = self.busy();
+        self.resume(g, 0, busy)
+    }
+
     /// Runs `g` from its saved state until it leaves its stack for something that its
     /// driver must decide.
     pub(crate) fn resume(&'static self, g: &'static G, answer: usize, busy: Busy) -> Left {
         let (mut answer, mut busy) = (answer, busy);
         loop {
+            let position = g.barriers.position();
             // SAFETY: this machine runs `g`, which is at a safepoint with its registers saved.
             let event = unsafe { arch::switch_in(g, answer) } as u32;
+            // It has returned into a barrier: the trampoline's check has run, for the canary.
+            let _ = g.barriers.position() != position && crate::planted!(OrderCheckInverted);
             match event {
                 event::ASK => return Left::Asks,
-                event::MORE => self.more_stack(g),
+                event::MORE => {
+                    if self.more_stack(g) {
+                        return Left::Preempted;
+                    }
+                }
                 event::EXIT => {
                     self.exit(g);
                     return Left::Exited;
@@ -281,22 +359,12 @@ impl M {
         }
     }
 
-    /// A prologue has trapped: a preemption request, or no room.
-    fn more_stack(&'static self, g: &'static G) {
+    /// A prologue has trapped: a preemption request, or no room. True where the goroutine was
+    /// let go.
+    fn more_stack(&'static self, g: &'static G) -> bool {
         debug_assert!(self.holds_no_lock(), "a prologue runs under a stack lock");
         if g.preempt_requested() {
-            if g.answer() {
-                self.scan_self(g);
-            }
-            if self.core.world.stopping() {
-                self.core.set_safe(self.id, true);
-                while self.core.world.stopping() {
-                    hooks::wait(&Wait::World(self.core));
-                }
-                // Unsafe again, as the operation that led here will end.
-                core::mem::forget(self.busy());
-            }
-            return;
+            return self.honour(g);
         }
         let size = g.stack.size() * 2;
         if size > crate::stack::MAX_STACK {
@@ -306,6 +374,40 @@ impl M {
             );
         }
         crate::copystack::copystack(self, g, size);
+        false
+    }
+
+    /// Does what was asked of the goroutine. True where it was let go.
+    fn honour(&'static self, g: &'static G) -> bool {
+        let asked = g.answer();
+        if asked.scan {
+            self.scan_self(g);
+        }
+        if self.core.world.stopping() {
+            self.core.set_safe(self.id, true);
+            while self.core.world.stopping() {
+                hooks::wait(&Wait::World(self.core));
+            }
+            // Unsafe again, as the operation that led here will end.
+            core::mem::forget(self.busy());
+        }
+        // With foreign frames on the thread's stack it stays there.
+        let yields = asked.yields && self.foreign_calls() == 0;
+        if yields {
+            crate::point!(PreemptYields, g);
+            self.let_go(g, status::RUNNABLE);
+        }
+        yields
+    }
+
+    /// A place other than a prologue where a request to scan itself is honoured; not while a
+    /// stack lock is held.
+    pub(crate) fn poll(&'static self, g: &'static G) {
+        let own = self.current().is_some_and(|own| ptr::eq(own, g));
+        if own && self.holds_no_lock() && g.scan_requested() {
+            g.forget_scan();
+            self.scan_self(g);
+        }
     }
 
     /// Scans its own goroutine's stack, as it was asked to.
@@ -317,7 +419,8 @@ impl M {
         while !g.status.cas(status::WAITING, status::WAITING | status::SCAN) {
             hooks::wait(&Wait::ScanBit(g));
         }
-        if !g.scan_done() && self.core.phase() == Phase::Mark {
+        let done = g.scan_done();
+        if (!done || crate::planted!(DoubleScan, done)) && self.core.phase() == Phase::Mark {
             gc::scan_stack(self, g);
             g.set_scan_done(true);
         }
@@ -350,11 +453,7 @@ impl M {
         // SAFETY: this machine still runs `g`.
         unsafe { g.unwinding() }.clear();
         crate::point!(ExitCleared, g);
-        g.status.set(status::DEAD);
-        crate::point!(StatusChanged, g, status::DEAD as usize);
-        self.set_current(None);
-        g.held.store(false, Ordering::SeqCst);
-        crate::point!(Dropped, g);
+        self.let_go(g, status::DEAD);
     }
 
     /// Saves the transition point and lets the goroutine count as stopped.

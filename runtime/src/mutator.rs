@@ -2,7 +2,9 @@
 //! through a pointer into a higher frame, move in bulk onto one.
 //!
 //! All of it runs on the machine's own stack while the frame asks, and finds frames by
-//! the frame-pointer chain, which is the program's and not the unwinder's.
+//! the frame-pointer chain, which is the program's and not the unwinder's. Whoever leaves
+//! the safepoint may wait for the world first, and the stack may move meanwhile: so frames
+//! are looked for only then.
 
 use crate::barrier;
 use crate::core::Phase;
@@ -56,6 +58,12 @@ impl M {
 
     /// The write barrier: shades what is about to be written while marking is on.
     fn write_barrier(&self, value: usize) {
+        crate::triggered!(
+            WriteBarriersLate,
+            self.core.phase() == Phase::Mark
+                && !self.core.write_barrier()
+                && self.core.heap().index(value).is_some_and(|object| !self.core.heap().is_marked(object))
+        );
         if self.core.write_barrier() && self.core.heap().index(value).is_some() {
             crate::point!(WriteBarrier, core::ptr::null(), 0);
             self.core.heap().shade(value);
@@ -65,8 +73,8 @@ impl M {
     /// Allocates an object into a slot, black unless no cycle is under way: it must survive
     /// the sweep that is to come. Its index; none where the heap is full.
     pub fn alloc(&'static self, slot: usize) -> Option<usize> {
-        let (_, bp) = self.innermost()?;
         let _busy = self.busy();
+        let (_, bp) = self.innermost()?;
         let object = self.core.heap().allocate(self.core.phase() != Phase::Off)?;
         // SAFETY: a slot of the innermost frame of this machine's own goroutine.
         unsafe { poke(slot_address(bp, slot), object) };
@@ -75,8 +83,8 @@ impl M {
 
     /// `dst = src.field`. False where `src` holds no object.
     pub fn load(&'static self, dst: usize, src: usize, field: usize) -> bool {
-        let Some((g, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, bp)) = self.innermost() else { return false };
         let Some(value) = self.core.heap().field(read(g, slot_address(bp, src)), field) else { return false };
         // SAFETY: a slot of the innermost frame of this machine's own goroutine.
         unsafe { poke(slot_address(bp, dst), value.get()) };
@@ -86,8 +94,8 @@ impl M {
     /// `object.field = src`, with a write barrier. False where `object` holds none, or
     /// `src` an address of the stack, which no object may keep.
     pub fn store(&'static self, object: usize, field: usize, src: usize) -> bool {
-        let Some((g, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, bp)) = self.innermost() else { return false };
         let value = read(g, slot_address(bp, src));
         if value != 0 && self.core.heap().index(value).is_none() {
             return false;
@@ -102,8 +110,8 @@ impl M {
 
     /// `dst = src` within the frame.
     pub fn copy(&'static self, dst: usize, src: usize) -> bool {
-        let Some((g, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, bp)) = self.innermost() else { return false };
         // SAFETY: a slot of the innermost frame of this machine's own goroutine.
         unsafe { poke(slot_address(bp, dst), read(g, slot_address(bp, src))) };
         true
@@ -111,8 +119,8 @@ impl M {
 
     /// `slot = nil`.
     pub fn clear(&'static self, slot: usize) -> bool {
-        let Some((_, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((_, bp)) = self.innermost() else { return false };
         // SAFETY: a slot of the innermost frame of this machine's own goroutine.
         unsafe { poke(slot_address(bp, slot), 0) };
         true
@@ -122,8 +130,8 @@ impl M {
     /// pointer which that frame has passed down, with a write barrier. An address of the
     /// stack is not written: it might point down.
     pub fn write_up(&'static self, up: usize, dst: usize, src: usize) -> bool {
-        let Some((g, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, bp)) = self.innermost() else { return false };
         let value = read(g, slot_address(bp, src));
         let Some(target) = frame(g, up).filter(|_| value == 0 || self.core.heap().index(value).is_some())
         else {
@@ -137,8 +145,8 @@ impl M {
 
     /// Keeps the address of slot `slot` of the frame `up` levels above in own slot `dst`.
     pub fn refer(&'static self, dst: usize, up: usize, slot: usize) -> bool {
-        let Some((g, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, bp)) = self.innermost() else { return false };
         let Some(target) = frame(g, up) else { return false };
         // SAFETY: a slot of the innermost frame of this machine's own goroutine.
         unsafe { poke(slot_address(bp, dst), slot_address(target, slot)) };
@@ -147,8 +155,8 @@ impl M {
 
     /// Puts own slot `src` into the mailbox and clears it, with a write barrier.
     pub fn send(&'static self, place: usize, src: usize) -> bool {
-        let Some((g, bp)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, bp)) = self.innermost() else { return false };
         let value = read(g, slot_address(bp, src));
         if self.core.heap().index(value).is_none() {
             return false;
@@ -164,14 +172,23 @@ impl M {
     /// receive does: no write barrier for each word, so every barrier below the destination
     /// is unwound first, and mark termination will look there.
     pub fn bulk_move(&'static self, up: usize) -> bool {
-        let Some((g, _)) = self.innermost() else { return false };
         let _busy = self.busy();
+        let Some((g, _)) = self.innermost() else { return false };
         let Some(target) = frame(g, up) else { return false };
         crate::point!(BulkBegin, g, up);
+        crate::triggered!(
+            WriteBarriersLate,
+            self.core.phase() == Phase::Mark
+                && !self.core.write_barrier()
+                && barrier::next_lies_below(g, target)
+        );
         if self.core.write_barrier()
             && !crate::planted!(BulkWriteSkipsUnwind, barrier::next_lies_below(g, target))
         {
             let guard = crate::lock_unless!(BulkUnwindUnlocked, self, g, Operation::Bulk);
+            if crate::planted!(PreemptibleLock, g.scan_requested()) {
+                self.poll(g);
+            }
             barrier::unwind(g, target);
             drop(guard);
         }

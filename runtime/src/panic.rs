@@ -61,12 +61,21 @@ pub enum Unwind {
     /// It calls this deferred function.
     Call(Function),
     /// A deferred call has recovered, or a callback stops the panic: on to the landing of the
-    /// frame with this body SP.
+    /// frame that deferred it, or of the callback's.
     Recover {
-        /// SP in the body of the frame that deferred the call, or of the callback.
-        frame: usize,
+        /// Distance from the top of the stack down to SP in that frame's body: the stack may
+        /// move before the recovery.
+        below: usize,
     },
     /// No deferred call is left: the goroutine ends.
+    End,
+}
+
+/// The same while the stack cannot move: where SP is in the body of the frame that deferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Call(Function),
+    Recover { frame: usize },
     End,
 }
 
@@ -99,18 +108,18 @@ impl Unwinding {
     }
 
     /// The panics whose frames lie below `frame` are over.
-    fn recover_to(&mut self, frame: usize) -> Unwind {
+    fn recover_to(&mut self, frame: usize) -> Next {
         while self.panicking > 0 && self.panics[self.panicking - 1].frame < frame {
             self.panicking -= 1;
         }
-        Unwind::Recover { frame }
+        Next::Recover { frame }
     }
 
     /// Decides what the innermost panicking frame does next. What was deferred above the body
     /// of the callback that it is in, if it is in one, is not its own.
-    fn next(&mut self, frame: usize, callback: Option<usize>) -> Unwind {
+    fn next(&mut self, frame: usize, callback: Option<usize>) -> Next {
         let limit = callback.unwrap_or(usize::MAX);
-        let Some(panic) = self.panics[..self.panicking].last_mut() else { return Unwind::End };
+        let Some(panic) = self.panics[..self.panicking].last_mut() else { return Next::End };
         panic.frame = frame;
         if panic.running {
             panic.running = false;
@@ -128,11 +137,11 @@ impl Unwinding {
         }
         match (self.defers[..self.deferred].last_mut().filter(|d| d.frame < limit), callback) {
             (None, Some(callback)) => self.recover_to(callback),
-            (None, None) => Unwind::End,
+            (None, None) => Next::End,
             (Some(defer), _) => {
                 defer.started = true;
                 self.panics[self.panicking - 1].running = true;
-                Unwind::Call(defer.function)
+                Next::Call(defer.function)
             }
         }
     }
@@ -182,7 +191,11 @@ impl M {
         let Some(g) = self.current() else { return Unwind::End };
         let _busy = self.busy();
         // SAFETY: this thread runs `g`, and nothing else here refers to its panics.
-        unsafe { g.unwinding() }.next(g.sched.sp.get(), g.transitions.innermost_callback())
+        match unsafe { g.unwinding() }.next(g.sched.sp.get(), g.transitions.innermost_callback()) {
+            Next::Call(function) => Unwind::Call(function),
+            Next::Recover { frame } => Unwind::Recover { below: g.stack.top.get() - frame },
+            Next::End => Unwind::End,
+        }
     }
 
     /// Recovers the innermost panic. False unless the current frame is the deferred call
@@ -202,10 +215,12 @@ impl M {
         true
     }
 
-    /// Abandons every frame below the one with body SP `frame` and goes on at its landing.
-    pub fn recovery(&'static self, frame: usize) -> Left {
+    /// Abandons every frame below the one whose body's SP lies `below` bytes below the top of
+    /// the stack, and goes on at its landing.
+    pub fn recovery(&'static self, below: usize) -> Left {
         let Some(g) = self.current() else { return Left::Exited };
         let busy = self.busy();
+        let frame = g.stack.top.get() - below;
         crate::point!(RecoverBegin, g);
         let guard = crate::lock_unless!(RecoverUnwindUnlocked, self, g, Operation::Recover);
         barrier::unwind(g, frame);
@@ -253,11 +268,11 @@ mod tests {
     #[test]
     fn a_panic_runs_the_last_defer_first_and_then_ends() {
         let mut u = with(&[900, 800], 1);
-        assert_eq!(u.next(100, None), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(100, None), Next::Call(Function::Tiny));
         assert_eq!(u.deferred, 2);
-        assert_eq!(u.next(100, None), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(100, None), Next::Call(Function::Tiny));
         assert_eq!(u.deferred, 1);
-        assert_eq!(u.next(100, None), Unwind::End);
+        assert_eq!(u.next(100, None), Next::End);
     }
 
     #[test]
@@ -265,7 +280,7 @@ mod tests {
         let mut u = with(&[900, 800], 1);
         u.next(100, None);
         u.panics[0].recovered = true;
-        assert_eq!(u.next(100, None), Unwind::Recover { frame: 800 });
+        assert_eq!(u.next(100, None), Next::Recover { frame: 800 });
         assert_eq!((u.deferred, u.panicking), (1, 0));
     }
 
@@ -274,9 +289,9 @@ mod tests {
         let mut u = with(&[900, 800], 1);
         u.next(100, None);
         begin(&mut u);
-        assert_eq!(u.next(50, None), Unwind::Call(Function::Tiny));
+        assert_eq!(u.next(50, None), Next::Call(Function::Tiny));
         u.panics[1].recovered = true;
-        assert_eq!(u.next(50, None), Unwind::Recover { frame: 900 });
+        assert_eq!(u.next(50, None), Next::Recover { frame: 900 });
         assert_eq!((u.deferred, u.panicking), (0, 0));
     }
 
@@ -287,9 +302,9 @@ mod tests {
         u.defers[0].started = true;
         (u.panics[0].frame, u.panics[0].running) = (800, true);
         begin(&mut u);
-        assert_eq!(u.next(100, Some(500)), Unwind::Call(Function::Tiny));
-        assert_eq!(u.next(100, Some(500)), Unwind::Recover { frame: 500 });
+        assert_eq!(u.next(100, Some(500)), Next::Call(Function::Tiny));
+        assert_eq!(u.next(100, Some(500)), Next::Recover { frame: 500 });
         assert_eq!((u.deferred, u.panicking), (1, 1), "those above the callback");
-        assert_eq!(u.next(800, None), Unwind::End);
+        assert_eq!(u.next(800, None), Next::End);
     }
 }

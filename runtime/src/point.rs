@@ -143,5 +143,25 @@ crate::named_codes! {
         SampleCopied = 67, "sample.copied";
         /// A thread has become a machine's, or has ceased to be; its timer is not armed.
         MachineBound = 68, "machine.bound";
+        /// A goroutine was made and nobody has taken it: it is runnable.
+        Spawned = 69, "goroutine.spawned";
+        /// A goroutine counts as waiting until somebody makes it runnable; its thread has it still.
+        Parked = 70, "goroutine.parked";
+        /// A parked goroutine was made runnable.
+        Readied = 71, "goroutine.readied";
+        /// A running goroutine was asked to let its thread go.
+        PreemptAsked = 72, "preempt.asked";
+        /// A goroutine answers in a prologue: it is about to let its thread go.
+        PreemptYields = 73, "preempt.yields";
+        /// A frame is about to replace its caller's PC.
+        SetPcBegin = 74, "setpc.begin";
+        /// It has replaced it.
+        SetPcDone = 75, "setpc.done";
+        /// A sweep begins; nothing is freed yet.
+        SweepBegin = 76, "sweep.begin";
+        /// A sweep is about to remove the barriers that a cycle has left on a stack.
+        SweepStack = 77, "sweep.stack";
+        /// The world is stopped.
+        WorldStopped = 78, "world.stopped";
     }
 }

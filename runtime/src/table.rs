@@ -153,6 +153,8 @@ pub struct FunctionInfo {
     pub after_more: usize,
     /// Where a recovery lands (of the system call: where the kernel comes back to).
     pub landing: usize,
+    /// The other place where its calls may come back to; `after_call` where there is none.
+    pub after_call_other: usize,
 }
 
 static BASE: AtomicUsize = AtomicUsize::new(0);
@@ -233,7 +235,7 @@ pub fn init() {
         LEN.store(end - start, Ordering::Release);
 
         let mut directory: Vec<FunctionInfo> = section_words(arch::directory_bytes())
-            .chunks_exact(9)
+            .chunks_exact(10)
             .map(|words| FunctionInfo {
                 function: Function::from_code(words[0] as u8).expect("a known function"),
                 size: words[1] as usize,
@@ -244,6 +246,7 @@ pub fn init() {
                 after_call: relative(&words[6]),
                 after_more: relative(&words[7]),
                 landing: relative(&words[8]),
+                after_call_other: relative(&words[9]),
             })
             .collect();
         directory.sort_by_key(|info| info.function);
@@ -319,11 +322,9 @@ mod tests {
             if info.slots == 0 {
                 continue;
             }
-            for pc in [info.after_ask, info.after_call, info.landing] {
+            for pc in [info.after_ask, info.after_call, info.landing, info.after_call_other] {
                 assert!(table.row(pc).has_pointers(), "{} at {pc:#x}", info.function);
-                if info.function != Function::Entry {
-                    assert_eq!(table.row(pc).delta(), info.size + 8);
-                }
+                assert_eq!(table.row(pc).delta(), info.size + 8);
             }
         }
     }

@@ -24,6 +24,8 @@ pub enum Reason {
     BarrierOverflow {
         /// How many there is room for.
         capacity: usize,
+        /// The slot that was to get one more.
+        slot: usize,
     },
     /// A frame returned into the trampoline, and the entry at the position is another's.
     OutOfOrder {
@@ -31,7 +33,12 @@ pub enum Reason {
         sp: usize,
     },
     /// A scan met a goroutine that already has barriers.
-    DoubleInstall,
+    DoubleInstall {
+        /// The slot of the one at the position, or of the last.
+        slot: usize,
+        /// How many entries it has.
+        entries: usize,
+    },
     /// The runtime's own walk of a stack failed.
     WalkFailed(WalkError),
     /// A memory fault.

@@ -83,8 +83,15 @@ pub enum WalkError {
     },
     /// The walk came to the outermost frame and entries were left over.
     LeftoverBarriers {
+        /// The first one's slot.
+        slot: usize,
         /// How many.
         entries: usize,
+    },
+    /// The walk came to the outermost frame, and that does not end at the stack's top.
+    ShortOfTop {
+        /// Where it ends.
+        end: usize,
     },
     /// In the trampoline, and no entry explains it.
     LostTrampoline {
@@ -189,10 +196,13 @@ impl Unwinder {
         let frame = Frame { pc: self.pc, sp: self.sp, row: self.row, slot: None };
         if self.row.is_top() {
             self.done = true;
-            return match self.barriers.saturating_sub(self.barrier) {
-                0 => Ok(Some(frame)),
-                entries => Err(WalkError::LeftoverBarriers { entries }),
-            };
+            let entries = self.barriers.saturating_sub(self.barrier);
+            if entries != 0 {
+                let slot = self.g.barriers.entry(self.barrier).map_or(0, |entry| entry.slot);
+                return Err(WalkError::LeftoverBarriers { slot, entries });
+            }
+            let end = self.sp + self.row.delta();
+            return if end == self.top { Ok(Some(frame)) } else { Err(WalkError::ShortOfTop { end }) };
         }
         let slot = self.sp + self.row.delta();
         if slot < self.lo || slot >= self.top {

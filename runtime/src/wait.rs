@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 use crate::core::Core;
 use crate::g::G;
 use crate::g::status;
+use crate::m::M;
 
 /// A condition that only another thread (or, in a deadlock, nobody) can bring about.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +23,8 @@ pub enum Wait {
     Scannable(&'static G),
     /// The world goes on.
     World(&'static Core),
-    /// Every other thread is at a safepoint.
-    AllSafe(&'static Core),
+    /// Every machine but this one, which stops the world, is at a safepoint.
+    AllSafe(&'static M),
     /// The profiling rate's lock is free.
     RateLock(&'static Core),
 }
@@ -40,7 +41,7 @@ impl Wait {
                 g.scan_done() || (s & status::SCAN == 0 && s != status::RUNNING)
             }
             Wait::World(core) => !core.world.stopping.load(Ordering::SeqCst),
-            Wait::AllSafe(core) => core.all_safe(),
+            Wait::AllSafe(m) => m.core.all_safe_but(m.id),
             Wait::RateLock(core) => !core.profiler().rate_is_locked(),
         }
     }

@@ -134,6 +134,9 @@ fn with_goroutine(step: Step, from: Goroutine, to: Goroutine) -> Step {
         Op::Run { g } => Op::Run { g: new(g) },
         Op::Scan { g } => Op::Scan { g: new(g) },
         Op::Shrink { g } => Op::Shrink { g: new(g) },
+        Op::Spawn { g } => Op::Spawn { g: new(g) },
+        Op::Ready { g } => Op::Ready { g: new(g) },
+        Op::Preempt { g } => Op::Preempt { g: new(g) },
         op => op,
     };
     Step { op, ..step }

@@ -120,8 +120,8 @@ impl State {
             return self.accounts().has_unread() && !self.core().profiler().is_being_read();
         }
         match seat {
-            GC => self.can_collect(op),
-            M1 | M2 => self.can_run(seat, op),
+            GC => self.can_assist(seat, op),
+            M1 | M2 => self.can_assist(seat, op) || self.can_run(seat, op),
             _ => match op {
                 Op::Attach => self.threads[seat].machine.get().is_none(),
                 Op::Detach => self.threads[seat].machine.get().is_some(),
@@ -143,10 +143,10 @@ impl State {
         }
     }
 
-    fn can_collect(&self, op: Op) -> bool {
+    pub(crate) fn can_collect(&self, op: Op) -> bool {
         let gs = self.core().goroutines();
         match op {
-            Op::Mark => self.phase() == Phase::Off,
+            Op::Mark | Op::Stw => self.phase() == Phase::Off,
             Op::Scan { g } => {
                 let g = &gs[usize::from(g.code())];
                 let exists = !matches!(g.status.get(), status::IDLE | status::DEAD);
@@ -188,12 +188,13 @@ impl State {
             Op::Call { kind, .. } => truth.can_call(kind),
             Op::Syscall => truth.can_call(Function::Syscall),
             Op::Foreign => truth.can_call(Function::Cgocall),
-            Op::Yield => is_free,
+            Op::Yield | Op::Park => is_free,
             Op::Ret { .. } | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
             Op::Panic => truth.can_call(Function::Gopanic),
             Op::Exit => is_free && truth.can_call(Function::Goexit),
             Op::Recover => depth >= 2 && truth.frames()[depth - 2].function == Function::Gopanic,
             Op::Defer => top.function == Function::Deferring,
+            Op::SetPc => truth.can_set_pc(),
             Op::Load { src, .. } => object(src),
             Op::Store { obj, src, .. } => object(obj) && slot(src) != Value::Up,
             Op::Up { frames, src, .. } => truth.has_slots(usize::from(frames)) && slot(src) != Value::Up,
@@ -263,7 +264,11 @@ impl State {
         }
         for seat in [M1, M2] {
             let has_work = self.threads[seat].current.get().is_some()
-                || self.core().goroutines().iter().any(|g| g.status.get() == status::RUNNABLE);
+                || self
+                    .core()
+                    .goroutines()
+                    .iter()
+                    .any(|g| g.status.get() == status::RUNNABLE || g.is_parked());
             if idle(seat) && has_work {
                 return (seat, order(What::Finish));
             }

@@ -59,7 +59,7 @@ pub(crate) fn verdict_of(reason: &Reason) -> Verdict {
         Reason::BarrierLost { .. } => Verdict::BarrierLost,
         Reason::BarrierOverflow { .. } => Verdict::BarrierOverflow,
         Reason::OutOfOrder { .. } => Verdict::BarrierOutOfOrder,
-        Reason::DoubleInstall => Verdict::DoubleInstall,
+        Reason::DoubleInstall { .. } => Verdict::DoubleInstall,
         Reason::WalkFailed(_) => Verdict::BadTraceback,
         Reason::Fault { .. } => Verdict::Fault,
         Reason::StackOverflow { .. } => Verdict::StackOverflow,

@@ -7,7 +7,7 @@ use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SampleFrame, Skip};
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
 use super::hooks::index;
-use super::state::{EXT, GC, M1, State, Violation};
+use super::state::{EXT, M1, State, Violation};
 use super::trace::What as Event;
 use super::truth::{Right, RightFrame, Seen, Truth};
 
@@ -29,8 +29,7 @@ pub(crate) fn matches(truth: &Truth, right: &Right, frames: &[SampleFrame], top:
     let Right::Frames(right) = right else { return false };
     right.len() == frames.len()
         && frames.iter().enumerate().all(|(index, found)| {
-            truth.expected(right, index)
-                == Some(RightFrame { pc: found.pc, below: top.wrapping_sub(found.sp) })
+            truth.is_right(right, index, RightFrame { pc: found.pc, below: top.wrapping_sub(found.sp) })
         })
 }
 
@@ -146,10 +145,12 @@ impl State {
 
     /// What must be below the goroutine's frames.
     fn pseudo(&self, seat: usize, on_stack: bool) -> Pseudo {
-        match (on_stack, self.threads[seat].in_foreign.get()) {
-            (true, _) => Pseudo::None,
-            (false, true) => Pseudo::External,
-            (false, false) => Pseudo::System,
+        let thread = &self.threads[seat];
+        match (on_stack, thread.in_foreign.get(), thread.collecting.get()) {
+            (true, ..) => Pseudo::None,
+            (false, true, _) => Pseudo::External,
+            (false, false, true) => Pseudo::Gc,
+            (false, false, false) => Pseudo::System,
         }
     }
 
@@ -157,7 +158,7 @@ impl State {
         if self.threads[seat].current.get().is_some() {
             self.fail(seat, Violation::Skip(seat, "the thread runs a goroutine"));
         }
-        if sample.pseudo == Pseudo::None || (sample.pseudo == Pseudo::Gc && seat != GC) {
+        if sample.pseudo != self.pseudo(seat, false) {
             self.fail(seat, Violation::Skip(seat, "the pseudo-frame is wrong"));
         }
         self.counts().alone += 1;

@@ -153,6 +153,7 @@ impl State {
         let made = unsafe { m.make_syscalls(calls) };
         thread.in_syscall.set(false);
         self.mine(seat).returned();
+        self.check_ask(seat, m);
         match made {
             Some(made) if made.interrupted == thread.interruptions.get() && made.result > 0 => {}
             _ => self.fail(seat, Violation::Harness("the kernel tells another story of a system call")),

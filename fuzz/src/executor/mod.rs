@@ -6,6 +6,7 @@
 //! may be anywhere then, and the process is to report and end.
 
 mod accounts;
+mod collect;
 mod conduct;
 mod evidence;
 pub mod feedback;
@@ -89,7 +90,6 @@ impl Harness {
         if TAKEN.swap(true, std::sync::atomic::Ordering::SeqCst) {
             return Err(HarnessError::Second);
         }
-        sigstorm_runtime::defect::plant(defects);
         inject::pin(nth).map_err(system("pinning the process to one core"))?;
         let state = state();
         // The default is in range, so this cannot be refused.
@@ -100,6 +100,8 @@ impl Harness {
             .map(|i| CodeFunction { name: i.function.name(), start: i.start, end: i.end })
             .collect();
         let region = Region::decode(&functions)?;
+        // After the decoding: one of them changes two instructions, and no check value.
+        sigstorm_runtime::defect::plant(defects);
         // SAFETY: no other thread exists yet that looks at the state.
         unsafe { *state.region.get() = Some(region) };
         let (start, end) = marked_code();
@@ -132,7 +134,7 @@ impl Harness {
         // The options that count are steps with an effect.
         let config = options(&schedule.steps);
         let applied = schedule.steps.iter().take_while(|s| s.actor == Actor::World).count();
-        state.counts().steps += applied.min(4) as u64;
+        state.counts().steps += applied.min(6) as u64;
         // SAFETY: every thread waits for the baton, with no goroutine.
         if unsafe { state.core().reset(config) }.is_err() {
             return self.result(Some(harness_error("the schedule's options are out of range")), trace);
@@ -227,6 +229,8 @@ fn options(steps: &[Step]) -> Config {
             Op::Trace => config.trace = true,
             Op::Unreadable { every } => config.unreadable = usize::from(every),
             Op::Buffer { samples } => config.buffer = usize::from(samples),
+            Op::KeepBarriers => config.keep_barriers = true,
+            Op::ScanShrinks => config.scan_shrinks = true,
             _ => {}
         }
     }

@@ -70,8 +70,11 @@ impl State {
             return self.read(seat);
         }
         match machine {
-            Some(m) if seat == GC => self.collect(m, op),
-            Some(m) => self.run(seat, m, op),
+            Some(m) => match self.assist(seat, m, op) {
+                Some(did) => self.had_effect(did),
+                None if seat == GC => self.had_effect(false),
+                None => self.run(seat, m, op),
+            },
             None => self.bind(op),
         }
     }
@@ -100,20 +103,6 @@ impl State {
             Ok(read) => self.had_effect(read.is_some_and(|count| count != 0)),
             Err(violation) => self.fail(seat, violation),
         }
-    }
-
-    fn collect(&self, m: &'static M, op: Op) {
-        let gs = self.core().goroutines();
-        let did = match op {
-            Op::Mark => m.gc_mark(),
-            Op::Scan { g } => m.gc_scan(&gs[usize::from(g.code())]),
-            Op::Drain { objects } => m.gc_drain(usize::from(objects)),
-            Op::Term => m.gc_terminate(),
-            Op::Sweep => m.gc_sweep(),
-            Op::Shrink { g } => m.gc_shrink(&gs[usize::from(g.code())]),
-            _ => false,
-        };
-        self.had_effect(did);
     }
 
     /// Takes back the count of a step that turned out to do nothing.
@@ -145,14 +134,17 @@ impl State {
                 self.had_effect(false);
                 return;
             }
+            if self.threads[seat].current.get().is_none() {
+                // It was in a prologue, and was let go there once more.
+                return;
+            }
         }
         match op {
             Op::Call { kind, times } => {
                 for _ in 0..times {
-                    if !self.mine(seat).can_call(kind) {
+                    if !self.mine(seat).can_call(kind) || !self.call(seat, m, kind) {
                         break;
                     }
-                    self.call(seat, m, kind);
                 }
             }
             Op::Ret { frames } => {
@@ -174,6 +166,14 @@ impl State {
             Op::Yield => {
                 m.yield_now();
             }
+            Op::Park => {
+                m.park();
+            }
+            Op::SetPc => {
+                if !m.set_caller_pc() {
+                    self.fail(seat, Violation::Memory("a return slot does not hold what a call put there"));
+                }
+            }
             Op::Panic => self.panic(seat, m, false),
             Op::Exit => self.panic(seat, m, true),
             Op::Recover => self.had_effect(m.recover()),
@@ -192,40 +192,70 @@ impl State {
             truth.pending = Pending::Continue;
             m.ret();
             self.mine(seat).settled();
+            self.check_ask(seat, m);
+        } else if let Pending::Call(kind) = truth.pending {
+            // It was let go in that call's prologue.
+            let left = m.proceed();
+            self.arrived(seat, m, kind, left);
         }
         true
     }
 
-    fn call(&self, seat: usize, m: &'static M, kind: Function) {
+    /// False where the thread has no goroutine any more.
+    fn call(&self, seat: usize, m: &'static M, kind: Function) -> bool {
         self.mine(seat).pending = Pending::Call(kind);
-        m.call(kind);
+        let left = m.call(kind);
+        self.arrived(seat, m, kind, left)
+    }
+
+    /// The callee asks; or the goroutine was let go in its prologue, and the call stays pending
+    /// for whoever takes it. False where the thread has no goroutine any more.
+    fn arrived(&self, seat: usize, m: &'static M, kind: Function, left: Left) -> bool {
+        if left == Left::Preempted {
+            return false;
+        }
         self.mine(seat).called();
+        self.check_ask(seat, m);
         if kind == Function::Deferring {
             m.defer(DEFERRED);
         }
+        !matches!(kind, Function::Gopanic | Function::Goexit) || self.unwind(seat, m)
     }
 
     /// Returns from the innermost frame, or makes the deferred call that comes before.
-    /// False once the goroutine has ended.
+    /// False once the goroutine has ended or was let go.
     fn ret(&self, seat: usize, m: &'static M) -> bool {
         if self.mine(seat).top().is_some_and(|f| f.function == Function::Deferring)
             && let Some(deferred) = m.deferred_before_return()
         {
-            self.call(seat, m, deferred);
-            return true;
+            return self.call(seat, m, deferred);
         }
         self.mine(seat).pending = Pending::Return;
-        match m.ret() {
-            Left::Exited => false,
+        let outermost = self.mine(seat).depth() == 1;
+        let left = m.ret();
+        if outermost != (left == Left::Exited) {
+            self.fail(seat, Violation::Memory("a frame did not return to its caller"));
+        }
+        if outermost {
+            return false;
+        }
+        self.mine(seat).returned();
+        if left == Left::InForeign {
             // A callback's frame: what comes next is foreign code's to say.
-            Left::InForeign => {
-                self.mine(seat).returned();
-                false
-            }
-            _ => {
-                self.mine(seat).returned();
-                self.unwind(seat, m)
-            }
+            return false;
+        }
+        self.check_ask(seat, m);
+        self.unwind(seat, m)
+    }
+
+    /// The innermost frame asks: it must be the one that the truth has there, where it has it.
+    pub(crate) fn check_ask(&self, seat: usize, m: &'static M) {
+        let asks = m.current().is_some_and(|g| {
+            let below = g.stack.top.get().wrapping_sub(g.sched.sp.get());
+            self.mine(seat).asks(g.sched.pc.get(), below)
+        });
+        if !asks {
+            self.fail(seat, Violation::Memory("a call or a return has gone elsewhere"));
         }
     }
 
@@ -233,9 +263,8 @@ impl State {
         let frame = if exits { Function::Goexit } else { Function::Gopanic };
         self.mine(seat).pending = Pending::Call(frame);
         match m.panic(exits) {
-            Some(_) => {
-                self.mine(seat).called();
-                self.unwind(seat, m);
+            Some(left) => {
+                self.arrived(seat, m, frame, left);
             }
             None => {
                 self.mine(seat).settled();
@@ -245,7 +274,7 @@ impl State {
     }
 
     /// Where a panicking frame asks, answers it, until a frame asks that a schedule decides
-    /// for. False once the goroutine has ended.
+    /// for. False once the goroutine has ended or was let go.
     fn unwind(&self, seat: usize, m: &'static M) -> bool {
         loop {
             match self.mine(seat).top().map(|f| f.function) {
@@ -254,21 +283,24 @@ impl State {
                 None => return false,
             }
             match m.unwind_next() {
-                Unwind::Call(function) => self.call(seat, m, function),
+                Unwind::Call(function) => {
+                    if !self.call(seat, m, function) {
+                        return false;
+                    }
+                }
                 Unwind::End => {
                     m.end();
                     return false;
                 }
-                Unwind::Recover { frame } => {
-                    let top = m.current().map_or(0, |g| g.stack.top.get());
-                    let below = top.wrapping_sub(frame);
+                Unwind::Recover { below } => {
                     if !self.mine(seat).stops_at(below) {
                         self.fail(seat, Violation::Memory("a recovery goes to no frame that stops a panic"));
                     }
                     self.threads[seat].recovers_to.set(below);
-                    m.recovery(frame);
+                    m.recovery(below);
                     // It went on from the landing to its ask.
                     self.mine(seat).settled();
+                    self.check_ask(seat, m);
                 }
             }
         }
@@ -357,8 +389,8 @@ impl State {
             return m.detach();
         }
         if seat == GC {
-            m.gc_terminate();
-            m.gc_sweep();
+            self.assist(seat, m, Op::Term);
+            self.assist(seat, m, Op::Sweep);
             return;
         }
         if self.threads[seat].current.get().is_none() {
@@ -368,6 +400,8 @@ impl State {
             };
             if let Some(index) = (0..sigstorm_runtime::core::GOROUTINES).find(|&i| runnable(i)) {
                 self.take(seat, m, index);
+            } else if let Some(g) = self.core().goroutines().iter().find(|g| g.is_parked()) {
+                m.ready(g);
             }
         } else {
             while self.ret(seat, m) {}

@@ -115,6 +115,8 @@ pub(crate) struct Thread {
     pub(crate) interruptions: Cell<usize>,
     /// True while it runs foreign code, by the events.
     pub(crate) in_foreign: Cell<bool>,
+    /// True while it collects.
+    pub(crate) collecting: Cell<bool>,
     /// The goroutine that it runs, by index, as the executor knows.
     pub(crate) current: Cell<Option<usize>>,
     /// Distance below the top of the frame that its recovery goes to.
@@ -142,6 +144,7 @@ impl Thread {
             parked: Cell::new(false),
             interruptions: Cell::new(0),
             in_foreign: Cell::new(false),
+            collecting: Cell::new(false),
             current: Cell::new(None),
             recovers_to: Cell::new(0),
             tid: Cell::new(0),
@@ -161,6 +164,7 @@ impl Thread {
         self.in_kernel.set(false);
         self.parked.set(false);
         self.in_foreign.set(false);
+        self.collecting.set(false);
         self.current.set(None);
     }
 

@@ -60,6 +60,24 @@ pub struct TrueFrame {
     pub body: usize,
     /// What its slots hold.
     pub slots: [Value; SLOTS],
+    /// Where it returns to.
+    pub returns: Returns,
+}
+
+/// Where in its caller a frame returns to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Returns {
+    /// To where it was called.
+    #[default]
+    Call,
+    /// To the other place: it has replaced its caller's PC.
+    Other,
+    /// To either, since it is replacing it right now; until then it was the other place's turn
+    /// or not.
+    Either {
+        /// True where it returned to the other place so far.
+        other: bool,
+    },
 }
 
 /// What a goroutine was told to do, and may not have done yet.
@@ -206,7 +224,12 @@ impl Default for Truth {
 impl Truth {
     /// Of a goroutine that does not exist.
     pub const fn new() -> Self {
-        const FRAME: TrueFrame = TrueFrame { function: Function::Entry, body: 0, slots: [Value::Nil; SLOTS] };
+        const FRAME: TrueFrame = TrueFrame {
+            function: Function::Entry,
+            body: 0,
+            slots: [Value::Nil; SLOTS],
+            returns: Returns::Call,
+        };
         Truth {
             frames: [FRAME; MAX_DEPTH + SPARE],
             len: 0,
@@ -236,7 +259,8 @@ impl Truth {
     }
 
     fn add(&mut self, function: Function, body: usize) {
-        self.frames[self.len] = TrueFrame { function, body, slots: [Value::Nil; SLOTS] };
+        let (slots, returns) = Default::default();
+        self.frames[self.len] = TrueFrame { function, body, slots, returns };
         self.len += 1;
     }
 
@@ -294,6 +318,11 @@ impl Truth {
         self.saved_at = SavedAt::Ask;
     }
 
+    /// True where the innermost frame asks at this place.
+    pub fn asks(&self, pc: usize, below: usize) -> bool {
+        self.top().is_some_and(|top| top.body == below && info(top.function).after_ask == pc)
+    }
+
     /// True where a frame of the chain with this body can stop a panic: a deferring one, or
     /// the innermost callback's. No panic gets past that one.
     pub fn stops_at(&self, body: usize) -> bool {
@@ -317,6 +346,40 @@ impl Truth {
     /// True from the beginning of its outermost foreign call to the end.
     pub fn is_in_foreign_call(&self) -> bool {
         self.frames().iter().any(|f| f.function == Function::Cgocall)
+    }
+
+    /// True where the innermost frame has a caller's PC to replace, and there is another place.
+    pub fn can_set_pc(&self) -> bool {
+        let Some(caller) = self.len.checked_sub(2).map(|i| self.frames[i].function) else { return false };
+        let has_slots = self.top().is_some_and(|top| info(top.function).slots != 0);
+        has_slots && info(caller).after_call_other != info(caller).after_call
+    }
+
+    /// The innermost frame is about to replace its caller's PC.
+    pub fn replaces_pc(&mut self) {
+        if let Some(top) = self.frame(0) {
+            top.returns = Returns::Either { other: top.returns == Returns::Other };
+        }
+    }
+
+    /// It has replaced it.
+    pub fn replaced_pc(&mut self) {
+        if let Some(top) = self.frame(0)
+            && let Returns::Either { other } = top.returns
+        {
+            top.returns = if other { Returns::Call } else { Returns::Other };
+        }
+    }
+
+    /// Where frame `index` of the chain goes on once its callee has returned: one place, or two.
+    fn comes_back_to(&self, index: usize) -> [usize; 2] {
+        let info = info(self.frames[index].function);
+        let callee = self.frames().get(index + 1);
+        match callee.map_or(Returns::Call, |callee| callee.returns) {
+            Returns::Call => [info.after_call; 2],
+            Returns::Other => [info.after_call_other; 2],
+            Returns::Either { .. } => [info.after_call, info.after_call_other],
+        }
     }
 
     /// Cuts the chain back to the frame with this body, at its landing.
@@ -386,7 +449,8 @@ impl Truth {
             // The return has happened, whatever the trampoline has done so far.
             return match caller {
                 Some(c) if self.pending == Pending::Return && below == c.body => {
-                    Expected::at(info(c.function).after_call, below).chain(self, 2)
+                    let [pc, _] = self.comes_back_to(self.len - 2);
+                    Expected::at(pc, below).chain(self, 2)
                 }
                 _ => Right::Impossible,
             };
@@ -487,8 +551,19 @@ impl Truth {
         if index < right.heads {
             return Some(right.head[index]);
         }
-        let frame = &self.frames[right.chain - 1 - (index - right.heads)];
-        Some(RightFrame { pc: info(frame.function).after_call, below: frame.body })
+        let frame = right.chain - 1 - (index - right.heads);
+        let [pc, _] = self.comes_back_to(frame);
+        Some(RightFrame { pc, below: self.frames[frame].body })
+    }
+
+    /// True where `found` is right as frame `index` of an answer of this goroutine's.
+    pub fn is_right(&self, right: &Expected, index: usize, found: RightFrame) -> bool {
+        let Some(expected) = self.expected(right, index) else { return false };
+        let other = || match index.checked_sub(right.heads) {
+            Some(above) => self.comes_back_to(right.chain - 1 - above)[1],
+            None => expected.pc,
+        };
+        found.below == expected.below && (found.pc == expected.pc || found.pc == other())
     }
 
     // -- liveness ---------------------------------------------------------------------
@@ -644,6 +719,44 @@ mod tests {
         let truth = chain();
         let trampoline = info(Function::Trampoline);
         assert!(matches!(truth.right(seen(trampoline.start, 40)), Right::Impossible));
+    }
+
+    #[test]
+    fn a_frame_that_replaces_its_callers_pc_returns_to_the_other_place() {
+        let mut truth = chain();
+        let (small, entry) = (info(Function::Small), info(Function::Entry));
+        assert!(truth.can_set_pc());
+        let at = seen(small.after_ask, 136);
+        let found = |pc| RightFrame { pc, below: 40 };
+        let right = |truth: &Truth| match truth.right(at) {
+            Right::Frames(right) => [entry.after_call, entry.after_call_other, entry.after_ask]
+                .map(|pc| truth.is_right(&right, 1, found(pc))),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(right(&truth), [true, false, false]);
+        for (meanwhile, after) in
+            [([true, true, false], [false, true, false]), ([true, true, false], [true, false, false])]
+        {
+            truth.replaces_pc();
+            assert_eq!(right(&truth), meanwhile);
+            truth.replaced_pc();
+            assert_eq!(right(&truth), after);
+        }
+        // A callee of its own comes back to where it was called.
+        truth.replaces_pc();
+        truth.replaced_pc();
+        truth.pending = Pending::Call(Function::Tiny);
+        truth.called();
+        let chain = frames(&truth, seen(info(Function::Tiny).after_ask, 136 + 48));
+        assert_eq!(
+            chain.iter().map(|f| f.pc).skip(1).collect::<Vec<_>>(),
+            [small.after_call, entry.after_call_other]
+        );
+        truth.pending = Pending::Return;
+        truth.returned();
+        truth.pending = Pending::Return;
+        let hit = frames(&truth, seen(info(Function::Trampoline).start, 40));
+        assert_eq!(hit, [RightFrame { pc: entry.after_call_other, below: 40 }]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use sigstorm_runtime::Function;
 use sigstorm_runtime::foreign::MAX_CALLBACKS;
 
-use crate::schedule::{Actor, Op, Step};
+use crate::schedule::{Actor, Op, Step, Work};
 
 /// What the generator believes an actor to be doing. Often wrong, which costs a step.
 #[derive(Clone, Copy, Default)]
@@ -39,11 +39,13 @@ pub(super) struct Draft {
     pub(super) beliefs: [Belief; 8],
     pub(super) marking: bool,
     pub(super) sweeping: bool,
+    /// How many goroutines are parked.
+    pub(super) parked: u32,
 }
 
 impl Draft {
     pub(super) fn new() -> Self {
-        Draft { last: Actor::M1, beliefs: [Belief::default(); 8], marking: false, sweeping: false }
+        Draft { last: Actor::M1, beliefs: [Belief::default(); 8], marking: false, sweeping: false, parked: 0 }
     }
 
     pub(super) fn belief(&mut self, actor: Actor) -> &mut Belief {
@@ -77,11 +79,16 @@ impl Draft {
             belief.note_in_foreign_code(step.op);
             return;
         }
+        let lived = belief.depth > 0;
         belief.note(step.op);
         match step.op {
-            Op::Mark => self.marking = true,
-            Op::Term if self.marking => (self.marking, self.sweeping) = (false, true),
-            Op::Sweep => self.sweeping = false,
+            Op::Mark | Op::Collect { work: Work::Mark } => self.marking = !self.sweeping,
+            Op::Term | Op::Collect { work: Work::Term } if self.marking => {
+                (self.marking, self.sweeping) = (false, true);
+            }
+            Op::Sweep | Op::Collect { work: Work::Sweep } => self.sweeping = false,
+            Op::Park => self.parked += u32::from(lived),
+            Op::Ready { .. } => self.parked = self.parked.saturating_sub(1),
             _ => {}
         }
     }
@@ -137,8 +144,8 @@ impl Belief {
             }
             // The callback's frame stops it; and nothing takes the goroutine from its thread.
             Op::Panic if self.callbacks > 0 => self.depth = self.called_back_at,
-            Op::Exit | Op::Yield | Op::Run { .. } if self.callbacks > 0 => {}
-            Op::Panic | Op::Exit | Op::Yield | Op::Run { .. } => {
+            Op::Exit | Op::Yield | Op::Park | Op::Run { .. } if self.callbacks > 0 => {}
+            Op::Panic | Op::Exit | Op::Yield | Op::Park | Op::Run { .. } => {
                 *self = Belief { held: self.held, ..Belief::default() };
                 self.depth = u32::from(matches!(op, Op::Run { .. }));
             }

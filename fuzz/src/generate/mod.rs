@@ -18,7 +18,7 @@ use sigstorm_runtime::{Function, Point};
 use belief::{Belief, Draft};
 use places::{RECOVERY, changes_a_stack, functions_of, points_of};
 
-use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop};
+use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop, Work};
 
 /// Steps of a schedule that is made from nothing, where the length is free.
 const LENGTHS: (u32, u32) = (6, 60);
@@ -89,6 +89,12 @@ impl Generator {
         }
         if self.chance(15) {
             steps.push(option(Op::Buffer { samples: 1 << self.below(4) }));
+        }
+        if self.chance(25) {
+            steps.push(option(Op::KeepBarriers));
+        }
+        if self.chance(25) {
+            steps.push(option(Op::ScanShrinks));
         }
         steps.truncate(length);
         let mut draft = Draft::new();
@@ -231,7 +237,7 @@ impl Generator {
             (true, _) if belief.foreign && !belief.held && self.chance(60) => Op::Callback,
             (true, _) if self.chance(10) => Op::Resume,
             (_, Actor::Gc) => self.collector_op(draft),
-            _ => self.machine_op(&belief),
+            _ => self.machine_op(&belief, draft),
         };
         let stops = match op {
             Op::Signal => 34,
@@ -277,20 +283,33 @@ impl Generator {
         let g = self.goroutine();
         let hz = self.hz();
         let objects = 1 + self.below(8) as u8;
+        let parked = draft.parked.min(2);
         if draft.sweeping {
-            return self.weighed(&[(78, Op::Sweep), (18, Op::Shrink { g }), (2, Op::Signal), (2, Op::Read)]);
+            return self.weighed(&[
+                (74, Op::Sweep),
+                (18, Op::Shrink { g }),
+                (2, Op::Signal),
+                (2, Op::Read),
+                (2, Op::Preempt { g }),
+                (4 * parked, Op::Ready { g }),
+            ]);
         }
         if !draft.marking {
             return self.weighed(&[
-                (78, Op::Mark),
+                (70, Op::Mark),
+                (6, Op::Stw),
                 (18, Op::Shrink { g }),
                 (2, Op::Signal),
                 (1, Op::Read),
                 (1, Op::Hz { hz }),
+                (2, Op::Preempt { g }),
+                (4 * parked, Op::Ready { g }),
             ]);
         }
         self.weighed(&[
             (70, Op::Scan { g }),
+            (2, Op::Preempt { g }),
+            (4 * parked, Op::Ready { g }),
             (12, Op::Term),
             (7, Op::Drain { objects }),
             (14, Op::Shrink { g }),
@@ -305,7 +324,24 @@ impl Generator {
         (0..4).map(|i| (first + i) % 4).find(|slot| belief.objects & 1 << slot != 0).unwrap_or(first)
     }
 
-    fn machine_op(&mut self, belief: &Belief) -> Op {
+    /// A part of a cycle as it comes next.
+    fn work(&mut self, draft: &Draft) -> Op {
+        let g = self.goroutine();
+        let objects = 1 + self.below(8) as u8;
+        let collect = |work| Op::Collect { work };
+        match (draft.marking, draft.sweeping) {
+            (_, true) => self.weighed(&[(8, collect(Work::Sweep)), (2, Op::Shrink { g })]),
+            (true, _) => self.weighed(&[
+                (6, Op::Scan { g }),
+                (2, collect(Work::Term)),
+                (1, Op::Drain { objects }),
+                (1, Op::Shrink { g }),
+            ]),
+            _ => self.weighed(&[(6, collect(Work::Mark)), (2, collect(Work::Stw)), (2, Op::Shrink { g })]),
+        }
+    }
+
+    fn machine_op(&mut self, belief: &Belief, draft: &Draft) -> Op {
         let (src, slot) = (self.object(belief), self.below(4) as u8);
         let field = self.below(2) as u8;
         let frames = 1 + self.below(belief.depth.saturating_sub(1).clamp(1, 4)) as u8;
@@ -323,6 +359,8 @@ impl Generator {
         let call = Op::Call { kind, times };
         let g = self.goroutine();
         let (on, hz) = (self.chance(85), self.hz());
+        let work = self.work(draft);
+        let parked = draft.parked.min(3);
         // Only with a goroutine, with a frame above, with an object, in a deferred call.
         let lives = u32::from(belief.depth > 0);
         let above = u32::from(belief.depth > 1);
@@ -343,6 +381,12 @@ impl Generator {
             (lives + 10 * defers, Op::Panic),
             (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
             (3 * lives * free, Op::Yield),
+            (lives * free, Op::Park),
+            (4 * parked, Op::Ready { g }),
+            (1, Op::Spawn { g }),
+            (1, Op::Preempt { g }),
+            (2 * above, Op::SetPc),
+            (3, work),
             (lives * free, Op::Exit),
             (defers, Op::Defer),
             (9 * above, Op::Bulk { frames }),

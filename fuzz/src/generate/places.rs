@@ -4,11 +4,22 @@
 
 use sigstorm_runtime::{Function, Point};
 
-use crate::schedule::Op;
+use crate::schedule::{Op, Work};
 
 /// What changes a stack is worth holding more often than what only uses it.
 pub(super) fn changes_a_stack(op: Op) -> bool {
-    matches!(op, Op::Bulk { .. } | Op::Scan { .. } | Op::Term | Op::Shrink { .. } | Op::Yield)
+    matches!(
+        op,
+        Op::Bulk { .. }
+            | Op::Scan { .. }
+            | Op::Term
+            | Op::Stw
+            | Op::Collect { .. }
+            | Op::Shrink { .. }
+            | Op::Yield
+            | Op::Park
+            | Op::SetPc
+    )
 }
 
 /// Goroutine-side code that an operation runs.
@@ -65,8 +76,13 @@ const COPY: &[Point] = &[
 
 /// Scheduling points of a call: those of a stack that grows, and of a request in the prologue.
 const CALL: &[Point] = &{
-    const ASKED: [Point; 4] =
-        [Point::ScanSelf, Point::StatusChanged, Point::InstallEntry, Point::InstallSlot];
+    const ASKED: [Point; 5] = [
+        Point::ScanSelf,
+        Point::StatusChanged,
+        Point::InstallEntry,
+        Point::InstallSlot,
+        Point::PreemptYields,
+    ];
     let mut all = [COPY[0]; COPY.len() + ASKED.len()];
     let mut index = 0;
     while index < all.len() {
@@ -142,8 +158,9 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
             LockRelease,
             StatusChanged,
         ],
-        Op::Term => &[
+        Op::Term | Op::Collect { work: Work::Term } => &[
             StopWorld,
+            WorldStopped,
             PhaseChanged,
             ScanBegin,
             ScanFrame,
@@ -159,7 +176,20 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
         Op::Read => &[SampleCopied],
         Op::Attach => &[MachineBound, TimerSet],
         Op::Detach => &[TimerDisarmed, MachineBound],
-        Op::Mark => &[StopWorld, PhaseChanged, StartWorld],
+        Op::Mark | Op::Collect { work: Work::Mark } => {
+            &[StopWorld, WorldStopped, RemoveBegin, RemoveSlot, RemoveDone, PhaseChanged, StartWorld]
+        }
+        Op::Stw | Op::Collect { work: Work::Stw } => {
+            &[StopWorld, WorldStopped, PhaseChanged, ScanBegin, ScanFrame, RemoveSlot, Blacken, StartWorld]
+        }
+        Op::Sweep | Op::Collect { work: Work::Sweep } => {
+            &[SweepBegin, SweepStack, RemoveBegin, RemoveSlot, RemoveDone, LockRelease, PhaseChanged]
+        }
+        Op::Park => &[Parked, Dropped],
+        Op::Spawn { .. } => &[Spawned],
+        Op::Ready { .. } => &[Readied],
+        Op::Preempt { .. } => &[PreemptAsked],
+        Op::SetPc => &[SetPcBegin, SetPcDone, LockAcquired, LockRelease],
         Op::Drain { .. } => &[Blacken],
         Op::Shrink { .. } => COPY,
         _ => &[],

@@ -137,6 +137,20 @@ named_codes! {
     }
 }
 
+named_codes! {
+    /// What a machine that runs goroutines does of a cycle.
+    pub enum Work {
+        /// Begins concurrent marking.
+        Mark = 0, "mark";
+        /// Terminates it.
+        Term = 1, "term";
+        /// Sweeps.
+        Sweep = 2, "sweep";
+        /// A whole cycle with the world stopped.
+        Stw = 3, "stw";
+    }
+}
+
 /// Where a step is held: the actor waits there until a step resumes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stop {

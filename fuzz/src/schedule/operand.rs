@@ -5,7 +5,7 @@
 //! stores, in just enough bits; the first is what an operand that may be left out
 //! of the text stands for. Kept corpora rely on the order and on the length.
 
-use super::Goroutine;
+use super::{Goroutine, Work};
 use sigstorm_runtime::Function;
 
 /// What the two forms need to know of an operand, whatever its values' type is.
@@ -95,6 +95,13 @@ pub(super) const GOROUTINE: Operand<Goroutine> = Operand::new(
     "a goroutine",
     &[Goroutine::G1.name(), Goroutine::G2.name(), Goroutine::G3.name(), Goroutine::G4.name()],
     Goroutine::ALL,
+);
+
+/// Parts of a cycle.
+pub(super) const WORK: Operand<Work> = Operand::new(
+    "a part of a cycle",
+    &[Work::Mark.name(), Work::Term.name(), Work::Sweep.name(), Work::Stw.name()],
+    Work::ALL,
 );
 
 /// Whether the profiling timer runs.
@@ -210,6 +217,7 @@ mod tests {
         check(&TIMES);
         check(&CALLEE);
         check(&GOROUTINE);
+        check(&WORK);
         check(&STACK);
         check(&NTH);
         check(&HZ);

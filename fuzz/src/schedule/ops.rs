@@ -11,8 +11,9 @@
 
 use super::operand::{
     BUFFER, CALLEE, COUNT, Domain, FIELD, GOROUTINE, HZ, NTH, Packer, SLOT, STACK, SWITCH, TIMES, Unpacker,
+    WORK,
 };
-use super::{Actor, Class, Goroutine};
+use super::{Actor, Class, Goroutine, Work};
 use sigstorm_runtime::Function;
 use std::sync::OnceLock;
 
@@ -224,12 +225,12 @@ ops! {
         Scan {
             /// Whose.
             g: Goroutine as GOROUTINE,
-        } = "scan {g}", Gc 3;
+        } = "scan {g}", M 37 & Gc 3;
         /// Blacken grey objects.
         Drain {
             /// How many, 1 to 8.
             objects: u8 as COUNT,
-        } = "drain[ {objects}]", Gc 4;
+        } = "drain[ {objects}]", M 40 & Gc 4;
         /// Terminate marking.
         Term = "term", Gc 5;
         /// Sweep.
@@ -238,7 +239,34 @@ ops! {
         Shrink {
             /// Whose.
             g: Goroutine as GOROUTINE,
-        } = "shrink {g}", Gc 7;
+        } = "shrink {g}", M 38 & Gc 7;
+        /// Do a part of a cycle, as the collector does under its own names.
+        Collect {
+            /// Which.
+            work: Work as WORK,
+        } = "collect {work}", M 39;
+        /// A whole cycle with the world stopped.
+        Stw = "stw", Gc 16;
+        /// Make a goroutine and leave it to whoever takes it.
+        Spawn {
+            /// Which.
+            g: Goroutine as GOROUTINE,
+        } = "spawn {g}", M 32;
+        /// Give up the thread until somebody makes the goroutine runnable.
+        Park = "park", M 33;
+        /// Make a parked goroutine runnable.
+        Ready {
+            /// Which.
+            g: Goroutine as GOROUTINE,
+        } = "ready {g}", M 34 & Gc 14;
+        /// Ask a goroutine that another thread runs to let that thread go.
+        Preempt {
+            /// Which.
+            g: Goroutine as GOROUTINE,
+        } = "preempt {g}", M 35 & Gc 15;
+        /// Replace the PC of the innermost frame's caller by the other place where the call may
+        /// come back to.
+        SetPc = "setpc", M 36;
         /// Option: a stack barrier in every frame.
         EveryFrame = "every_frame", World 0;
         /// Option: the size of new goroutines' stacks.
@@ -258,6 +286,10 @@ ops! {
         } = "buffer {samples}", World 3;
         /// Option: system calls are traced.
         Trace = "trace", World 7;
+        /// Option: mark termination leaves the barriers to the sweep and to the next cycle.
+        KeepBarriers = "keep_barriers", World 4;
+        /// Option: a scan halves a stack first, if little of it is used.
+        ScanShrinks = "scan_shrinks", World 5;
     }
 }
 
@@ -357,7 +389,8 @@ mod tests {
     #[test]
     fn actors_have_their_own_operations() {
         let scan = Op::Scan { g: Goroutine::G1 };
-        assert!(scan.valid_for(Actor::Gc) && !scan.valid_for(Actor::M1));
+        assert!(scan.valid_for(Actor::Gc) && !scan.valid_for(Actor::Ext));
+        assert!(Op::Mark.valid_for(Actor::Gc) && !Op::Mark.valid_for(Actor::M1));
         assert!(Op::EveryFrame.valid_for(Actor::World) && !Op::EveryFrame.valid_for(Actor::Ext));
         let rate = Op::Rate { on: false };
         assert!(rate.classes().eq([Class::M, Class::Gc, Class::Ext]));

@@ -340,15 +340,13 @@ impl Worker<'_> {
                     self.m.end();
                     return false;
                 }
-                Unwind::Recover { frame } => {
-                    let top = self.m.current().map_or(0, |g| g.stack.top.get());
-                    let below = top.wrapping_sub(frame);
+                Unwind::Recover { below } => {
                     if !self.look(|truth| truth.stops_at(below)) {
                         let what = "a recovery goes to no frame that stops a panic";
                         self.storm.fail(self.seat, Trouble::Memory(what));
                     }
                     self.seat.recovers_to.store(below, Ordering::Relaxed);
-                    self.m.recovery(frame);
+                    self.m.recovery(below);
                     // It went on from the landing to its ask.
                     self.update(Truth::settled);
                 }

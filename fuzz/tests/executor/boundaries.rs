@@ -70,7 +70,7 @@ pub fn dead(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
     let is_last = of(all, boundary.function).last() == Some(boundary);
     let last_of = |name: &'static str| (is_last && end == boundary.address() + 2).then_some(name);
     match boundary.function {
-        Entry => last_of("ud2 after an exit that is never resumed"),
+        Entry => (boundary.address() == after_more).then_some("ud2 after an exit that is never resumed"),
         Trampoline => last_of("ud2 where the order is broken"),
         Callback => last_of("ud2 after an exit that is never resumed"),
         Syscall | Cgocall | SwitchIn | SwitchOut | Leaf => None,

@@ -23,6 +23,7 @@ fn ways(function: Function) -> Vec<String> {
             "m1 g1 call small @HERE",
             "m1 g1 call small; ret @HERE",
             "m1 g1; ret @HERE",
+            "m1 g1 call small; setpc; ret @HERE",
             "every_frame\nm1 g1 call small; syscall\ngc mark; scan g1\nm1 resume; ret @HERE",
         ]),
         Function::Syscall => fixed(&[
@@ -68,6 +69,7 @@ fn ways(function: Function) -> Vec<String> {
                 format!("m1 g1 call deferring; call small; {op} @HERE"),
                 format!("m1 g1 call deferring{ASKED} {op} @HERE"),
                 format!("m1 g1 call deferring*2; {op}; ret @HERE"),
+                format!("m1 g1 call deferring*2; {op}; setpc; ret @HERE"),
             ]
         }
         Function::SwitchIn | Function::SwitchOut => {
@@ -83,6 +85,8 @@ fn ways(function: Function) -> Vec<String> {
                 format!("m1 g1 call {kind}; call tiny @HERE"),
                 format!("m1 g1 call {kind}; ret @HERE"),
                 format!("m1 g1 call {kind}; call tiny; ret @HERE"),
+                format!("m1 g1 call {kind}; call tiny; setpc; ret @HERE"),
+                format!("m1 g1 call small\nm2 preempt g1\nm1 call {kind} @HERE"),
                 format!("m1 g1 call small{ASKED} call {kind} @HERE"),
                 format!(
                     "every_frame\nm1 g1 call {kind}; call tiny; syscall{} resume; ret 2 @HERE",

@@ -18,7 +18,6 @@ use crate::stepping::{step_through, stepped, tour};
 
 /// Why a wrong delta at this instruction changes nothing: no walk uses it.
 fn unused(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
-    let row = Table::get().row(boundary.address());
     match boundary.function {
         Function::Leaf => Some("it has no row"),
         Function::SwitchIn => Some("the walk starts from the saved state"),
@@ -26,7 +25,6 @@ fn unused(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
         Function::SwitchOut if boundary.address() >= info(Function::SwitchOut).landing => {
             Some("SP is the thread's own")
         }
-        _ if row.is_top() => Some("the outermost frame has no return address"),
         _ => boundaries::dead(all, boundary),
     }
 }

@@ -151,6 +151,11 @@ pub fn tour() -> Vec<Schedule> {
         // Asked to scan itself in a panic's prologue, and in an exit's.
         "m1 g1 call deferring\ngc mark; scan g1\nm1 panic; recover; ret; ret 8".to_owned(),
         "m1 g1 call deferring\ngc mark; scan g1\nm1 exit; ret".to_owned(),
+        // A deferred call that has replaced its caller's PC.
+        "m1 g1 call deferring; panic; setpc; ret".to_owned(),
+        "m1 g1 call deferring; exit; setpc; ret".to_owned(),
+        // Let go in a prologue, and gone on with by another thread.
+        "m1 g1 call deferring\nm2 preempt g1\nm1 panic\nm2 g1 recover; ret; ret 8".to_owned(),
     ];
     for kind in &kinds {
         // Asked to scan itself, then to stop for termination; and back through barriers.
@@ -160,6 +165,16 @@ pub fn tour() -> Vec<Schedule> {
         ));
         texts.push(format!(
             "every_frame\nm1 g1 call {kind}*2; syscall\ngc mark; scan g1\nm1 resume; ret 2; call {kind}; ret 8"
+        ));
+        // A caller whose PC is replaced, through a barrier and without one.
+        texts.push(format!("m1 g1 call {kind}; call tiny; setpc; ret; ret 8"));
+        texts.push(format!(
+            "every_frame\nm1 g1 call {kind}*2; syscall\ngc mark; scan g1\nm1 resume; setpc; ret; setpc; ret 8"
+        ));
+        // Let go in its prologue; the other thread comes back through barriers.
+        texts.push(format!(
+            "every_frame\nm1 g1 call small*2\nm2 preempt g1\nm1 call {kind}; yield\ngc mark; scan g1\n\
+             m2 g1 ret; ret 8"
         ));
         // A stack that grows under it.
         texts.push(format!("every_frame\nm1 g1 call {kind}*8; call {kind}*8; call {kind}*4; ret 8"));

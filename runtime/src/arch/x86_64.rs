@@ -88,9 +88,13 @@ macro_rules! row {
 }
 
 /// Emits a function's directory row: id, size, slots, and the labels
-/// start, end, after-ask, after-call, after-more, landing.
+/// start, end, after-ask, after-call, after-more, landing, and the other place where a call
+/// may come back to; after-call itself, where there is no other.
 macro_rules! directory {
     ($start:literal, $end:literal, $ask:literal, $call:literal, $more:literal, $landing:literal) => {
+        directory!($start, $end, $ask, $call, $more, $landing, $call)
+    };
+    ($start:literal, $end:literal, $ask:literal, $call:literal, $more:literal, $landing:literal, $other:literal) => {
         concat!(
             ".pushsection stkbar_dir,\"aR\",@progbits\n.balign 4\n",
             ".long {id}\n.long {size}\n.long {slots}\n",
@@ -107,6 +111,8 @@ macro_rules! directory {
             $more,
             " - .\n.long ",
             $landing,
+            " - .\n.long ",
+            $other,
             " - .\n",
             ".popsection"
         )
@@ -173,6 +179,9 @@ macro_rules! frame_kind {
                 // a recovery lands here with SP and rbp as in the body
                 "29:",
                 "jmp 23b",
+                // a callee that has replaced its caller's PC returns here
+                "33:",
+                "jmp 23b",
                 "32:",
                 row!("20b", "21b", "0", "{pro}"),
                 row!("21b", "22b", "8", "{pro}"),
@@ -184,7 +193,7 @@ macro_rules! frame_kind {
                 row!("31b", "27b", "0", "{epi}"),
                 row!("27b", "29b", "0", "{pro}"),
                 row!("29b", "32b", "{size} + 8", "{body}"),
-                directory!("20b", "32b", "24b", "25b", "28b", "29b"),
+                directory!("20b", "32b", "24b", "25b", "28b", "29b", "33b"),
                 id = const crate::Function::$function as u32,
                 size = const $size,
                 slots = const 4,
@@ -237,8 +246,10 @@ unsafe extern "C" fn entry() {
         "20:",
         "xor ebp, ebp",
         "push rbp",
+        "21:",
         "mov rbp, rsp",
         "sub rsp, {size}",
+        "22:",
         "mov qword ptr [rbp - 8], 0",
         "mov qword ptr [rbp - 16], 0",
         "mov qword ptr [rbp - 24], 0",
@@ -257,10 +268,15 @@ unsafe extern "C" fn entry() {
         "call {switch_out}",
         "28:",
         "ud2",
+        "33:",
+        "jmp 23b",
         "32:",
-        row!("20b", "23b", "0", "{pro}"),
+        // It has no return address: the delta leads to the top of the stack.
+        row!("20b", "21b", "0", "{pro}"),
+        row!("21b", "22b", "8", "{pro}"),
+        row!("22b", "23b", "{size} + 8", "{pro}"),
         row!("23b", "32b", "{size} + 8", "{body}"),
-        directory!("20b", "32b", "24b", "25b", "28b", "28b"),
+        directory!("20b", "32b", "24b", "25b", "28b", "28b", "33b"),
         id = const crate::Function::Entry as u32,
         size = const 32,
         slots = const 4,
@@ -610,6 +626,38 @@ unsafe extern "C" fn switch_out() {
 #[inline(always)]
 pub(crate) fn trampoline_address() -> usize {
     trampoline as *const () as usize
+}
+
+/// Makes the trampoline's check of the order one that cannot fire, as it once was: the slot's
+/// own address in the place of the word above it, and the sense of the branch inverted.
+///
+/// What differs is in two instructions' bytes, and not in what they are or where, so the code
+/// above stays what it should be.
+#[cfg(feature = "defects")]
+pub(crate) fn invert_order_check() {
+    const JNE: u8 = 0x75;
+    const JE: u8 = 0x74;
+    // add rax, 8; cmp rax, rsp; jne
+    const CHECK: [u8; 8] = [0x48, 0x83, 0xc0, TRAMPOLINE_RETURN_GAP as u8, 0x48, 0x39, 0xe0, JNE];
+    let info = crate::table::info(crate::Function::Trampoline);
+    // SAFETY: the trampoline's own code, which is readable.
+    let code = unsafe { core::slice::from_raw_parts(info.start as *const u8, info.end - info.start) };
+    let Some(offset) = code.windows(CHECK.len()).position(|bytes| bytes == CHECK) else {
+        return assert!(code.contains(&JE), "the trampoline's check is not where it is looked for");
+    };
+    const PAGE: usize = 4096;
+    let at = info.start + offset;
+    let first = at & !(PAGE - 1);
+    let len = (at + CHECK.len()).next_multiple_of(PAGE) - first;
+    // SAFETY: pages of this program's own text, executable all the while; the caller plants
+    // defects before any thread runs on a goroutine stack.
+    unsafe {
+        let writable = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        assert_eq!(libc::mprotect(first as *mut _, len, writable), 0, "the text cannot be made writable");
+        ((at + 3) as *mut u8).write_volatile(0);
+        ((at + 7) as *mut u8).write_volatile(JE);
+        assert_eq!(libc::mprotect(first as *mut _, len, libc::PROT_READ | libc::PROT_EXEC), 0);
+    }
 }
 
 /// Reads a word that may not be readable; `fallback` where the read faults.

@@ -327,8 +327,8 @@ fn a_panic_in_a_callback_is_recovered_there_or_stopped_by_its_frame() {
             assert!(!recovers || m.recover());
             assert_eq!(m.ret(), Left::Asks);
             // What was deferred above the callback is not asked.
-            let Unwind::Recover { frame } = m.unwind_next() else { panic!("nobody stops the panic") };
-            assert_eq!(m.recovery(frame), Left::Asks);
+            let Unwind::Recover { below } = m.unwind_next() else { panic!("nobody stops the panic") };
+            assert_eq!(m.recovery(below), Left::Asks);
             if recovers {
                 assert_eq!(chain(g)[0], Function::Deferring);
                 assert_eq!(chain(g)[1..], in_callback);

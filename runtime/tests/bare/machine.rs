@@ -7,7 +7,7 @@ use sigstorm_runtime::traceback::{Frame, Unwinder, WalkError, saved};
 use sigstorm_runtime::{Config, Core, Function, Left, M, fault, profiler};
 
 /// A barrier in every frame.
-pub const EVERY_FRAME: Config = Config { every_frame: true, initial_stack: 2048, ..Config::DEFAULT };
+pub const EVERY_FRAME: Config = Config { every_frame: true, ..Config::DEFAULT };
 
 /// A core, two machines that run goroutines, and the collector's.
 #[derive(Clone, Copy)]

@@ -3,9 +3,12 @@
 //! Handlers and the function table are process-wide, and a broken core aborts or hangs.
 //! So every test runs its body in a child process ([`child`]) that is killed if it hangs.
 
+mod caller;
 mod child;
 mod collector;
+mod cycles;
 mod foreign;
+mod life;
 mod machine;
 mod panics;
 mod races;

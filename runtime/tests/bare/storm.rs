@@ -214,8 +214,8 @@ impl Driver {
                     }
                     assert_eq!(self.m.ret(), Left::Asks);
                 }
-                Unwind::Recover { frame } => {
-                    assert_eq!(self.m.recovery(frame), Left::Asks);
+                Unwind::Recover { below } => {
+                    assert_eq!(self.m.recovery(below), Left::Asks);
                     let frames = &mut self.gs[now].1.frames;
                     let landing = frames.iter().rposition(|f| f.1).expect("a deferring frame");
                     frames.truncate(landing + 1);

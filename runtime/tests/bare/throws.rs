@@ -115,6 +115,129 @@ fn a_walk_that_meets_a_barrier_without_entry_fails() {
     );
 }
 
+/// Goroutine 1, stopped, in a cycle that has not come to it; an entry is forged for the slot of
+/// its innermost frame.
+fn forged() -> Machines {
+    let w = machines(EVERY_FRAME);
+    let g = w.g(1);
+    start(w.m0, g);
+    calls(w.m0, &[Function::Small, Function::Medium, Function::Tiny]);
+    assert!(w.m0.yield_now());
+    assert!(w.collector.gc_mark());
+    let slot = g.sched.bp.get() + 8;
+    // SAFETY: the goroutine is stopped, and this process ends with what comes next.
+    unsafe { g.barriers.forge(slot, info(Function::Medium).after_call) };
+    w
+}
+
+#[test]
+fn a_goroutine_that_already_has_barriers_is_not_scanned() {
+    let printed = aborts("throws::a_goroutine_that_already_has_barriers_is_not_scanned", || {
+        let w = forged();
+        w.collector.gc_scan(w.g(1));
+    });
+    says(
+        &printed,
+        &[
+            "sigstorm-runtime: a goroutine that is to be scanned already has barriers: 1",
+            "g1: runnable (being scanned)",
+            "lock free",
+            "barriers: 1 entries, position 0 (@@@), culprit (==>)",
+            "  ==> @@@ [  0]",
+            "==> tiny+",
+        ],
+    );
+}
+
+#[test]
+fn barriers_that_a_complete_walk_has_not_met_are_counted() {
+    let printed = aborts("throws::barriers_that_a_complete_walk_has_not_met_are_counted", || {
+        let w = forged();
+        // It moves to a larger stack, and its frames are walked: no slot holds the trampoline.
+        assert!(w.m0.take(w.g(1)));
+        calls(w.m0, &[Function::Huge]);
+    });
+    says(
+        &printed,
+        &[
+            "the runtime's own walk failed: the walk is complete and 1 barriers were not met",
+            "lock held by machine 1 for copystack",
+            "  ==> @@@ [  0]",
+        ],
+    );
+}
+
+#[test]
+fn a_walk_that_ends_short_of_the_stacks_top_fails() {
+    let printed = aborts("throws::a_walk_that_ends_short_of_the_stacks_top_fails", || {
+        let w = machines(EVERY_FRAME);
+        start(w.m0, w.g(1));
+        calls(w.m0, &[Function::Small, Function::Tiny]);
+        assert!(w.m0.yield_now());
+        // SAFETY: no walk is under way, and this process ends with the next one.
+        unsafe { table::corrupt(info(Function::Entry).after_call, 16) };
+        w.collector.gc_mark();
+        w.collector.gc_scan(w.g(1));
+    });
+    says(
+        &printed,
+        &[
+            "walk failed: the walk came to the outermost frame, and not to the top of the stack",
+            "lock held by machine 3 for install",
+            "tiny+",
+            "small+",
+        ],
+    );
+}
+
+#[test]
+fn one_barrier_more_than_there_is_room_for_is_not_installed() {
+    let printed = aborts("throws::one_barrier_more_than_there_is_room_for_is_not_installed", || {
+        let w = machines(EVERY_FRAME);
+        let g = w.g(1);
+        start(w.m0, g);
+        calls(w.m0, &[Function::Small; 4]);
+        assert!(w.m0.yield_now());
+        // SAFETY: the goroutine is stopped, and this process ends with its scan.
+        unsafe { g.barriers.limit(2) };
+        w.collector.gc_mark();
+        w.collector.gc_scan(g);
+    });
+    says(
+        &printed,
+        &[
+            "barrier overflow: there is room for 2",
+            "barriers: 2 entries, position 0 (@@@)",
+            "[  1]",
+            "==> small+",
+        ],
+    );
+}
+
+#[test]
+fn a_caller_whose_barrier_is_not_next_is_not_replaced() {
+    let printed = aborts("throws::a_caller_whose_barrier_is_not_next_is_not_replaced", || {
+        let w = scanned();
+        let g = w.g(1);
+        let first = g.barriers.entry(0).expect("an entry");
+        let trampoline = overwrite(first.slot, 0);
+        overwrite(first.slot, trampoline);
+        overwrite(g.sched.bp.get() + 8, trampoline);
+        assert!(w.m0.take(g));
+        w.m0.set_caller_pc();
+    });
+    says(
+        &printed,
+        &[
+            "walk failed: a return slot holds the trampoline and no entry is its",
+            "g1: running",
+            "@@@ [  0]",
+            "frames, innermost first:",
+            "==> a return slot holds the trampoline",
+        ],
+    );
+}
+
 #[test]
 fn a_stack_that_cannot_grow_any_more_overflows() {
     let printed = aborts("throws::a_stack_that_cannot_grow_any_more_overflows", || {
