@@ -21,6 +21,8 @@ pub(super) struct Belief {
     pub(super) callbacks: u32,
     /// The depth at which the innermost callback's frame is the innermost one.
     pub(super) called_back_at: u32,
+    /// Its goroutine, by index; counts only where there is one.
+    pub(super) runs: usize,
     /// Frames of its goroutine, the outermost included; none without a goroutine.
     pub(super) depth: u32,
     /// Frames with a deferred call.
@@ -41,11 +43,20 @@ pub(super) struct Draft {
     pub(super) sweeping: bool,
     /// How many goroutines are parked.
     pub(super) parked: u32,
+    /// What goroutines had when they were let go: frames, and those with a deferred call.
+    left: [(u32, u32); 4],
 }
 
 impl Draft {
     pub(super) fn new() -> Self {
-        Draft { last: Actor::M1, beliefs: [Belief::default(); 8], marking: false, sweeping: false, parked: 0 }
+        Draft {
+            last: Actor::M1,
+            beliefs: [Belief::default(); 8],
+            marking: false,
+            sweeping: false,
+            parked: 0,
+            left: [(0, 0); 4],
+        }
     }
 
     pub(super) fn belief(&mut self, actor: Actor) -> &mut Belief {
@@ -79,8 +90,27 @@ impl Draft {
             belief.note_in_foreign_code(step.op);
             return;
         }
-        let lived = belief.depth > 0;
+        let before = *belief;
+        let lived = before.depth > 0;
         belief.note(step.op);
+        match step.op {
+            // Nothing takes it from its thread.
+            Op::Run { .. } | Op::Yield | Op::Park if before.callbacks > 0 => {}
+            Op::Run { g } => {
+                self.let_go(&before);
+                let index = usize::from(g.code());
+                let (depth, deferring) = self.left[index];
+                let belief = self.belief(step.actor);
+                (belief.runs, belief.depth, belief.deferring) = (index, depth.max(1), deferring);
+            }
+            Op::Yield | Op::Park => self.let_go(&before),
+            _ if !lived && belief.depth > 0 => {
+                // It has taken the first that it could have.
+                belief.runs = usize::from(step.actor == Actor::M2);
+            }
+            _ if lived && belief.depth == 0 => self.left[before.runs] = (0, 0),
+            _ => {}
+        }
         match step.op {
             Op::Mark | Op::Collect { work: Work::Mark } => self.marking = !self.sweeping,
             Op::Term | Op::Collect { work: Work::Term } if self.marking => {
@@ -90,6 +120,14 @@ impl Draft {
             Op::Park => self.parked += u32::from(lived),
             Op::Ready { .. } => self.parked = self.parked.saturating_sub(1),
             _ => {}
+        }
+    }
+}
+
+impl Draft {
+    fn let_go(&mut self, belief: &Belief) {
+        if belief.depth > 0 {
+            self.left[belief.runs] = (belief.depth, belief.deferring);
         }
     }
 }

@@ -35,8 +35,8 @@ pub(super) fn functions_of(op: Op) -> &'static [Function] {
         Op::Call { kind: Deferring, .. } => &[Deferring, Deferring, Deferring, SwitchIn, SwitchOut],
         Op::Call { kind: Leaf, .. } => &[Leaf, Leaf, Leaf, SwitchIn, SwitchOut],
         Op::Ret { .. } => &[
-            Trampoline, Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small, Medium, Large, Deferring,
-            Entry, Callback,
+            Trampoline, Trampoline, Trampoline, Trampoline, Trampoline, Trampoline, Nosplit, Tiny, Small,
+            Medium, Large, Deferring, Entry, Callback,
         ],
         Op::Panic => &[Gopanic, Gopanic, Tiny, SwitchIn, SwitchOut],
         Op::Exit => &[Goexit, Tiny, SwitchIn, SwitchOut],

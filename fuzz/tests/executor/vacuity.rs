@@ -41,6 +41,17 @@ const SCENES: &[&str] = &[
     "a goroutine was used anew",
     "a thread took over another's goroutine",
     "a handler was held while others went on",
+    "a barrier that was installed while one thread had it last was met on another",
+    "a parked goroutine was woken",
+    "a goroutine was let go in a prologue",
+    "a goroutine that was let go in a prologue went on elsewhere",
+    "a thread that runs goroutines stopped the world",
+    "a thread scanned its own goroutine",
+    "a cycle was done with the world stopped",
+    "mark termination left barriers, and the sweep removed them",
+    "a cycle began on a stack with barriers of another",
+    "a scan shrank a stack",
+    "a frame replaced its caller's PC on a stack with barriers",
     "a goroutine was scanned while its thread was in the kernel",
     "a walk that began in the kernel met a barrier",
     "an event was traced on a stack with barriers",
@@ -79,6 +90,8 @@ impl Seen {
         if run.counts.coalesced != 0 {
             self.scene("a signal was coalesced with one that was pending");
         }
+        // The last step of each thread.
+        let mut steps: BTreeMap<&str, &str> = BTreeMap::new();
         for event in &run.events {
             let Event { actor, what, lock, barriers, .. } = event;
             let g = &mut goroutines[usize::from(event.goroutine)];
@@ -96,6 +109,10 @@ impl Seen {
             let changes = ["status.changed", "install.slot", "remove.slot", "scan.begin"];
             let walks_on = by_others("traceback.frame") && changes.contains(&what.as_str());
             let copies = by_others("copystack.");
+            if schedule.steps.get(event.step as usize).is_some_and(|step| step.op.to_string() == *what) {
+                steps.insert(actor, what);
+            }
+            let doing = steps.get(actor.as_str()).copied().unwrap_or("");
             (g.position, g.barriers) = (position, entries);
             let (inside, reads) =
                 (handling.contains(actor.as_str()), held.values().any(|at| at.0 == "sample.copied"));
@@ -117,7 +134,12 @@ impl Seen {
                 "attach" => detached = false,
                 "unwind.moved" if lock.ends_with("recover") => self.scene("a recovery unwound a barrier"),
                 "unwind.moved" if lock.ends_with("bulk") => self.scene("a bulk move unwound a barrier"),
-                "copystack.begin" if actor == "gc" => self.scene("a stack was shrunk"),
+                "copystack.begin" if actor == "gc" => {
+                    self.scene("a stack was shrunk");
+                    if ["scan", "term", "stw"].iter().any(|op| doing.starts_with(op)) {
+                        self.scene("a scan shrank a stack");
+                    }
+                }
                 "copystack.barriers" if entries != 0 => self.scene("a stack was copied with barriers on it"),
                 "copystack.poisoned" if unreadable => self.scene("an old stack was made unreadable"),
                 "traceback.barrier" => {
@@ -147,6 +169,26 @@ impl Seen {
                     self.scene("a collector waited for a goroutine");
                 }
                 "recover.switched" => self.scene("a recovery landed"),
+                "goroutine.readied" => self.scene("a parked goroutine was woken"),
+                "preempt.yields" => self.scene("a goroutine was let go in a prologue"),
+                "world.stopped" if actor != "gc" => {
+                    self.scene("a thread that runs goroutines stopped the world");
+                }
+                "world.start" if doing.ends_with("stw") => {
+                    self.scene("a cycle was done with the world stopped");
+                }
+                "sweep.stack" => self.scene("mark termination left barriers, and the sweep removed them"),
+                "remove.begin" if doing.ends_with("mark") || doing.ends_with("stw") => {
+                    if entries != 0 {
+                        self.scene("a cycle began on a stack with barriers of another");
+                    }
+                }
+                "setpc.done" if entries > position => {
+                    self.scene("a frame replaced its caller's PC on a stack with barriers");
+                }
+                "scan.done" if g.ran_on.as_deref() == Some(actor) && doing.starts_with("scan") => {
+                    self.scene("a thread scanned its own goroutine");
+                }
                 "panic" if g.panics != 0 => self.scene("a panic began within another"),
                 "goroutine.taken" if g.ended => self.scene("a goroutine was used anew"),
                 "goroutine.taken" if g.ran_on.as_deref().is_some_and(|m| m != actor) => {
@@ -167,8 +209,15 @@ impl Seen {
                 "callback.exited" => g.callbacks -= 1,
                 "panic" => g.panics += 1,
                 "recover.switched" => g.panics = 0,
+                "install.slot" => g.installed_on = g.ran_on.clone(),
+                "preempt.yields" => g.let_go_on = Some(actor.clone()),
                 "exit.begin" => *g = Goroutine { ended: true, ..Goroutine::default() },
-                "goroutine.taken" => (g.ended, g.ran_on) = (false, Some(actor.clone())),
+                "goroutine.taken" => {
+                    (g.ended, g.ran_on) = (false, Some(actor.clone()));
+                    if g.let_go_on.take().is_some_and(|m| m != *actor) {
+                        self.scene("a goroutine that was let go in a prologue went on elsewhere");
+                    }
+                }
                 "SIGPROF" => {
                     handling.insert(actor);
                 }
@@ -184,6 +233,9 @@ impl Seen {
                         handling.remove(actor.as_str());
                     }
                 }
+            }
+            if hit && g.installed_on.is_some() && g.installed_on != g.ran_on {
+                self.scene("a barrier that was installed while one thread had it last was met on another");
             }
             if hit {
                 self.scene("a frame returned into a barrier");
@@ -211,6 +263,8 @@ struct Goroutine {
     in_foreign_code: bool,
     callbacks: u32,
     panics: u32,
+    installed_on: Option<String>,
+    let_go_on: Option<String>,
     ended: bool,
     ran_on: Option<String>,
     in_kernel: bool,
