@@ -15,5 +15,6 @@ pub mod runner;
 pub mod schedule;
 mod shared;
 pub mod storm;
+pub mod sweep;
 #[cfg(feature = "libfuzzer")]
 pub mod worker;

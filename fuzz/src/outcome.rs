@@ -118,6 +118,43 @@ impl Counts {
     }
 }
 
+/// What became of the stops at instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Injected {
+    /// How many were come to.
+    pub held: u64,
+    /// Times that another thread went on while one was held at one.
+    pub handed: u64,
+    /// Right tracebacks of signals that came exactly where the thread was held.
+    pub right: u64,
+    /// Such signals that found no goroutine.
+    pub alone: u64,
+    /// Such signals whose sample was skipped, by reason, in the order of `Skip::ALL`.
+    pub skips: [u64; Skip::ALL.len()],
+}
+
+impl Injected {
+    /// How many signals came exactly where the thread was held.
+    pub fn samples(&self) -> u64 {
+        self.right + self.alone + self.skips.iter().sum::<u64>()
+    }
+}
+
+/// How often a step came to an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crossing {
+    /// The step's index; the number of steps for what happens after the last.
+    pub step: u32,
+    /// The function's code.
+    pub function: u8,
+    /// Which of its instructions.
+    pub index: u16,
+    /// How often.
+    pub count: u16,
+    /// Which of the first eight times signals were blocked, a bit each.
+    pub masked: u8,
+}
+
 /// One event of a trace, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -165,6 +202,8 @@ pub struct Run {
     pub events: Vec<Event>,
     /// The violation, if there was one. The process must not run another schedule then.
     pub finding: Option<Finding>,
+    /// What became of its stops at instructions.
+    pub injected: Injected,
     /// Notes for the user, such as a stop whose instruction is no longer there.
     pub notes: Vec<String>,
 }

@@ -22,14 +22,14 @@
 //!   opcode, and so a check. One toolchain does it always or never. Absolute
 //!   addresses as plain immediates (code that is not position-independent)
 //!   cannot be told from numbers and are hashed.
-//! - Everything between `start` and `end` is taken for instructions: keep jump
-//!   tables out of the region.
+//! - Everything between `start` and `end` is taken for instructions, but for the filler
+//!   (`nop`, `int3`) that aligns what follows: keep jump tables out of the region.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use crate::{ladder, text};
 
@@ -55,6 +55,17 @@ pub struct Boundary {
     pub len: u8,
     /// Seven bits (0 to 127) that tell it from others, whatever the addresses.
     pub check: u8,
+}
+
+/// Where an instruction leads within its function, calls taken to return.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The instructions that can come next.
+    pub next: [Option<usize>; 2],
+    /// What it calls, if that is written in it or in the table that it names.
+    pub calls: Option<usize>,
+    /// Whether it jumps wherever a register says.
+    pub anywhere: bool,
 }
 
 /// Where an address lies in the region.
@@ -176,6 +187,73 @@ impl Region {
         self.decoded.get(f).map_or(&[], |decoded| &decoded.boundaries)
     }
 
+    /// Where each instruction of function `f` leads.
+    pub fn flow(&self, f: usize) -> Vec<Flow> {
+        let (Some(decoded), Some(function)) = (self.decoded.get(f), self.functions.get(f)) else {
+            return Vec::new();
+        };
+        let options = DecoderOptions::NONE;
+        let mut decoder = Decoder::with_ip(64, &decoded.code, function.start as u64, options);
+        let code: Vec<Instruction> = decoded.boundaries.iter().map(|_| decoder.decode()).collect();
+        let find = |ip: u64| code.binary_search_by_key(&ip, Instruction::ip).ok();
+        let flow = |instruction: &Instruction| {
+            let next = find(instruction.next_ip());
+            let target = instruction.near_branch_target();
+            match instruction.flow_control() {
+                FlowControl::UnconditionalBranch => Flow { next: [find(target), None], ..Flow::default() },
+                FlowControl::ConditionalBranch => Flow { next: [next, find(target)], ..Flow::default() },
+                FlowControl::Call => {
+                    Flow { next: [next, None], calls: Some(target as usize), ..Flow::default() }
+                }
+                FlowControl::IndirectCall => {
+                    let calls = instruction
+                        .is_ip_rel_memory_operand()
+                        .then(|| word(instruction.ip_rel_memory_address()));
+                    Flow { next: [next, None], calls: calls.flatten(), ..Flow::default() }
+                }
+                FlowControl::IndirectBranch => Flow { anywhere: true, ..Flow::default() },
+                FlowControl::Return | FlowControl::Exception => Flow::default(),
+                _ => Flow { next: [next, None], ..Flow::default() },
+            }
+        };
+        code.iter().map(flow).collect()
+    }
+
+    /// For each instruction of function `f` whether every way from it ends in a trap (`ud2`),
+    /// calls taken to return: such code throws, panics, or cleans up after a panic.
+    pub fn doomed(&self, f: usize) -> Vec<bool> {
+        let (Some(decoded), Some(function)) = (self.decoded.get(f), self.functions.get(f)) else {
+            return Vec::new();
+        };
+        let options = DecoderOptions::NONE;
+        let mut decoder = Decoder::with_ip(64, &decoded.code, function.start as u64, options);
+        let code: Vec<Instruction> = decoded.boundaries.iter().map(|_| decoder.decode()).collect();
+        let find = |ip: u64| code.binary_search_by_key(&ip, Instruction::ip).ok();
+        let mut doomed = vec![true; code.len()];
+        // What can leave the function is not doomed, nor is what can come to that.
+        loop {
+            let mut changed = false;
+            for (index, instruction) in code.iter().enumerate() {
+                let next = || find(instruction.next_ip()).is_some_and(|next| !doomed[next]);
+                let target = || find(instruction.near_branch_target()).is_none_or(|target| !doomed[target]);
+                let escapes = match instruction.flow_control() {
+                    FlowControl::Return | FlowControl::IndirectBranch => true,
+                    FlowControl::UnconditionalBranch => target(),
+                    FlowControl::ConditionalBranch => next() || target(),
+                    FlowControl::Exception => false,
+                    _ => next(),
+                };
+                if escapes && doomed[index] {
+                    doomed[index] = false;
+                    changed = true;
+                }
+            }
+            if !changed {
+                return doomed;
+            }
+        }
+    }
+
     /// The bytes of function `f` as they were decoded.
     pub(crate) fn code(&self, f: usize) -> &[u8] {
         self.decoded.get(f).map_or(&[], |decoded| &decoded.code)
@@ -218,6 +296,7 @@ fn decode_function(function: &CodeFunction) -> Result<Decoded, RegionError> {
     let mut decoder = Decoder::with_ip(64, &code, function.start as u64, DecoderOptions::NONE);
     let mut boundaries = Vec::new();
     let mut instruction = Instruction::default();
+    let mut filler = 0;
     while decoder.can_decode() {
         let offset = decoder.position();
         decoder.decode_out(&mut instruction);
@@ -237,9 +316,25 @@ fn decode_function(function: &CodeFunction) -> Result<Decoded, RegionError> {
             let at = constants.immediate_offset();
             bytes[at..at + constants.immediate_size()].fill(0);
         }
+        filler = if is_filler(&instruction) { filler + 1 } else { 0 };
         boundaries.push(Boundary { offset: offset as u16, len: len as u8, check: check(&bytes) });
     }
+    if filler < boundaries.len() {
+        boundaries.truncate(boundaries.len() - filler);
+    }
     Ok(Decoded { code, boundaries })
+}
+
+/// The word at an address, such as an entry of a table of functions.
+fn word(address: u64) -> Option<usize> {
+    let mut bytes = [0; 8];
+    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, address).ok()?;
+    Some(u64::from_le_bytes(bytes) as usize)
+}
+
+/// Whether it is what compilers and linkers put between functions.
+fn is_filler(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
 }
 
 /// A function's bytes, without the breakpoints that may be in them.

@@ -198,3 +198,17 @@ fn nonsense_is_refused() {
         assert!(error.to_string().starts_with("f+0x2 is no instruction"), "{error}");
     }
 }
+
+#[test]
+fn what_can_only_die_is_told_from_what_can_return() {
+    // test edi,edi; je to the `ret`; ud2; ret; and then filler.
+    let code = [0x85, 0xff, 0x74, 0x02, 0x0f, 0x0b, 0xc3, 0x66, 0x90, 0xcc];
+    let region = Region::decode(&[bytes("f", &code)]).expect("it is code");
+    assert_eq!(region.count(0), 4, "filler is no instruction");
+    assert_eq!(region.doomed(0), [false, false, true, false]);
+    // A loop that nothing leaves, and a call before a trap.
+    let code = [0xeb, 0xfe, 0xe8, 0, 0, 0, 0, 0x0f, 0x0b];
+    let region = Region::decode(&[bytes("f", &code)]).expect("it is code");
+    assert_eq!(region.doomed(0), [true, true, true]);
+    assert!(region.doomed(1).is_empty());
+}

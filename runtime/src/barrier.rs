@@ -193,6 +193,7 @@ pub fn reserved(size: usize, every_frame: bool) -> usize {
 /// from: a callback's slot holds a saved PC, and what lies over it would be carried off.
 ///
 /// The caller is the scan: it holds the stack lock, and the goroutine is stopped.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn install(g: &'static G, frame: &Frame) -> bool {
     let Some(slot) = frame.slot else { return false };
     if frame.row.function() == Some(Function::Callback) && !crate::planted!(BarrierInCallbackFrame) {
@@ -218,7 +219,8 @@ pub(crate) fn install(g: &'static G, frame: &Frame) -> bool {
 }
 
 /// Puts entry `index`'s return address back. The caller has seen to the lock.
-fn restore(g: &'static G, index: usize) {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn restore(g: &'static G, index: usize) {
     let Some(Entry { slot, pc }) = g.barriers.entry(index) else { return };
     // SAFETY: an entry's slot lies on the goroutine's stack; a list that a defect has left
     // behind may name one that does not, and then the load gives a value that is refused.
@@ -231,6 +233,7 @@ fn restore(g: &'static G, index: usize) {
 }
 
 /// Removes every barrier from `g`'s stack and empties its list.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn remove_all(m: &'static M, g: &'static G, operation: Operation) {
     let guard = crate::lock_unless!(RemoveUnlocked, m, g, operation);
     crate::point!(RemoveBegin, g, g.barriers.pending());
@@ -273,6 +276,7 @@ pub(crate) fn set_next_pc(g: &'static G, pc: usize) {
 
 /// Unwinds the barriers whose slots lie below `sp`: their frames are about to be
 /// abandoned, or a write above them goes unseen. The caller holds the lock.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn unwind(g: &'static G, sp: usize) {
     crate::point!(UnwindBegin, g, g.barriers.pending());
     loop {

@@ -37,12 +37,25 @@ fn bit(defect: Defect) -> u64 {
     1 << defect.code()
 }
 
+#[cold]
+#[inline(never)]
 pub(crate) fn reach(defect: Defect) {
     set(&REACHED, bit(defect));
 }
 
+#[cold]
+#[inline(never)]
 pub(crate) fn trigger(defect: Defect) {
     set(&TRIGGERED, bit(defect));
+}
+
+/// Notes that the defect bites if it does.
+#[cold]
+#[inline(never)]
+pub(crate) fn trigger_if(defect: Defect, condition: &dyn Fn() -> bool) {
+    if condition() {
+        trigger(defect);
+    }
 }
 
 /// True once the faulty code has run in this process.
@@ -68,6 +81,8 @@ pub struct Unlocked {
 
 impl Unlocked {
     /// The section begins.
+    #[cold]
+    #[inline(never)]
     pub fn begin(defect: Defect, g: &'static G) -> Unlocked {
         let others = exposed(g).fetch_or(bit(defect), Relaxed);
         if g.lock.owner().is_some() {
@@ -83,8 +98,27 @@ impl Unlocked {
 
 impl Drop for Unlocked {
     fn drop(&mut self) {
-        exposed(self.g).fetch_and(!bit(self.defect), Relaxed);
+        end(self.g, self.defect);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn end(g: &G, defect: Defect) {
+    exposed(g).fetch_and(!bit(defect), Relaxed);
+}
+
+/// First bytes of what runs only where a defect is planted. None of it is marked code, and
+/// what calls it runs with a defect alone.
+pub fn code() -> [usize; 6] {
+    [
+        reach as *const () as usize,
+        trigger as *const () as usize,
+        trigger_if as *const () as usize,
+        Unlocked::begin as *const () as usize,
+        end as *const () as usize,
+        met_in as *const () as usize,
+    ]
 }
 
 /// Somebody takes or tries `g`'s stack lock. Signal-safe.
@@ -92,6 +126,12 @@ impl Drop for Unlocked {
 pub(crate) fn met(g: &G) {
     let sections = exposed(g).load(Relaxed);
     if sections != 0 {
-        set(&TRIGGERED, sections);
+        met_in(sections);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn met_in(sections: u64) {
+    set(&TRIGGERED, sections);
 }

@@ -20,6 +20,7 @@ use crate::word::{peek, poke};
 /// Moves `g`'s stack to one of `size` bytes.
 ///
 /// The caller owns `g`, which is at a safepoint with its registers in `sched`.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn copystack(m: &'static M, g: &'static G, size: usize) {
     crate::point!(CopyBegin, g, size);
     let guard = crate::lock_unless!(CopystackUnlocked, m, g, Operation::Copystack);
@@ -76,7 +77,8 @@ pub(crate) fn copystack(m: &'static M, g: &'static G, size: usize) {
 }
 
 /// Carries the entries that were not hit over to the new list, slots adjusted.
-fn adjust_barriers(g: &'static G, base: usize, size: usize, delta: usize, every_frame: bool) {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn adjust_barriers(g: &'static G, base: usize, size: usize, delta: usize, every_frame: bool) {
     let barriers = &g.barriers;
     let mut kept = 0;
     for index in barriers.position()..barriers.len() {
@@ -94,7 +96,8 @@ fn adjust_barriers(g: &'static G, base: usize, size: usize, delta: usize, every_
 }
 
 /// Adjusts what the copied frames point to within their own stack.
-fn adjust_frames(g: &'static G, inside: &dyn Fn(usize) -> bool, delta: usize) {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn adjust_frames(g: &'static G, inside: &dyn Fn(usize) -> bool, delta: usize) {
     let start = Start { pc: g.sched.pc.get(), sp: g.sched.sp.get() };
     let mut walk = Unwinder::begin(g, start).unwrap_or_else(|error| walk_failed(g, error));
     while let Some(frame) = walk.step().unwrap_or_else(|error| walk_failed(g, error)) {
@@ -122,6 +125,7 @@ fn adjust_frames(g: &'static G, inside: &dyn Fn(usize) -> bool, delta: usize) {
 ///
 /// # Safety
 /// `at` is a word of the new stack.
+#[inline(always)]
 unsafe fn adjust_word(at: usize, inside: &dyn Fn(usize) -> bool, delta: usize) {
     // SAFETY: a word of the new stack (caller), which nobody else touches under the lock.
     unsafe {

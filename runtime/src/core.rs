@@ -154,6 +154,8 @@ impl Core {
             return Err(ConfigError::Size { goroutines, machines });
         }
         crate::table::init();
+        // A handler asks for it, and must not be the first.
+        crate::protocol::extent_of(0);
         let core: &'static Core = Box::leak(Box::new(Core {
             gs: (1..=goroutines as u8).map(G::new).collect(),
             world: World::default(),

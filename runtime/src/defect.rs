@@ -102,9 +102,9 @@ mod switch {
 
     /// Notes that this one is triggered, if it is planted and `condition` holds.
     #[inline(always)]
-    pub fn trigger_when(defect: Defect, condition: impl FnOnce() -> bool) {
-        if is_planted(defect) && condition() {
-            canary::trigger(defect);
+    pub fn trigger_when(defect: Defect, condition: impl Fn() -> bool) {
+        if is_planted(defect) {
+            canary::trigger_if(defect, &condition);
         }
     }
 }
@@ -122,7 +122,7 @@ pub const fn planted(_defect: Defect) -> bool {
 /// Nothing without the `defects` feature.
 #[cfg(not(feature = "defects"))]
 #[inline(always)]
-pub fn trigger_when(_defect: Defect, _condition: impl FnOnce() -> bool) {}
+pub fn trigger_when(_defect: Defect, _condition: impl Fn() -> bool) {}
 
 /// `planted!(Name)`: true where that defect is planted. `planted!(Name, condition)` also says
 /// when it bites: a canary, which changes nothing.

@@ -15,7 +15,7 @@ pub struct Pc(pub usize);
 impl Display for Pc {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Pc(pc) = *self;
-        if let Some(info) = crate::table::directory().iter().find(|i| i.start <= pc && pc < i.end) {
+        if let Some(info) = crate::protocol::extent_of(pc) {
             return f.pad(&format!("{}+{:#x}", info.function, pc - info.start));
         }
         match pc {

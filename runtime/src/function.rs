@@ -1,10 +1,13 @@
-//! The functions that run on goroutine stacks, by name.
+//! The functions of the marked code, by name.
 //!
-//! Their code is in [`crate::arch`]; this is only the closed set of their names,
-//! which schedules use to say at which instruction a thread is to be stopped.
+//! What runs on goroutine stacks is in [`crate::arch`], the rest is the protocol's Rust
+//! code; this is only the closed set of their names, which schedules use to say at which
+//! instruction a thread is to be stopped.
 
 crate::named_codes! {
-    /// A function of the goroutine side: a frame kind, the trampoline or half of the switch.
+    /// A function of the marked code. Below 32: of the goroutine side, a frame kind, the
+    /// trampoline or half of the switch. From 32: the protocol's own, on a thread's own stack
+    /// or its signal stack ([`crate::protocol`]).
     pub enum Function {
         /// The outermost frame of every goroutine: entry and exit stub in one.
         Entry = 0, "entry";
@@ -40,10 +43,67 @@ crate::named_codes! {
         Cgocall = 15, "cgocall";
         /// The frame through which foreign code calls back in.
         Callback = 16, "callback";
+        /// Takes the stack lock.
+        Lock = 32, "lock";
+        /// Tries the stack lock once.
+        TryLock = 33, "try_lock";
+        /// Gives the stack lock back.
+        Unlock = 34, "unlock";
+        /// Lays a barrier over a return address.
+        InstallBarrier = 35, "install_barrier";
+        /// Puts a return address back.
+        RestoreReturn = 36, "restore_return";
+        /// Removes every barrier of a stack.
+        RemoveBarriers = 37, "remove_barriers";
+        /// Unwinds the barriers below an address.
+        UnwindBarriers = 38, "unwind_barriers";
+        /// Moves a stack.
+        Copystack = 39, "copystack";
+        /// Takes the barriers along to the new stack.
+        AdjustBarriers = 40, "adjust_barriers";
+        /// Adjusts what frames point to within their stack.
+        AdjustFrames = 41, "adjust_frames";
+        /// Scans a stopped stack.
+        ScanStack = 43, "scan_stack";
+        /// Walks the frames of a scan.
+        ScanFrames = 44, "scan_frames";
+        /// Marks what one frame points to.
+        ScanFrame = 45, "scan_frame";
+        /// Begins a walk.
+        WalkBegin = 46, "walk_begin";
+        /// Begins a walk in the trampoline.
+        FinishTrampoline = 47, "finish_trampoline";
+        /// Goes on to the next frame.
+        WalkStep = 48, "walk_step";
+        /// Looks up a return address under a barrier.
+        ThroughBarrier = 49, "through_barrier";
+        /// The handler, once it knows its machine.
+        Sigprof = 50, "sigprof";
+        /// The part of it that takes the lock.
+        SampleGoroutine = 51, "sample_goroutine";
+        /// The part of it that walks.
+        WalkSample = 52, "walk_sample";
+        /// The handler's outermost part.
+        OnSigprof = 53, "on_sigprof";
+        /// Lets a goroutine count as stopped in a system call.
+        EnterSyscall = 54, "enter_syscall";
+        /// Takes it back from there.
+        ExitSyscall = 55, "exit_syscall";
+        /// Unwinds for a recovery and goes to its landing.
+        Land = 56, "land";
+        /// Scans its own goroutine's stack, as it was asked to.
+        ScanSelf = 57, "scan_self";
+        /// Moves memory in bulk onto a stack.
+        BulkMove = 58, "bulk_move";
     }
 }
 
 impl Function {
+    /// True of what runs on goroutine stacks and has rows in the function table.
+    pub const fn on_goroutine_stack(self) -> bool {
+        self.code() < 32
+    }
+
     /// True for the functions that a schedule's `call` step can name.
     pub const fn is_callable(self) -> bool {
         matches!(

@@ -321,6 +321,7 @@ fn scan_start(g: &G) -> Start {
 
 /// Scans a stopped goroutine's stack: marks what its frames point to, and installs
 /// barriers (mark) or stops at the lowest un-hit one (termination).
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn scan_stack(m: &'static M, g: &'static G) {
     crate::point!(ScanBegin, g);
     let start = scan_start(g);
@@ -335,7 +336,7 @@ pub(crate) fn scan_stack(m: &'static M, g: &'static G) {
         let from =
             if crate::planted!(ScanFromSchedSp, g.sched.sp.get() == 0) { g.sched.sp.get() } else { start.sp };
         let mut spacing = Spacing::new(from, m.core.every_frame());
-        for_each_frame(m, g, start, |index, frame| {
+        for_each_frame(m, g, start, &mut |index, frame| {
             if index != 0 && frame.cfa().is_some_and(|cfa| cfa > spacing.next) && barrier::install(g, frame) {
                 spacing.advance();
             }
@@ -347,7 +348,7 @@ pub(crate) fn scan_stack(m: &'static M, g: &'static G) {
         if !m.core.keeps_barriers() {
             barrier::remove_all(m, g, Operation::Remove);
         }
-        for_each_frame(m, g, start, |_, frame| frame.cfa().is_none_or(|cfa| cfa <= lowest));
+        for_each_frame(m, g, start, &mut |_, frame| frame.cfa().is_none_or(|cfa| cfa <= lowest));
     }
     crate::point!(ScanDone, g);
 }
@@ -373,7 +374,13 @@ impl Spacing {
 }
 
 /// Marks what each frame points to, innermost first, until `each` has seen enough.
-fn for_each_frame(m: &'static M, g: &'static G, start: Start, mut each: impl FnMut(usize, &Frame) -> bool) {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn for_each_frame(
+    m: &'static M,
+    g: &'static G,
+    start: Start,
+    each: &mut dyn FnMut(usize, &Frame) -> bool,
+) {
     let mut walk = Unwinder::begin(g, start).unwrap_or_else(|error| walk_failed(g, error));
     let mut index = 0;
     while let Some(frame) = walk.step().unwrap_or_else(|error| walk_failed(g, error)) {
@@ -387,7 +394,8 @@ fn for_each_frame(m: &'static M, g: &'static G, start: Start, mut each: impl FnM
 }
 
 /// Shades every object that a frame's slots point to.
-fn scan_frame(m: &'static M, g: &'static G, frame: &Frame) {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn scan_frame(m: &'static M, g: &'static G, frame: &Frame) {
     if !frame.row.has_pointers() {
         return;
     }

@@ -61,6 +61,7 @@ pub mod names;
 pub mod panic;
 pub mod point;
 pub mod profiler;
+pub mod protocol;
 mod spin;
 pub mod stack;
 pub mod syscall;
@@ -79,7 +80,8 @@ pub use crate::m::{Left, M};
 pub use crate::point::Point;
 pub use crate::table::CodeClass;
 
-/// First byte and end of the marked code: the functions that run on goroutine stacks.
+/// First byte and end of the marked code: the functions that run on goroutine stacks, and
+/// the protocol's own ([`protocol`]).
 pub fn marked_code() -> (usize, usize) {
     arch::text_bounds()
 }

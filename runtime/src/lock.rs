@@ -114,7 +114,8 @@ fn hold_off_preemption(m: &M) {
 }
 
 /// Takes `g`'s stack lock: spins, yields the processor, holds off preemption.
-#[inline]
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+#[cfg_attr(not(feature = "points"), inline)]
 pub fn lock(m: &'static M, g: &'static G, operation: Operation) -> Guard {
     #[cfg(feature = "defects")]
     crate::canary::met(g);
@@ -130,7 +131,8 @@ pub fn lock(m: &'static M, g: &'static G, operation: Operation) -> Guard {
 }
 
 /// Tries `g`'s stack lock once; the holder where it is held. Signal-safe.
-#[inline]
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+#[cfg_attr(not(feature = "points"), inline)]
 pub fn try_lock(m: &'static M, g: &'static G, operation: Operation) -> Result<Guard, Owner> {
     #[cfg(feature = "defects")]
     crate::canary::met(g);
@@ -145,14 +147,21 @@ pub fn try_lock(m: &'static M, g: &'static G, operation: Operation) -> Result<Gu
     Ok(Guard { g, m })
 }
 
+/// Gives `g`'s stack lock back.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+#[cfg_attr(not(feature = "points"), inline)]
+pub(crate) fn unlock(m: &'static M, g: &'static G) {
+    crate::point!(LockRelease, g, 0);
+    g.lock.release();
+    if !crate::planted!(PreemptibleLock) {
+        m.locks.set(m.locks.get() - 1);
+    }
+}
+
 impl Drop for Guard {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        crate::point!(LockRelease, self.g, 0);
-        self.g.lock.release();
-        if !crate::planted!(PreemptibleLock) {
-            self.m.locks.set(self.m.locks.get() - 1);
-        }
+        unlock(self.m, self.g);
     }
 }
 

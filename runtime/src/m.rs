@@ -411,7 +411,8 @@ impl M {
     }
 
     /// Scans its own goroutine's stack, as it was asked to.
-    fn scan_self(&'static self, g: &'static G) {
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+    pub(crate) fn scan_self(&'static self, g: &'static G) {
         crate::point!(ScanSelf, g);
         g.status.set(status::WAITING);
         crate::point!(StatusChanged, g, status::WAITING as usize);
@@ -457,6 +458,7 @@ impl M {
     }
 
     /// Saves the transition point and lets the goroutine count as stopped.
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
     pub(crate) fn enter_syscall(&'static self, g: &'static G) {
         g.syscall.copy_from(&g.sched);
         crate::point!(SyscallSaved, g);
@@ -472,6 +474,7 @@ impl M {
         crate::point!(SyscallEntered, g);
     }
 
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
     pub(crate) fn exit_syscall(&'static self, g: &'static G) {
         while !g.status.cas(status::SYSCALL, status::RUNNING) {
             hooks::wait(&Wait::ScanBit(g));

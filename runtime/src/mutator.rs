@@ -171,6 +171,7 @@ impl M {
     /// Moves the mailbox in bulk onto the slots of the frame `up` levels above, as a
     /// receive does: no write barrier for each word, so every barrier below the destination
     /// is unwound first, and mark termination will look there.
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
     pub fn bulk_move(&'static self, up: usize) -> bool {
         let _busy = self.busy();
         let Some((g, _)) = self.innermost() else { return false };

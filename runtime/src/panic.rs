@@ -221,6 +221,13 @@ impl M {
         let Some(g) = self.current() else { return Left::Exited };
         let busy = self.busy();
         let frame = g.stack.top.get() - below;
+        self.land(g, frame);
+        self.resume(g, 0, busy)
+    }
+
+    /// Unwinds the barriers below `frame` and makes its landing the place to go on from.
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+    pub(crate) fn land(&'static self, g: &'static G, frame: usize) {
         crate::point!(RecoverBegin, g);
         let guard = crate::lock_unless!(RecoverUnwindUnlocked, self, g, Operation::Recover);
         barrier::unwind(g, frame);
@@ -231,7 +238,6 @@ impl M {
         g.sched.sp.set(frame);
         crate::point!(RecoverSwitched, g);
         drop(guard);
-        self.resume(g, 0, busy)
     }
 }
 

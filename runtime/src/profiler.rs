@@ -329,6 +329,7 @@ pub fn foreign_signals() -> u64 {
 
 /// What kind of code `pc` is, for a thread whose SP lies on its goroutine's stack or not. Of
 /// code on the thread's own stack only the thread knows whose it is: the runtime's, or foreign.
+#[inline(always)]
 fn classify(m: &M, pc: usize, on_goroutine: bool) -> CodeClass {
     let row = Table::get().row(pc);
     match (row.is_none(), on_goroutine || m.in_foreign_code()) {
@@ -339,6 +340,7 @@ fn classify(m: &M, pc: usize, on_goroutine: bool) -> CodeClass {
 }
 
 /// Takes a sample of the machine that was interrupted at `pc` with `sp`. Signal-safe.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
     let g = m.current();
     // SAFETY: this is the machine's handler, which does not interrupt itself.
@@ -370,7 +372,8 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
     crate::point!(HandlerEnd, named, fate as usize);
 }
 
-fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
     let foreign = m.in_foreign_code();
     let _section = foreign.then(|| crate::unlocked!(LockFollowsWrongG, g));
     let locked = if crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
@@ -407,6 +410,7 @@ fn external(sample: &mut Sample) -> Outcome {
 }
 
 /// Where the walk starts. The bounds are looked at under the lock.
+#[inline(always)]
 fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
     if !g.stack.contains(sample.sp) {
         return saved(g);
@@ -419,7 +423,8 @@ fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
     Ok(Start { pc: sample.pc, sp: sample.sp })
 }
 
-fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(), WalkError> {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(), WalkError> {
     crate::point!(TracebackBegin, g, g.barriers.pending());
     let mut walk = Unwinder::begin(g, start)?;
     while sample.len < MAX_FRAMES {
@@ -435,7 +440,8 @@ fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(), WalkErro
 }
 
 /// The SIGPROF handler.
-extern "C" fn on_sigprof(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) extern "C" fn on_sigprof(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the thread's own errno, kept over the handler.
     let errno = unsafe { *libc::__errno_location() };
     HANDLING.set(true);

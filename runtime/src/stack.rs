@@ -200,6 +200,7 @@ fn class(size: usize) -> usize {
 
 impl Pool {
     /// A stack of this size: `MIN_STACK` times a power of two.
+    #[inline(never)]
     pub(crate) fn take(&self, size: usize) -> io::Result<Stack> {
         debug_assert!(size.is_power_of_two() && (MIN_STACK..=MAX_STACK).contains(&size));
         match self.inner.with(|p| p.free[class(size)].pop()) {
@@ -209,6 +210,7 @@ impl Pool {
     }
 
     /// A stack that a goroutine has left; every `unreadable`th is made unreadable.
+    #[inline(never)]
     pub(crate) fn retire(&self, stack: Stack, unreadable: usize) {
         self.inner.with(|pool| {
             pool.copies += 1;

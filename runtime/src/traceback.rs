@@ -122,7 +122,7 @@ pub struct Unwinder {
 }
 
 /// The saved place to walk from while the goroutine is off its stack.
-#[inline]
+#[inline(always)]
 pub fn saved(g: &G) -> Result<Start, WalkError> {
     for state in [&g.sched, &g.syscall] {
         let sp = state.sp.get();
@@ -135,8 +135,8 @@ pub fn saved(g: &G) -> Result<Start, WalkError> {
 
 /// Where a walk goes on that starts in the trampoline, as if that had finished: PC, its row,
 /// and the next barrier. Takes no walk, which then need not lie in memory.
-#[cold]
-fn finish_trampoline(
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn finish_trampoline(
     g: &G,
     table: Table,
     sp: usize,
@@ -160,7 +160,8 @@ fn finish_trampoline(
 
 impl Unwinder {
     /// Begins a walk of `g`'s stack. Signal-safe, as is [`Unwinder::step`].
-    #[inline]
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+    #[cfg_attr(not(feature = "points"), inline)]
     pub fn begin(g: &'static G, start: Start) -> Result<Unwinder, WalkError> {
         let table = Table::get();
         let found = table.find(start.pc);
@@ -187,7 +188,8 @@ impl Unwinder {
     }
 
     /// The next frame; none after the outermost.
-    #[inline]
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+    #[cfg_attr(not(feature = "points"), inline)]
     pub fn step(&mut self) -> Result<Option<Frame>, WalkError> {
         if self.done {
             return Ok(None);
@@ -238,8 +240,9 @@ impl Unwinder {
     }
 
     /// The return address under the barrier over `slot`.
-    #[inline]
-    fn through_barrier(&mut self, slot: usize) -> Result<usize, WalkError> {
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+    #[cfg_attr(not(feature = "points"), inline)]
+    pub(crate) fn through_barrier(&mut self, slot: usize) -> Result<usize, WalkError> {
         crate::point!(TracebackBarrier, self.g, self.barrier);
         match self.g.barriers.entry(self.barrier) {
             Some(entry) if self.barrier < self.barriers && entry.slot == slot => {

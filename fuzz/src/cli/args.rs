@@ -67,6 +67,8 @@ pub enum Command {
     /// Change the core in small ways, and see whether that is noticed
     #[command(hide = true)]
     Mutants(Mutants),
+    /// Disturb schedules at every instruction of the protocol that they come to
+    Sweep(Sweep),
     /// Explore, as a child of `hunt`
     #[command(hide = true)]
     Worker(Worker),
@@ -408,6 +410,35 @@ pub struct Mutants {
     /// Where the table goes
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// `sweep`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm sweep corpus/sweep/*                   the protocol, instruction by instruction
+  sigstorm sweep corpus/sweep/* --pairs           and with two threads held at once
+  sigstorm sweep corpus/schedule/remove-unlocked.txt --plain --defect remove-unlocked
+
+At each instruction there is a run with a signal, and one for each thing that another thread may do
+meanwhile. What was done where is in REPORTS/sweep/coverage.html, and coverage.txt.
+Exit status: 0 nothing found; 1 a violation; 2 a file cannot be read (the others are still swept);
+3 harness error.")]
+pub struct Sweep {
+    /// Schedules, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Hold two threads at once, too: a walk half-way and a writer half-way
+    #[arg(long)]
+    pub pairs: bool,
+    /// Take the schedules' own stops out first: operations in plain order
+    #[arg(long)]
+    pub plain: bool,
+    /// Where the listing goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    pub reports: PathBuf,
+    #[command(flatten)]
+    pub planted: Planted,
 }
 
 /// `worker`.

@@ -14,6 +14,7 @@ fn style(template: &str) -> ProgressStyle {
 
 const ENDLESS: &str = "{spinner} {elapsed_precise}  {msg}";
 const BOUNDED: &str = "{bar:24} {elapsed_precise} {prefix}\n{msg}";
+const SWEEPING: &str = "{bar:24} {human_pos}/{human_len} runs {elapsed_precise} {prefix}  {msg}";
 const SHRINKING: &str = "{spinner} shrinking  {msg}";
 const TRIALS: &str = "{bar:24} {elapsed_precise} {pos} of {len} trials, {prefix}\n{msg}";
 
@@ -141,13 +142,44 @@ impl Trials {
     }
 }
 
+/// The progress of a sweep.
+#[derive(Debug)]
+pub struct Sweeping(ProgressBar);
+
+impl Sweeping {
+    /// Shown only where somebody looks.
+    pub fn new(out: &Out) -> Sweeping {
+        let bar = if out.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        bar.set_style(style(SWEEPING));
+        Sweeping(bar)
+    }
+
+    /// Another file, of so many runs.
+    pub fn begin(&self, file: &str, runs: usize) {
+        self.0.set_length(runs as u64);
+        self.0.set_position(0);
+        self.0.set_prefix(file.to_owned());
+    }
+
+    /// Shows how far it is, and what was found.
+    pub fn show(&self, runs: usize, found: String) {
+        self.0.set_position(runs as u64);
+        self.0.set_message(found);
+    }
+
+    /// Takes it off the screen.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_templates_are_sound() {
-        for template in [ENDLESS, BOUNDED, SHRINKING, TRIALS] {
+        for template in [ENDLESS, BOUNDED, SWEEPING, SHRINKING, TRIALS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -38,6 +38,7 @@ mod runner;
 mod shrink;
 mod storm;
 mod summary;
+mod sweep;
 mod worker;
 
 use args::{Cli, Command};
@@ -123,6 +124,7 @@ pub fn main() -> ExitCode {
         Some(Command::Museum(args)) => museum::run(&args, &out),
         Some(Command::Storm(args)) => storm::run(&args, &out),
         Some(Command::Mutants(args)) => mutants::run(&args, &out),
+        Some(Command::Sweep(args)) => sweep::run(&args, &out),
         Some(Command::Worker(args)) => return worker::main(args),
         Some(Command::Stormer(args)) => return storm::child(args),
         Some(Command::Runner(args)) => return runner::main(&args),

@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde::Deserialize;
-use sigstorm::outcome::{Event, Finding, Verdict};
+use sigstorm::outcome::{Crossing, Event, Finding, Injected, Verdict};
+use sigstorm::runner::{QUICK, RECORD, TRACE};
 use sigstorm_runtime::defect::Defect;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
@@ -26,9 +27,6 @@ const LIMIT: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How often a run that has not ended is looked at.
 const GLANCE: Duration = Duration::from_secs(1);
-
-/// Ask for the events.
-const TRACE: u8 = 1;
 
 /// An answer is not longer than this.
 const LONGEST: u64 = 1 << 28;
@@ -51,6 +49,10 @@ pub struct Answer {
     pub events: Vec<Event>,
     /// Notes for the user.
     pub notes: Vec<String>,
+    /// What became of its stops at instructions.
+    pub injected: Injected,
+    /// The instructions that each step came to, where they were asked for.
+    pub crossings: Vec<Crossing>,
 }
 
 impl Answer {
@@ -89,20 +91,88 @@ impl Runner {
     ///
     /// If no child can be started. Whatever goes wrong in a child is a finding.
     pub fn run(&mut self, bytes: &[u8], trace: bool) -> Result<Answer> {
-        let mut live = match self.live.take() {
+        self.ask_one(bytes, if trace { TRACE } else { 0 })
+    }
+
+    /// Runs a schedule and has the instructions told that each step came to.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Runner::run`].
+    pub fn record(&mut self, bytes: &[u8]) -> Result<Answer> {
+        self.ask_one(bytes, RECORD)
+    }
+
+    /// Runs schedules, untraced, and calls `each` with every answer in turn until that says
+    /// that it has enough. Together they take less than a pipe holds.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Runner::run`].
+    pub fn run_all(
+        &mut self,
+        schedules: &[Vec<u8>],
+        each: &mut dyn FnMut(usize, Answer) -> bool,
+    ) -> Result<()> {
+        let mut next = 0;
+        // A child that died has taken answers along that it had not yet given.
+        let mut doubtful = false;
+        while next < schedules.len() {
+            let end = if doubtful { next + 1 } else { schedules.len() };
+            let asked: Vec<&[u8]> = schedules[next..end].iter().map(Vec::as_slice).collect();
+            self.ask(&asked, QUICK)?;
+            while next < end {
+                // After a finding there is none, and the rest is asked of another.
+                let Some(live) = self.live.take() else { break };
+                let line = live.answer(self.limit);
+                if line == Err(RecvTimeoutError::Disconnected) && end - next > 1 {
+                    doubtful = true;
+                    break;
+                }
+                let answer = self.judge(live, line)?;
+                doubtful &= answer.finding.is_none();
+                next += 1;
+                if !each(next - 1, answer) {
+                    // It has been asked for more than anybody wants to know.
+                    self.live = None;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the child asked to run these.
+    fn ask(&mut self, schedules: &[&[u8]], flags: u8) -> Result<()> {
+        let live = match &mut self.live {
             Some(live) => live,
-            None => Live::start(&self.defects)?,
+            none => none.insert(Live::start(&self.defects)?),
         };
-        let length = u32::try_from(bytes.len()).context("the schedule is too long")?;
-        let mut request = length.to_le_bytes().to_vec();
-        request.push(if trace { TRACE } else { 0 });
-        request.extend(bytes);
-        // A dead child is not noticed here but below, where it does not answer; nor does a
-        // hanging one block this: a request is less than a pipe holds.
+        let mut request = Vec::new();
+        for bytes in schedules {
+            let length = u32::try_from(bytes.len()).context("the schedule is too long")?;
+            request.extend(length.to_le_bytes());
+            request.push(flags);
+            request.extend(*bytes);
+        }
+        // A dead child is not noticed here but where it does not answer; nor does a hanging
+        // one block this: a request is less than a pipe holds.
         if let Some(stdin) = &mut live.stdin {
             let _ = stdin.write_all(&request).and_then(|()| stdin.flush());
         }
-        let finding = match live.answer(self.limit) {
+        Ok(())
+    }
+
+    fn ask_one(&mut self, bytes: &[u8], flags: u8) -> Result<Answer> {
+        self.ask(&[bytes], flags)?;
+        let live = self.live.take().context("there is no runner")?;
+        let line = live.answer(self.limit);
+        self.judge(live, line)
+    }
+
+    /// What an answer says, or its absence. A child that can go on is kept.
+    fn judge(&mut self, mut live: Live, line: Result<Vec<u8>, RecvTimeoutError>) -> Result<Answer> {
+        let finding = match line {
             Ok(line) => match serde_json::from_slice::<Answer>(&line) {
                 Ok(answer) => {
                     if answer.finding.is_none() {

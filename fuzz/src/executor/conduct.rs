@@ -6,7 +6,6 @@
 //! hand-over. After the last step every thread finishes what it does, in a fixed order;
 //! where nobody can, that is a deadlock.
 
-use sigstorm_inject as inject;
 use sigstorm_runtime::core::GOROUTINES;
 use sigstorm_runtime::g::status;
 use sigstorm_runtime::{Function, Phase};
@@ -29,37 +28,39 @@ impl State {
     pub(crate) fn next_order(&self, seat: usize) -> Order {
         loop {
             if let Some(order) = self.threads[seat].order.take() {
-                return order;
+                return self.accepted(seat, order);
             }
             let (target, order) = self.choose(seat);
             if target == seat {
-                return order;
+                return self.accepted(seat, order);
             }
             self.hand(seat, target, Some(order));
         }
     }
 
-    /// Passes the baton to `target`, with an order, and waits until it comes back. The
-    /// breakpoint is the holder's, so it goes and comes with the baton.
+    /// The order, which `seat` now carries out.
+    fn accepted(&self, seat: usize, order: Order) -> Order {
+        self.threads[seat].step.set(if self.draining.get() { u32::MAX } else { self.step.get() });
+        order
+    }
+
+    /// Passes the baton to `target`, with an order, and waits until it comes back. Breakpoints
+    /// are the holder's, so they go and come with the baton.
     pub(crate) fn hand(&self, seat: usize, target: usize, order: Option<Order>) {
-        let mine = self.threads[seat].at_instruction.get();
-        if mine.is_some() {
-            inject::disarm();
-        }
+        self.put_down(seat);
         if target != CONTROLLER && seat != CONTROLLER {
             self.counts().handovers += 1;
+            self.note_handed(seat);
         }
         let pass = order.map_or(Pass::Seat(target), |order| self.leave_order(target, order));
         self.pass(pass);
         self.baton.wait(seat);
-        if let Some((address, _)) = mine {
-            self.arm_at(seat, address);
-        }
+        self.pick_up(seat);
     }
 
     /// Ends the run with a violation. Whatever the calling thread was doing is not gone on with.
     pub(crate) fn fail(&self, seat: usize, violation: Violation) -> ! {
-        inject::disarm();
+        self.disarm_all();
         if self.violation.get().is_none() {
             self.violation.set(Some(violation));
         }
@@ -96,7 +97,8 @@ impl State {
         let thread = &self.threads[seat];
         if op == Op::Signal {
             // Only a thread whose timer is armed gets one, and a handler masks its own.
-            return (self.is_signalled(seat) && !thread.in_handler.get()).then_some(What::Signal);
+            let masked = thread.in_handler.get() || thread.trap.masked.get();
+            return (self.is_signalled(seat) && !masked).then_some(What::Signal);
         }
         match thread.at.get() {
             At::Stopped => Some(What::Resume),

@@ -7,7 +7,6 @@ use core::cell::Cell;
 use std::io;
 
 use sigstorm_inject as inject;
-use sigstorm_inject::{Trap, TrapKind};
 use sigstorm_runtime::g::status;
 use sigstorm_runtime::hooks::Hooks;
 use sigstorm_runtime::lock::Operation;
@@ -31,7 +30,7 @@ static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 pub(crate) fn install() -> io::Result<()> {
     sigstorm_runtime::hooks::install(&HOOKS);
     // SAFETY: `on_trap` allocates nothing and panics nowhere.
-    unsafe { inject::install(on_trap) }
+    unsafe { inject::install(super::instruction::on_trap) }
 }
 
 fn on_point(point: Point, g: *const G, detail: usize) {
@@ -112,6 +111,8 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         }
         (Point::HandlerBegin, g) => {
             thread.in_handler.set(true);
+            thread.walked.set(None);
+            state.interrupted_at(seat, detail);
             state.delivered(seat);
             if state.waits_in_kernel(seat) {
                 state.counts().interrupted_calls += 1;
@@ -124,8 +125,14 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         }
         (Point::HandlerTried, Some(g)) => {
             thread.lock_was_held.set(state.ledger[index(g)].get());
+            state.tried(seat);
         }
-        (Point::SampleTaken, _) => state.judge(seat),
+        (Point::TracebackDone, Some(_)) => thread.walked.set(state.is_right_now(seat)),
+        (Point::SampleTaken, _) => {
+            let before = *state.counts();
+            state.judge(seat);
+            state.note_injected(seat, &before);
+        }
         (Point::SampleWritten, _) => state.file(seat, point, detail),
         (Point::HandlerEnd, _) if thread.in_handler.get() => state.file(seat, point, detail),
         (Point::HandlerEnd, _) => {
@@ -141,7 +148,11 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
 #[inline]
 fn after(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
     match (point, g) {
-        (Point::LockRelease, Some(g)) => state.ledger[index(g)].set(None),
+        (Point::LockRelease, Some(g)) => {
+            if let Some((seat, operation)) = state.ledger[index(g)].take() {
+                state.releases[index(g)].note(seat, operation);
+            }
+        }
         (Point::HandlerEnd, _) => {
             let thread = &state.threads[seat];
             thread.in_handler.set(false);
@@ -244,38 +255,14 @@ impl State {
                 None
             }
             Stop::Instr { function, index, hit, check } => {
-                let address = self.resolve(function.code(), index, check);
+                let address = self.resolve(function, index, check);
                 match address {
-                    Some(address) => thread.at_instruction.set(Some((address, hit))),
+                    Some(address) => self.break_at(seat, address, hit),
                     None => self.stale_stop.set(Some(self.step.get())),
                 }
                 address
             }
         }
-    }
-
-    /// Arms the breakpoint for a thread.
-    pub(crate) fn arm_at(&self, seat: usize, address: usize) {
-        // SAFETY: an instruction boundary of the marked code, writable for the process's life.
-        // The calling thread holds the baton; it is the one that is to come there, or passes
-        // the baton on to that one before it comes there itself.
-        unsafe { inject::arm_for(address, self.threads[seat].tid.get()) };
-    }
-
-    /// The address of an instruction; none if it is not there or is another one.
-    fn resolve(&self, function: u8, index: u16, check: Option<u8>) -> Option<usize> {
-        let region = self.region()?;
-        let function = usize::from(function);
-        let count = region.count(function);
-        let index = match check {
-            None => usize::from(index) % count.max(1),
-            Some(_) => usize::from(index),
-        };
-        let boundary = region.boundaries(function).get(index)?;
-        if check.is_some_and(|check| check != boundary.check) {
-            return None;
-        }
-        region.address(function, index)
     }
 
     /// Held at a scheduling point: takes signals there until it is told to go on.
@@ -301,7 +288,7 @@ impl State {
 
     /// Held at an instruction, in the trap handler or at the end of a profiling handler
     /// that interrupted it: a signal arrives as that handler returns.
-    fn held_at_trap(&self, seat: usize) {
+    pub(super) fn held_at_trap(&self, seat: usize) {
         let thread = &self.threads[seat];
         thread.at.set(At::Stopped);
         let order = self.next_order(seat);
@@ -309,7 +296,10 @@ impl State {
         self.arm(seat, order.stop);
         if matches!(order.what, What::Signal) {
             thread.held_again.set(true);
+            thread.trap.returns_here();
             self.send(seat, seat);
+        } else {
+            thread.trap.goes_on();
         }
     }
 
@@ -377,15 +367,14 @@ fn on_wait(wait: &Wait) {
         match order.what {
             What::Signal => {
                 // Its handler may be held, and wait in turn: what the thread is at comes back after.
-                let armed = (thread.at_point.get(), thread.at_instruction.get(), thread.stop.get());
+                state.put_down(seat);
+                let armed = (thread.at_point.get(), thread.suspend(), thread.stop.get());
                 thread.at.set(At::Running);
                 state.raise(seat, order.stop);
                 thread.at_point.set(armed.0);
                 thread.stop.set(armed.2);
-                if let Some((address, hits)) = armed.1 {
-                    thread.at_instruction.set(Some((address, hits)));
-                    state.arm_at(seat, address);
-                }
+                thread.restore(armed.1);
+                state.pick_up(seat);
                 thread.at.set(At::Blocked(*wait));
             }
             _ => {
@@ -402,36 +391,4 @@ fn on_wait(wait: &Wait) {
 
 fn on_throw(throw: &Throw) -> ! {
     state().fail(SEAT.get(), Violation::Throw(*throw))
-}
-
-/// A thread has come to its breakpoint, or has run one instruction after it.
-fn on_trap(trap: &mut Trap<'_>) {
-    let seat = SEAT.get();
-    let state = state();
-    let thread = &state.threads[seat];
-    let Some((address, hits)) = thread.at_instruction.get() else { return };
-    match trap.kind() {
-        TrapKind::Breakpoint if hits > 1 => {
-            thread.at_instruction.set(Some((address, hits - 1)));
-            trap.set_single_step(true);
-        }
-        TrapKind::Step => {
-            trap.set_single_step(false);
-            state.arm_at(seat, address);
-        }
-        // No ladder is armed here.
-        TrapKind::Rung => {}
-        TrapKind::Breakpoint => {
-            thread.at_instruction.set(None);
-            if thread.in_kernel.get() {
-                // It has the baton again, and may be sent a signal here.
-                trap.context().admit(libc::SIGPROF);
-            }
-            if let Some(stop) = thread.stop.get() {
-                let g = thread.machine.get().and_then(|m| m.current());
-                state.note(seat, Event::Stop(stop), g);
-            }
-            state.held_at_trap(seat);
-        }
-    }
 }

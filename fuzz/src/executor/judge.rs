@@ -57,12 +57,11 @@ impl State {
             Outcome::Alone => self.judge_alone(seat, sample),
             Outcome::Skipped(skip, owner) => {
                 let reason = match skip {
-                    Skip::LockHeld => match (self.threads[seat].lock_was_held.get(), owner) {
-                        (Some((holder, operation)), Some(owner)) => {
-                            holder == usize::from(owner.machine) + M1 && operation == owner.operation
-                        }
-                        _ => false,
-                    },
+                    Skip::LockHeld => owner.is_some_and(|owner| {
+                        let owner = (usize::from(owner.machine) + M1, owner.operation);
+                        self.threads[seat].lock_was_held.get() == Some(owner)
+                            || g.is_some_and(|g| self.held_in_between(seat, index(g), owner))
+                    }),
                     Skip::ForeignThread => false,
                     Skip::ProfilerOff => seen.hz == 0,
                     Skip::UnknownCode => {
@@ -123,9 +122,20 @@ impl State {
     }
 
     fn judge_traceback(&self, seat: usize, m: &'static M, sample: &Sample) {
-        let g = m.current();
+        // What it walked may have moved since the walk gave the lock back.
+        let right = self.threads[seat].walked.get().unwrap_or_else(|| self.is_right(seat, m, sample));
+        if !right {
+            self.fail(seat, Violation::Traceback(seat));
+        }
+        self.counts().tracebacks += 1;
+        self.note(seat, Event::Sample("right"), m.current());
+    }
+
+    /// True where the sample that this thread's handler is taking has the right frames, as the
+    /// goroutine stands now.
+    fn is_right(&self, seat: usize, m: &'static M, sample: &Sample) -> bool {
         let ours = self.threads[seat].current.get().map(|index| index + 1);
-        let right = g.is_some_and(|g| {
+        m.current().is_some_and(|g| {
             let on_stack = g.stack.contains(sample.sp);
             ours == Some(usize::from(sample.goroutine))
                 && sample.pseudo == self.pseudo(seat, on_stack)
@@ -135,12 +145,15 @@ impl State {
                     sample.frames(),
                     g.stack.top.get(),
                 )
-        });
-        if !right {
-            self.fail(seat, Violation::Traceback(seat));
-        }
-        self.counts().tracebacks += 1;
-        self.note(seat, Event::Sample("right"), g);
+        })
+    }
+
+    /// The same, of this thread's handler, at the end of its walk.
+    pub(crate) fn is_right_now(&self, seat: usize) -> Option<bool> {
+        let m = self.threads[seat].machine.get()?;
+        // SAFETY: this is the machine's own thread, in its handler.
+        let sample = unsafe { m.last_sample() };
+        Some(self.is_right(seat, m, sample))
     }
 
     /// What must be below the goroutine's frames.

@@ -39,6 +39,7 @@
 //!   since who wakes M1 waits itself, or is on its way into the kernel.
 
 use sigstorm_inject::{self as inject, Call, Parking};
+use sigstorm_runtime::protocol::extent_of;
 use sigstorm_runtime::syscall::{SystemCall, SystemCalls};
 use sigstorm_runtime::table::info;
 use sigstorm_runtime::{Function, M};
@@ -197,6 +198,7 @@ impl State {
             parking.leave();
         }
         if let Some((address, _)) = thread.at_instruction.get()
+            && !thread.trap.is_coming_back()
             && inject::armed() != Some(address)
         {
             self.arm_at(seat, address);
@@ -205,9 +207,10 @@ impl State {
 
     /// Arms the stop of a handler that is about to begin. It runs no goroutine-side code.
     fn arm_handler(&self, seat: usize, stop: Option<Stop>) {
-        match self.set_stop(seat, stop) {
-            None => {}
-            Some(_) => self.threads[seat].at_instruction.set(None),
+        let Some(address) = self.set_stop(seat, stop) else { return };
+        match extent_of(address) {
+            Some(extent) if !extent.function.on_goroutine_stack() => self.arm_at(seat, address),
+            _ => self.threads[seat].at_instruction.set(None),
         }
     }
 

@@ -12,12 +12,15 @@ mod evidence;
 pub mod feedback;
 mod foreign;
 mod hooks;
+mod instruction;
 mod judge;
 mod kernel;
 mod perform;
 mod state;
 mod trace;
 pub mod truth;
+
+pub(crate) use instruction::number;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -26,7 +29,7 @@ use sigstorm_inject::{
     self as inject, CodeFunction, Parking, Region, RegionError, SignalStack, Text, TextError,
 };
 use sigstorm_runtime::core::{COLLECTOR, GUEST};
-use sigstorm_runtime::table::directory;
+use sigstorm_runtime::protocol::{Extent, extents};
 use sigstorm_runtime::{Config, Core, Defect, M, fault, marked_code, profiler};
 
 pub(crate) use evidence::{compare, verdict_of};
@@ -34,7 +37,7 @@ pub(crate) use judge::{matches, seen};
 
 pub use accounts::{NoThread, signal_here};
 
-use crate::outcome::{Finding, Run, Verdict};
+use crate::outcome::{Crossing, Finding, Run, Verdict};
 use crate::schedule::{Actor, Op, Schedule, Step};
 use state::{CONTROLLER, EXT, GC, M1, M2, State, state};
 
@@ -66,6 +69,15 @@ pub enum HarnessError {
     },
 }
 
+/// The marked code of this process, its functions in the order of `Function::ALL`.
+///
+/// # Errors
+/// Where it is no code, which is a mistake in a mark.
+pub fn region() -> Result<Region, RegionError> {
+    let function = |i: &Extent| CodeFunction { name: i.function.name(), start: i.start, end: i.end };
+    Region::decode(&extents().iter().map(function).collect::<Vec<_>>())
+}
+
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> HarnessError {
     move |source| HarnessError::System { what, source }
 }
@@ -95,13 +107,10 @@ impl Harness {
         // The default is in range, so this cannot be refused.
         let core = Core::leak(Config::default()).expect("the default configuration is a valid one");
         state.core.set(Some(core));
-        let functions: Vec<CodeFunction> = directory()
-            .iter()
-            .map(|i| CodeFunction { name: i.function.name(), start: i.start, end: i.end })
-            .collect();
-        let region = Region::decode(&functions)?;
+        let region = region()?;
         // After the decoding: one of them changes two instructions, and no check value.
         sigstorm_runtime::defect::plant(defects);
+        instruction::prepare(&region);
         // SAFETY: no other thread exists yet that looks at the state.
         unsafe { *state.region.get() = Some(region) };
         let (start, end) = marked_code();
@@ -172,6 +181,7 @@ impl Harness {
             trace_hash: state.trace().hash(),
             events: if trace { state.trace().events() } else { Vec::new() },
             finding,
+            injected: state.injected.get(),
             notes,
         }
     }
@@ -181,6 +191,13 @@ impl Harness {
     /// instruction: some of those that lead into the kernel are run without the baton.
     pub fn wait_in_kernel(&mut self, on: bool) {
         self.state.parks.set(on);
+    }
+
+    /// Runs a schedule and tells which instructions of the marked code each step came to.
+    pub fn record(&mut self, schedule: &Schedule) -> (Run, Vec<Crossing>) {
+        self.state.start_recording(schedule.steps.len());
+        let run = self.run(schedule, false);
+        (run, self.state.stop_recording())
     }
 
     /// The marked code's instructions.

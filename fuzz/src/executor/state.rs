@@ -15,9 +15,10 @@ use sigstorm_runtime::wait::Wait;
 use sigstorm_runtime::{Core, M, Point};
 
 use super::accounts::Accounts;
+use super::instruction::{Recorder, Releases, TrapState};
 use super::trace::Trace;
 use super::truth::{HeapTruth, Truth};
-use crate::outcome::Counts;
+use crate::outcome::{Counts, Injected};
 use crate::schedule::{Actor, Op, Step, Stop};
 
 /// Seats at the baton: the controller's, then one for each actor.
@@ -91,6 +92,10 @@ pub(crate) struct Thread {
     pub(crate) at_point: Cell<Option<(Point, u8)>>,
     /// The instruction it is to be held at, and how many times to come there.
     pub(crate) at_instruction: Cell<Option<(usize, u8)>>,
+    /// What else its stops at instructions need.
+    pub(crate) trap: TrapState,
+    /// The step whose order it carries out.
+    pub(crate) step: Cell<u32>,
     /// The stop as the schedule has it.
     pub(crate) stop: Cell<Option<Stop>>,
     /// True from the beginning of its signal handler to its end.
@@ -103,6 +108,8 @@ pub(crate) struct Thread {
     pub(crate) rate_seen: Cell<Tick>,
     /// True while a profiling signal that was sent to it has not come.
     pub(crate) pending: Cell<bool>,
+    /// Whether its walk, as it ended, was right.
+    pub(crate) walked: Cell<Option<bool>>,
     /// True where its goroutine is in a system call.
     pub(crate) in_syscall: Cell<bool>,
     /// Where it waits in the kernel.
@@ -132,12 +139,15 @@ impl Thread {
             order: Cell::new(None),
             at_point: Cell::new(None),
             at_instruction: Cell::new(None),
+            trap: TrapState::new(),
+            step: Cell::new(0),
             stop: Cell::new(None),
             in_handler: Cell::new(false),
             held_again: Cell::new(false),
             lock_was_held: Cell::new(None),
             rate_seen: Cell::new(Tick { hz: 0, period: 0 }),
             pending: Cell::new(false),
+            walked: Cell::new(None),
             in_syscall: Cell::new(false),
             parking: Cell::new(None),
             in_kernel: Cell::new(false),
@@ -158,6 +168,8 @@ impl Thread {
         self.disarm();
         self.in_handler.set(false);
         self.held_again.set(false);
+        self.trap.reset();
+        self.walked.set(None);
         self.lock_was_held.set(None);
         self.pending.set(false);
         self.in_syscall.set(false);
@@ -172,7 +184,7 @@ impl Thread {
     pub(crate) fn disarm(&self) {
         self.at_point.set(None);
         if self.at_instruction.take().is_some() {
-            sigstorm_inject::disarm();
+            self.trap.disarm();
         }
         self.stop.set(None);
     }
@@ -228,6 +240,9 @@ pub(crate) struct State {
     pub(crate) heap: UnsafeCell<HeapTruth>,
     /// Who holds each goroutine's stack lock, and for what, by the events.
     pub(crate) ledger: [Cell<Option<(usize, Operation)>>; GOROUTINES],
+    pub(crate) releases: [Releases; GOROUTINES],
+    pub(crate) recorder: UnsafeCell<Recorder>,
+    pub(crate) injected: Cell<Injected>,
     pub(crate) last: [Cell<LastEvent>; GOROUTINES],
     pub(crate) accounts: UnsafeCell<Accounts>,
     /// The machine that the thread from outside can become.
@@ -268,6 +283,9 @@ impl State {
             truth: [const { UnsafeCell::new(Truth::new()) }; GOROUTINES],
             heap: UnsafeCell::new(HeapTruth::new()),
             ledger: [const { Cell::new(None) }; GOROUTINES],
+            releases: [const { Releases::new() }; GOROUTINES],
+            recorder: UnsafeCell::new(Recorder::default()),
+            injected: Cell::new(Injected::default()),
             last: [const { Cell::new(LastEvent { seat: 0, point: 0 }) }; GOROUTINES],
             accounts: UnsafeCell::new(Accounts::new()),
             guest: Cell::new(None),
@@ -293,9 +311,11 @@ impl State {
         for index in 0..GOROUTINES {
             self.truth(index).clear();
             self.ledger[index].set(None);
+            self.releases[index].reset();
             self.last[index].set(LastEvent { seat: 0, point: 0 });
         }
         self.heap().clear();
+        self.injected.set(Injected::default());
         *self.counts() = Counts { schedules: 1, ..Counts::default() };
         self.trace().begin(trace);
         self.stale_stop.set(None);

@@ -8,7 +8,7 @@
 use sigstorm_runtime::Point;
 use sigstorm_runtime::function::Function;
 use sigstorm_runtime::lock::Owner;
-use sigstorm_runtime::table::directory;
+use sigstorm_runtime::protocol::extent_of;
 
 use crate::outcome;
 use crate::schedule::{Actor, Op, Stop};
@@ -37,7 +37,7 @@ pub(crate) enum What {
     Drain,
 }
 
-/// A place in goroutine-side code.
+/// A place in the marked code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     function: Function,
@@ -45,9 +45,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The place of a PC, if it lies in goroutine-side code.
+    /// The place of a PC, if it lies in the marked code.
     pub(crate) fn of(pc: usize) -> Option<Place> {
-        let info = directory().iter().find(|i| i.start <= pc && pc < i.end)?;
+        let info = extent_of(pc)?;
         Some(Place { function: info.function, offset: (pc - info.start) as u16 })
     }
 }

@@ -16,7 +16,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sigstorm_runtime::{Function, Point};
 
 use belief::{Belief, Draft};
-use places::{RECOVERY, changes_a_stack, functions_of, points_of};
+use places::{RECOVERY, changes_a_stack, functions_of, points_of, protocol_of};
 
 use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop, Work};
 
@@ -404,6 +404,11 @@ impl Generator {
     fn stop(&mut self, op: Op, belief: &Belief) -> Stop {
         let hit = self.weighed(&[(75, 1), (15, 2), (6, 3), (4, 5)]);
         let recovers = belief.recovered && matches!(op, Op::Ret { .. });
+        let protocol = protocol_of(op);
+        if !protocol.is_empty() && self.chance(8) {
+            let (function, index) = (self.pick(protocol), self.below(160) as u16);
+            return Stop::Instr { function, index, hit, check: None };
+        }
         let functions = if recovers { &[] } else { functions_of(op) };
         // A return comes to few points, and to most of the code that nothing else runs.
         let share = if matches!(op, Op::Ret { .. }) { 65 } else { 40 };

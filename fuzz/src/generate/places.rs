@@ -49,6 +49,47 @@ pub(super) fn functions_of(op: Op) -> &'static [Function] {
     }
 }
 
+/// The protocol's own code that an operation runs, on the thread's own stack.
+pub(super) fn protocol_of(op: Op) -> &'static [Function] {
+    use Function::*;
+    match op {
+        Op::Signal => &[
+            OnSigprof,
+            Sigprof,
+            SampleGoroutine,
+            TryLock,
+            WalkSample,
+            WalkBegin,
+            FinishTrampoline,
+            WalkStep,
+            ThroughBarrier,
+            Unlock,
+        ],
+        Op::Scan { .. } | Op::Term => &[
+            Lock,
+            ScanStack,
+            ScanFrames,
+            ScanFrame,
+            InstallBarrier,
+            RemoveBarriers,
+            RestoreReturn,
+            WalkBegin,
+            WalkStep,
+            ThroughBarrier,
+            Unlock,
+        ],
+        Op::Shrink { .. } => &[Lock, Copystack, AdjustBarriers, AdjustFrames, WalkBegin, WalkStep, Unlock],
+        Op::Call { .. } => {
+            &[Lock, Copystack, AdjustBarriers, AdjustFrames, ScanSelf, ScanStack, InstallBarrier, Unlock]
+        }
+        Op::Bulk { .. } => &[BulkMove, Lock, UnwindBarriers, RestoreReturn, Unlock],
+        Op::Ret { .. } => &[Lock, Land, UnwindBarriers, RestoreReturn, RemoveBarriers, Unlock],
+        Op::Syscall => &[EnterSyscall],
+        Op::Resume => &[ExitSyscall],
+        _ => &[],
+    }
+}
+
 /// Scheduling points that a recovery comes to.
 pub(super) const RECOVERY: &[Point] = &[
     Point::RecoverBegin,

@@ -52,7 +52,7 @@ pub fn all(harness: &Harness) -> Vec<Boundary> {
             offset: usize::from(b.offset),
         })
     };
-    Function::ALL.iter().flat_map(of).collect()
+    Function::ALL.iter().filter(|f| f.on_goroutine_stack()).flat_map(of).collect()
 }
 
 /// The instructions of `all` that belong to one function.

@@ -73,8 +73,8 @@ fn ways(function: Function) -> Vec<String> {
             ]
         }
         Function::SwitchIn | Function::SwitchOut => {
-            let others =
-                Function::ALL.iter().filter(|f| !matches!(f, Function::SwitchIn | Function::SwitchOut));
+            let is_switch = |f: Function| matches!(f, Function::SwitchIn | Function::SwitchOut);
+            let others = Function::ALL.iter().filter(|f| f.on_goroutine_stack() && !is_switch(**f));
             let texts = others.flat_map(|&f| ways(f));
             // The way out of it and the way in again, where that is another.
             texts.flat_map(|text| [text.clone(), text.replace(HERE, "@HERE:2")]).collect()

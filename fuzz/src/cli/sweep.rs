@@ -1,0 +1,371 @@
+//! `sigstorm sweep`: a schedule, disturbed once at every instruction that it comes to.
+//!
+//! Each file is watched once, which says what its runs are ([`Plan`]); then they are run, many
+//! to a request, in a child that is replaced when a run breaks it.
+
+use super::display::Sweeping;
+use super::output::{Out, complain};
+use super::runner::{Answer, Runner};
+use super::{Exit, Outcome, args, files, input};
+use anyhow::{Context, Result};
+use console::style;
+use indicatif::HumanCount;
+use serde::Serialize;
+use sigstorm::executor;
+use sigstorm::outcome::{Injected, Verdict};
+use sigstorm::schedule::Schedule;
+use sigstorm::sweep::{Coverage, Disturbance, Injection, Plan, Why, html, plain, text};
+use sigstorm_runtime::profiler::Skip;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A request of so many bytes is less than a pipe holds, and so are its answers.
+const REQUEST: usize = 24 << 10;
+/// Answers are longer than requests: so many fit.
+const MOST_AT_ONCE: usize = 96;
+/// After so many violations a file's sweep has made its point.
+const ENOUGH: u64 = 32;
+
+/// What all runs of a sweep came to.
+#[derive(Debug, Default)]
+struct Totals {
+    files: u64,
+    unreadable: u64,
+    runs: u64,
+    injected: Injected,
+    violations: u64,
+    verdicts: BTreeMap<String, u64>,
+    verdict: Option<String>,
+    /// Visits that no stop can name.
+    beyond: u64,
+    /// Files whose sweep was ended by its violations.
+    cut: u64,
+}
+
+impl Totals {
+    /// The verdicts, with their numbers.
+    fn found(&self) -> String {
+        let verdicts: Vec<String> = self.verdicts.iter().map(|(name, n)| format!("{n} {name}")).collect();
+        verdicts.join(", ")
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    r#type: &'a str,
+    command: &'a str,
+    boundaries: usize,
+    injected: usize,
+    unreached: usize,
+    violations: u64,
+    verdict: Option<&'a str>,
+    files: u64,
+    runs: u64,
+    samples: u64,
+    tracebacks: u64,
+    alone: u64,
+    skips: BTreeMap<&'static str, u64>,
+    handovers: u64,
+    verdicts: &'a BTreeMap<String, u64>,
+    beyond: u64,
+    cut: u64,
+    unreadable: u64,
+    seconds: f64,
+    listing: Option<&'a Path>,
+}
+
+/// One violation.
+#[derive(Serialize)]
+struct Violation<'a> {
+    r#type: &'a str,
+    file: &'a str,
+    verdict: &'a str,
+    summary: &'a str,
+    place: String,
+    schedule: String,
+}
+
+#[derive(Serialize)]
+struct Unreached {
+    r#type: &'static str,
+    place: String,
+    instruction: String,
+    why: &'static str,
+}
+
+/// `sigstorm sweep`.
+pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
+    let begun = Instant::now();
+    let region = executor::region().map_err(anyhow::Error::from)?;
+    let mut sweep = Sweep {
+        args,
+        out,
+        runner: Runner::new(&args.planted.defects),
+        coverage: Coverage::new(&region),
+        totals: Totals::default(),
+        exit: Exit::Clean,
+    };
+    let bar = Sweeping::new(out);
+    for file in &args.files {
+        match input::load(file) {
+            Ok(mut input) => {
+                if args.plain {
+                    input.schedule = plain(&input.schedule);
+                }
+                sweep.file(&input.name, input.schedule, &bar)?;
+            }
+            Err(message) => {
+                complain(&format!("error: {message}"));
+                sweep.totals.unreadable += 1;
+                sweep.exit = sweep.exit.worse(Exit::Usage);
+            }
+        }
+    }
+    bar.end();
+    let listing = sweep.write_listing(&region)?;
+    sweep.report(&region, listing.as_deref(), begun.elapsed().as_secs_f64())?;
+    Ok(sweep.exit)
+}
+
+struct Sweep<'a> {
+    args: &'a args::Sweep,
+    out: &'a Out,
+    runner: Runner,
+    coverage: Coverage,
+    totals: Totals,
+    exit: Exit,
+}
+
+impl Sweep<'_> {
+    /// Watches a schedule, then disturbs it everywhere.
+    fn file(&mut self, name: &str, schedule: Schedule, bar: &Sweeping) -> Result<(), super::Trouble> {
+        self.totals.files += 1;
+        let steps = schedule.steps.len();
+        let answer = self.runner.record(&schedule.encode())?;
+        self.totals.runs += 1;
+        if answer.finding.is_some() {
+            // It shows something as it is: there is nothing to be disturbed.
+            return self.violation(name, None, &schedule, &answer);
+        }
+        self.coverage.watched(&answer.crossings, steps);
+        let plan = Plan::new(schedule, answer.crossings);
+        self.totals.beyond += plan.beyond();
+        let mut injections = plan.injections();
+        if self.args.pairs {
+            injections.extend(plan.pairs());
+        }
+        bar.begin(name, injections.len());
+        let before = self.totals.violations;
+        let mut next = 0;
+        while next < injections.len() {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while let Some(injection) = injections.get(next + batch.len()) {
+                let encoded = plan.schedule(injection).encode();
+                bytes += encoded.len() + 5;
+                if !batch.is_empty() && (bytes > REQUEST || batch.len() == MOST_AT_ONCE) {
+                    break;
+                }
+                batch.push(encoded);
+            }
+            let mut answers = Vec::with_capacity(batch.len());
+            self.runner.run_all(&batch, &mut |_, answer| {
+                answers.push(answer);
+                true
+            })?;
+            for (injection, answer) in injections[next..].iter().zip(&answers) {
+                self.judge(name, &plan, injection, answer)?;
+            }
+            next += batch.len();
+            bar.show(next, self.totals.found());
+            if self.totals.violations - before >= ENOUGH {
+                self.totals.cut += 1;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What one run says.
+    fn judge(
+        &mut self,
+        name: &str,
+        plan: &Plan,
+        injection: &Injection,
+        answer: &Answer,
+    ) -> Result<(), super::Trouble> {
+        self.totals.runs += 1;
+        let injected = &answer.injected;
+        self.coverage.ran(injection, injected);
+        let total = &mut self.totals.injected;
+        total.held += injected.held;
+        total.handed += injected.handed;
+        total.right += injected.right;
+        total.alone += injected.alone;
+        for (mine, theirs) in total.skips.iter_mut().zip(injected.skips) {
+            *mine += theirs;
+        }
+        if answer.finding.is_some() {
+            return self.violation(name, Some(injection), &plan.schedule(injection), answer);
+        }
+        let both = matches!(injection.what, Disturbance::Both { .. });
+        // What notes whether a planted defect was reached runs once a process.
+        let checked = injection.counted && self.args.planted.defects.is_empty();
+        if checked && injected.held == 0 && !both {
+            let mut missed = answer.clone();
+            let what = "a visit was counted, and a stop at it does not fire".to_owned();
+            missed.finding = Some(super::death::finding(Verdict::HarnessError, what, Vec::new()));
+            return self.violation(name, Some(injection), &plan.schedule(injection), &missed);
+        }
+        Ok(())
+    }
+
+    fn violation(
+        &mut self,
+        file: &str,
+        injection: Option<&Injection>,
+        schedule: &Schedule,
+        answer: &Answer,
+    ) -> Result<(), super::Trouble> {
+        let Some(finding) = &answer.finding else { return Ok(()) };
+        let verdict = finding.verdict.as_str();
+        let exit = Exit::of_verdict(Some(verdict));
+        self.exit = self.exit.worse(exit);
+        self.totals.violations += u64::from(exit == Exit::Violation);
+        let first = !self.totals.verdicts.contains_key(verdict);
+        *self.totals.verdicts.entry(verdict.to_owned()).or_default() += 1;
+        self.totals.verdict.get_or_insert_with(|| verdict.to_owned());
+        let place = injection.map_or("as it is".to_owned(), |i| place(i));
+        if self.out.json {
+            let summary = finding.summary.as_str();
+            let schedule = schedule.to_text();
+            self.out.object(&Violation { r#type: "violation", file, verdict, summary, place, schedule })?;
+        } else if first {
+            // One of each kind is shown in full.
+            let head = format!("{verdict}: {}", finding.summary);
+            self.out.say(&format!("{file}, {place}: {}", style(head).red().bold()))?;
+            for line in finding.evidence.iter().chain(&finding.dump) {
+                self.out.say(&format!("    {line}"))?;
+            }
+            for line in schedule.to_text().lines() {
+                self.out.say(&format!("  | {line}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the listing, as text and as a page.
+    fn write_listing(&self, region: &sigstorm_inject::Region) -> Result<Option<PathBuf>> {
+        let folder = self.args.reports.join("sweep");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        files::write(&folder.join("coverage.txt"), text(&self.coverage, region).as_bytes())?;
+        let page = folder.join("coverage.html");
+        files::write(&page, html(&self.coverage, region).as_bytes())?;
+        Ok(Some(page))
+    }
+
+    fn report(
+        &self,
+        region: &sigstorm_inject::Region,
+        listing: Option<&Path>,
+        seconds: f64,
+    ) -> Result<(), super::Trouble> {
+        let (totals, coverage) = (&self.totals, &self.coverage);
+        let (boundaries, injected) = (coverage.boundaries(), coverage.injected());
+        let listed = |place: &sigstorm::sweep::Place| {
+            let f = sigstorm_runtime::Function::ALL.iter().position(|f| *f == place.function);
+            region.disassemble(f.unwrap_or(usize::MAX), usize::from(place.index))
+        };
+        let mut by_why: Vec<(Why, u64)> = Vec::new();
+        for (place, why) in coverage.unreached() {
+            match by_why.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, count)) => *count += 1,
+                None => by_why.push((why, 1)),
+            }
+            let name = format!("{}#{}", place.function, place.index);
+            let instruction = listed(place);
+            let line = format!("  unreached: {name:<22} {instruction:<44} {}", why.name());
+            // Few are worth reading one by one; the listing has all.
+            if boundaries - injected <= 40 {
+                self.out.say(line.trim_end())?;
+            }
+            self.out.object(&Unreached { r#type: "unreached", place: name, instruction, why: why.name() })?;
+        }
+        let skips = || Skip::ALL.iter().map(|skip| skip.name()).zip(totals.injected.skips);
+        let samples = totals.injected.samples();
+        self.out.object(&Summary {
+            r#type: "summary",
+            command: "sweep",
+            boundaries,
+            injected,
+            unreached: boundaries - injected,
+            violations: totals.violations,
+            verdict: totals.verdict.as_deref(),
+            files: totals.files,
+            runs: totals.runs,
+            samples,
+            tracebacks: totals.injected.right,
+            alone: totals.injected.alone,
+            skips: skips().collect(),
+            handovers: totals.injected.handed,
+            verdicts: &totals.verdicts,
+            beyond: totals.beyond,
+            cut: totals.cut,
+            unreadable: totals.unreadable,
+            seconds,
+            listing,
+        })?;
+        let say = |line: String| self.out.say(&line);
+        let percent = 100.0 * injected as f64 / boundaries.max(1) as f64;
+        say(format!("{injected} of {boundaries} reachable instructions disturbed ({percent:.1} %)"))?;
+        for (why, count) in by_why {
+            say(format!("  {count} not: {}", why.name()))?;
+        }
+        let skipped: Vec<String> =
+            skips().filter(|(_, n)| *n != 0).map(|(name, n)| format!("{} {name}", HumanCount(n))).collect();
+        say(format!(
+            "{} signals exactly at an instruction: {} right tracebacks, {} without a goroutine, skipped for a \
+             true reason: {}",
+            HumanCount(samples),
+            HumanCount(totals.injected.right),
+            HumanCount(totals.injected.alone),
+            if skipped.is_empty() { "none".to_owned() } else { skipped.join(", ") },
+        ))?;
+        say(format!(
+            "{} hand-overs there; {} runs of {} in {seconds:.1} s",
+            HumanCount(totals.injected.handed),
+            HumanCount(totals.runs),
+            input::counted(totals.files as usize, "schedule"),
+        ))?;
+        if totals.beyond != 0 {
+            say(format!("{} visits are a step's ninth or later, which no stop can name", totals.beyond))?;
+        }
+        let found = match totals.verdicts.is_empty() {
+            true => style("no violation".to_owned()).green(),
+            false => style(totals.found()).red().bold(),
+        };
+        say(format!("{found}"))?;
+        if totals.cut != 0 {
+            say(format!("{} ended after {ENOUGH} violations", input::counted(totals.cut as usize, "file")))?;
+        }
+        if let Some(page) = listing {
+            say(format!("listing: {}", page.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where and what, as a person reads it.
+fn place(injection: &Injection) -> String {
+    let Injection { step, function, index, hit, what, .. } = injection;
+    let what = match what {
+        Disturbance::Signal => "a signal".to_owned(),
+        Disturbance::Other(actor, op) => format!("{} {op}", actor.name()),
+        Disturbance::Both { other: (actor, op), at: (f, i), .. } => {
+            format!("{} {op} @ {f}#{i}", actor.name())
+        }
+    };
+    let visit = if *hit == 1 { String::new() } else { format!(":{hit}") };
+    format!("step {}, {function}#{index}{visit}, {what}", step + 1)
+}

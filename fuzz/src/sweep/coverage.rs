@@ -1,0 +1,168 @@
+//! What a sweep did at each instruction of the marked code, and why not at the others.
+
+use sigstorm_inject::Region;
+use sigstorm_runtime::Function;
+
+use super::plan::{Disturbance, Injection};
+use super::reasons::never;
+use crate::executor::number;
+use crate::outcome::{Crossing, Injected};
+
+/// An instruction and what was done there.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its function.
+    pub function: Function,
+    /// Which of its instructions.
+    pub index: u16,
+    /// How often the watched runs came there within a step.
+    pub crossed: u64,
+    /// How often after the last step.
+    pub afterwards: u64,
+    /// Signals that came exactly there.
+    pub signals: u64,
+    /// Times that others went on while a thread was held there.
+    pub handovers: u64,
+    /// Whether a visit was seen at which signals were not blocked.
+    pub open: bool,
+    /// Why no run of a quiet core comes there, if none can.
+    pub never: Option<&'static str>,
+}
+
+/// Why nothing was done at an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// None of the schedules comes there.
+    NotCrossed,
+    /// It is come to only after a schedule's last step.
+    Afterwards,
+    /// Signals are blocked there, and nobody else could go on meanwhile.
+    Alone,
+    /// Signals came later than there.
+    Missed,
+}
+
+impl Why {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Why::NotCrossed => "none of these schedules comes there",
+            Why::Afterwards => "these schedules come there only after their last step",
+            Why::Alone => "signals are blocked there, and nobody else could go on meanwhile",
+            Why::Missed => "no signal arrived there",
+        }
+    }
+}
+
+impl Place {
+    /// True where a signal came, or, where signals are blocked, others went on.
+    pub fn injected(&self) -> bool {
+        if self.open { self.signals != 0 } else { self.handovers != 0 }
+    }
+
+    /// Why nothing was done there; nothing where something was.
+    pub fn why(&self) -> Option<Why> {
+        match self {
+            place if place.injected() => None,
+            Place { crossed: 0, afterwards: 0, .. } => Some(Why::NotCrossed),
+            Place { crossed: 0, .. } => Some(Why::Afterwards),
+            Place { open: true, .. } => Some(Why::Missed),
+            _ => Some(Why::Alone),
+        }
+    }
+}
+
+/// The marked code and what was done in it.
+#[derive(Clone, Debug)]
+pub struct Coverage {
+    places: Vec<Place>,
+    /// The first place of each function.
+    first: Vec<usize>,
+}
+
+impl Coverage {
+    /// Of nothing yet.
+    pub fn new(region: &Region) -> Coverage {
+        let (mut places, mut first) = (Vec::new(), Vec::new());
+        for &function in Function::ALL {
+            first.push(places.len());
+            for (index, never) in never(region, function).into_iter().enumerate() {
+                places.push(Place {
+                    function,
+                    index: index as u16,
+                    crossed: 0,
+                    afterwards: 0,
+                    signals: 0,
+                    handovers: 0,
+                    open: false,
+                    never,
+                });
+            }
+        }
+        Coverage { places, first }
+    }
+
+    /// Every instruction, function by function.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The instructions of one function.
+    pub fn of(&self, function: Function) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(move |place| place.function == function)
+    }
+
+    fn place(&mut self, function: Function, index: u16) -> Option<&mut Place> {
+        let first = *self.first.get(number(function))?;
+        self.places.get_mut(first + usize::from(index)).filter(|place| place.function == function)
+    }
+
+    /// Notes the visits of a watched run with so many steps.
+    pub fn watched(&mut self, crossings: &[Crossing], steps: usize) {
+        for crossing in crossings {
+            let Some(function) = Function::from_code(crossing.function) else { continue };
+            let Some(place) = self.place(function, crossing.index) else { continue };
+            let count = u64::from(crossing.count);
+            if (crossing.step as usize) < steps {
+                place.crossed += count;
+                let seen = u8::MAX >> (8 - crossing.count.min(8));
+                place.open |= crossing.masked & seen != seen;
+            } else {
+                place.afterwards += count;
+            }
+        }
+    }
+
+    /// Notes what became of a run.
+    pub fn ran(&mut self, injection: &Injection, injected: &Injected) {
+        if injected.held == 0 {
+            return;
+        }
+        if let Some(place) = self.place(injection.function, injection.index) {
+            match injection.what {
+                Disturbance::Signal => place.signals += injected.samples(),
+                _ => place.handovers += u64::from(injected.handed != 0),
+            }
+        }
+    }
+
+    /// The instructions that a run of a quiet core can come to.
+    pub fn reachable(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(|place| place.never.is_none() || place.crossed + place.afterwards != 0)
+    }
+
+    /// How many that are.
+    pub fn boundaries(&self) -> usize {
+        self.reachable().count()
+    }
+
+    /// At how many of them something was done.
+    pub fn injected(&self) -> usize {
+        self.reachable().filter(|place| place.injected()).count()
+    }
+
+    /// Those at which nothing was, with the reason.
+    pub fn unreached(&self) -> impl Iterator<Item = (&Place, Why)> {
+        self.reachable().filter_map(|place| Some((place, place.why()?)))
+    }
+}
