@@ -30,11 +30,14 @@ impl Report {
         let names: Vec<_> = self.defects.iter().map(|defect| defect.name()).collect();
         let planted = if names.is_empty() { "nothing".into() } else { names.join(", ") };
         writeln!(f, "Planted:  {planted}")?;
-        writeln!(
-            f,
-            "Found:    after {:.1} s and {} schedules, from seed {}",
-            self.seconds, self.schedules, self.seed
-        )?;
+        // What was collected was found by another engine.
+        if self.schedules > 0 {
+            writeln!(
+                f,
+                "Found:    after {:.1} s and {} schedules, from seed {}",
+                self.seconds, self.schedules, self.seed
+            )?;
+        }
         let before = self.steps_before();
         if self.shrunk {
             writeln!(f, "Shrunk:   {} steps, from {before}", self.schedule.steps.len())?;
