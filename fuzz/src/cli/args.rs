@@ -340,7 +340,7 @@ pub struct Storm {
 }
 
 fn clock() -> impl TypedValueParser<Value = Clock> {
-    PossibleValuesParser::new(Clock::ALL.map(Clock::name))
+    PossibleValuesParser::new(Clock::ALL.iter().map(|clock| clock.name()))
         .try_map(|name| Clock::from_name(&name).ok_or("no such clock"))
 }
 

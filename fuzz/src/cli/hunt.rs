@@ -195,7 +195,8 @@ pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) 
     let (before, after) = (counted(report.steps_before(), "step"), report.schedule.steps.len());
     let shrunk = if report.shrunk { format!("shrunk from {before} to {after}") } else { before };
     // What was collected was found by another engine.
-    let found = if report.schedules > 0 { format!("found after {:.1} s; ", report.seconds) } else { String::new() };
+    let found =
+        if report.schedules > 0 { format!("found after {:.1} s; ", report.seconds) } else { String::new() };
     out.say(&format!("{found}{shrunk}"))?;
     let Some(folder) = written else { return Ok(()) };
     out.say(&format!("report: {}", folder.join("report.txt").display()))?;

@@ -39,6 +39,8 @@ pub struct StormCounts {
     pub copies: u64,
     /// Barriers that were put over return addresses.
     pub barriers: u64,
+    /// Samples that were read from the machines' buffers.
+    pub samples_read: u64,
     /// Cycles of the collector.
     pub cycles: u64,
     /// Delays at scheduling points.

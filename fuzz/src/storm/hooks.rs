@@ -201,8 +201,13 @@ fn on_wait(wait: &Wait) {
         unsafe { libc::sched_yield() };
         return;
     };
-    if let (Wait::StackLock(g), Some(m)) = (wait, seat.machine)
-        && g.lock.owner().is_some_and(|owner| owner.machine == m.id)
+    let holder = match wait {
+        Wait::StackLock(g) => g.lock.owner().map(|owner| owner.machine),
+        Wait::RateLock(core) => core.profiler().rate_holder(),
+        _ => None,
+    };
+    if let (Some(holder), Some(m)) = (holder, seat.machine)
+        && holder == m.id
     {
         // Only this thread could give it back, and it is here.
         seat.wait.store(core::ptr::from_ref(wait).cast_mut(), Ordering::SeqCst);

@@ -3,7 +3,7 @@
 //! Under the baton a run is decided by its schedule. Real hardware runs threads at once, and
 //! interrupts them between any two instructions, Rust code included. A storm does just
 //! that: threads that run goroutines in endless random work, a collector in endless cycles,
-//! a timer for every thread, and one thread that sends signals at random and turns the
+//! a timer of the core's for every thread, and one thread that sends signals at random and turns the
 //! profiling rate. The choices come from a seed, but which thread is where when a signal
 //! comes does not, so nothing is replayed here: a storm says *that* something is wrong, with
 //! all evidence, and a hunt says how.
@@ -30,7 +30,6 @@ pub mod options;
 mod others;
 mod seat;
 mod state;
-mod timer;
 mod watch;
 mod work;
 
@@ -54,7 +53,6 @@ use crate::outcome::{Finding, Verdict};
 use crate::shared::Shared;
 use seat::{Doing, Seat, rest};
 use state::{Stage, Storm, Trouble, Violation};
-use timer::Timer;
 use watch::Watchdog;
 use work::Worker;
 
@@ -90,10 +88,7 @@ pub fn run(options: StormOptions) -> ! {
         end(BROKEN)
     }));
     match begin(&options) {
-        Ok((storm, timers)) => {
-            let status = blow(storm, &timers, &options);
-            end(status)
-        }
+        Ok(storm) => end(blow(storm, &options)),
         Err(error) => {
             eprintln!("{error}");
             leave(&options.dir, &harness_error(error.to_string()));
@@ -127,8 +122,9 @@ fn harness_error(summary: String) -> Finding {
 
 /// How a round's core is set up: barriers everywhere or where they usually lie, and stacks
 /// that begin small or not so small.
-fn config(round: u64) -> Config {
+fn config(round: u64, clock: Clock) -> Config {
     Config {
+        timers: Some(clock),
         every_frame: round.is_multiple_of(2),
         initial_stack: [2048, 4096, 2048, 16_384][(round / 2 % 4) as usize],
         unreadable: if round % 3 == 2 { 64 } else { 0 },
@@ -138,11 +134,11 @@ fn config(round: u64) -> Config {
     }
 }
 
-fn begin(options: &StormOptions) -> Result<(&'static Storm, Vec<Timer>), StormError> {
+fn begin(options: &StormOptions) -> Result<&'static Storm, StormError> {
     sigstorm_runtime::defect::plant(&options.defects);
     let machines = options.threads + 1;
     let goroutines = (options.threads * 3 + 2).min(sigstorm_runtime::core::MAX_GOROUTINES);
-    let core = Core::leak_sized(config(0), goroutines, machines)?;
+    let core = Core::leak_sized(config(0, options.clock), goroutines, machines)?;
     profiler::install().map_err(system("installing the SIGPROF handler"))?;
     fault::install().map_err(system("installing the fault handlers"))?;
     hooks::install();
@@ -163,15 +159,10 @@ fn begin(options: &StormOptions) -> Result<(&'static Storm, Vec<Timer>), StormEr
     let storm = Storm::leak(core, seats, options.delay);
     others::set_rate(storm, options.rate);
 
-    // The weather is last, and is told of the others' timers.
-    let timers =
-        (0..machines).map(|index| start(storm, index, options, Vec::new())).collect::<Result<Vec<_>, _>>()?;
-    let timers: Vec<Timer> = timers.into_iter().flatten().collect();
-    start(storm, machines, options, timers.clone())?;
-    for timer in &timers {
-        timer.set(options.rate).map_err(system("setting a timer"))?;
+    for index in 0..storm.seats.len() {
+        start(storm, index, options)?;
     }
-    Ok((storm, timers))
+    Ok(storm)
 }
 
 /// One thread's random choices.
@@ -181,52 +172,63 @@ fn stream(seed: u64, number: u64) -> ChaCha8Rng {
     rng
 }
 
-/// Starts a thread, and waits until it is ready: its timer, if it has one.
-fn start(
-    storm: &'static Storm,
-    index: usize,
-    options: &StormOptions,
-    timers: Vec<Timer>,
-) -> Result<Option<Timer>, StormError> {
+/// Starts a thread, and waits until it is ready.
+fn start(storm: &'static Storm, index: usize, options: &StormOptions) -> Result<(), StormError> {
     let seat = &storm.seats[index];
-    let (clock, rate) = (options.clock, options.rate);
+    let rate = options.rate;
     let mut rng = stream(options.seed, index as u64 + 1);
     let (ready, started) = mpsc::channel();
     thread::Builder::new()
         .name(seat.name.clone())
         .spawn(move || {
             // The thread lives as long as the process, and so does its signal stack.
-            let prepared = prepare(seat, clock);
-            let _stack = match prepared {
-                Ok((stack, timer)) => {
-                    let _ = ready.send(Ok(timer));
+            let _stack = match prepare(seat) {
+                Ok(stack) => {
+                    let _ = ready.send(Ok(()));
                     stack
                 }
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            serve(storm, seat, &timers, rate, &mut rng)
+            serve(storm, seat, rate, &mut rng)
         })
         .map_err(system("starting a thread"))?;
     let prepared = started.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
-    prepared.and_then(|timer| timer).map_err(system("setting up a thread's signal stack and timer"))
+    prepared.and_then(|ready| ready).map_err(system("setting up a thread's signal stack and timer"))
 }
 
-fn prepare(seat: &'static Seat, clock: Clock) -> io::Result<(SignalStack, Option<Timer>)> {
+fn prepare(seat: &'static Seat) -> io::Result<SignalStack> {
     let stack = SignalStack::install()?;
+    // Until the first round begins, as between any two.
+    hold_signals(true)?;
     seat.sit();
-    let timer = match seat.machine {
-        Some(m) => {
-            m.attach()?;
-            Some(Timer::new(clock, inject::gettid())?)
-        }
-        None => None,
+    if let Some(m) = seat.machine {
+        m.attach()?;
+    }
+    Ok(stack)
+}
+
+/// Holds the profiling signal back from this thread, or lets it in: the core starts over
+/// while nobody is at work, and no handler must be either.
+fn hold_signals(hold: bool) -> io::Result<()> {
+    let how = if hold { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: a zeroed set is a valid one; the mask is this thread's own.
+    let error = unsafe {
+        let mut set: libc::sigset_t = core::mem::zeroed();
+        libc::sigaddset(&mut set, libc::SIGPROF);
+        libc::pthread_sigmask(how, &set, core::ptr::null_mut())
     };
-    Ok((stack, timer))
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 /// A thread's life: one round after the other.
-fn serve(storm: &'static Storm, seat: &'static Seat, timers: &[Timer], rate: u32, rng: &mut ChaCha8Rng) {
+fn serve(storm: &'static Storm, seat: &'static Seat, rate: u32, rng: &mut ChaCha8Rng) {
+    let hold = |hold| {
+        if hold_signals(hold).is_err() {
+            storm.fail(seat, Trouble::Harness("the kernel refused a signal mask"));
+        }
+    };
     loop {
+        hold(true);
         seat.does(Doing::Idle);
         while storm.stage() != Stage::Blow {
             if storm.frozen.load(Ordering::Relaxed) {
@@ -235,20 +237,17 @@ fn serve(storm: &'static Storm, seat: &'static Seat, timers: &[Timer], rate: u32
             rest(Duration::from_micros(500));
         }
         seat.does(Doing::Between);
+        hold(false);
         match seat.machine {
-            None => others::weather(storm, seat, timers, rate, rng),
+            None => others::weather(storm, seat, rate, rng),
             Some(m) if m.id == storm.core.collector() => others::collect(storm, seat, m, rng),
-            Some(m) => Worker { storm, seat, m, rng, climb: 55 }.round(),
-        }
-        // What it was told to do in this round it has done.
-        while storm.stage() == Stage::Blow && !storm.frozen.load(Ordering::Relaxed) {
-            rest(Duration::from_micros(500));
+            Some(m) => Worker { storm, seat, m, rng, rate, climb: 55 }.round(),
         }
     }
 }
 
 /// Round after round, from outside. The exit status.
-fn blow(storm: &'static Storm, timers: &[Timer], options: &StormOptions) -> i32 {
+fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
     let stats = match Shared::map(&options.dir.join("stats"), STORM_WORDS * 8) {
         Ok(stats) => stats,
         Err(error) => {
@@ -282,17 +281,13 @@ fn blow(storm: &'static Storm, timers: &[Timer], options: &StormOptions) -> i32 
         }
         storm.rounds.fetch_add(1, Ordering::Relaxed);
         if last {
-            for timer in timers {
-                // The process is about to end.
-                let _ = timer.set(0);
-            }
             conductor.publish();
             return 0;
         }
         storm.set_stage(Stage::Wait);
-        // SAFETY: every thread waits for the next round and has no goroutine: they are idle,
-        // and the stage keeps them so.
-        let reset = unsafe { storm.core.reset(config(storm.rounds.load(Ordering::Relaxed))) };
+        // SAFETY: every thread waits for the next round, has no goroutine and holds its signal
+        // back: they are idle, and the stage keeps them so.
+        let reset = unsafe { storm.core.reset(config(storm.rounds.load(Ordering::Relaxed), options.clock)) };
         if reset.is_err() {
             storm.note(None, Trouble::Harness("a round's options are out of range"));
         }
@@ -374,7 +369,7 @@ mod tests {
     #[test]
     fn rounds_have_options_that_the_core_takes() {
         for round in 0..24 {
-            assert!(Core::leak_sized(config(round), 5, 2).is_ok(), "round {round}");
+            assert!(Core::leak_sized(config(round, Clock::Monotonic), 5, 2).is_ok(), "round {round}");
         }
     }
 

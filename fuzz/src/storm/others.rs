@@ -11,7 +11,6 @@ use sigstorm_runtime::{M, Phase, profiler};
 use super::judge::BUSY;
 use super::seat::{Doing, Seat, rest};
 use super::state::{Stage, Storm, Trouble};
-use super::timer::Timer;
 
 fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
     ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
@@ -66,8 +65,10 @@ pub(crate) fn collect(storm: &Storm, seat: &Seat, m: &'static M, rng: &mut ChaCh
     does(Doing::Between);
 }
 
-/// Sets the profiling rate, and says so before and after.
+/// Changes the profiling rate, and says so before and after. Not where another thread is about
+/// it: what is said must be what is.
 pub(crate) fn set_rate(storm: &Storm, hz: u32) {
+    let Ok(_alone) = storm.rate_writers.try_lock() else { return };
     let change = (storm.rate.load(Ordering::Relaxed) >> 32) + 1;
     storm.rate.store(change << 32 | BUSY | u64::from(hz), Ordering::SeqCst);
     if profiler::set_rate(storm.core, hz).is_err() {
@@ -76,14 +77,16 @@ pub(crate) fn set_rate(storm: &Storm, hz: u32) {
     storm.rate.store((change + 1) << 32 | u64::from(hz), Ordering::SeqCst);
 }
 
-/// Signals at random, timers at other rates, and the profiler off for a moment, until the
-/// round ends.
-pub(crate) fn weather(storm: &Storm, seat: &Seat, timers: &[Timer], rate: u32, rng: &mut ChaCha8Rng) {
+/// Signals at random, other rates, the profiler off for a moment, and somebody who reads the
+/// samples, until the round ends.
+pub(crate) fn weather(storm: &Storm, seat: &Seat, rate: u32, rng: &mut ChaCha8Rng) {
     while storm.stage() == Stage::Blow {
         seat.does(Doing::Weather);
         rest(Duration::from_micros(u64::from(below(rng, 400))));
         // Somebody must read what the handlers leave; what was torn is the core's to say.
-        storm.core.profiler().read(|_| ());
+        if let Some(read) = storm.core.profiler().read(|_| ()) {
+            seat.counts.samples_read.add(read as u64);
+        }
         let target = &storm.seats[below(rng, storm.seats.len() as u32) as usize];
         let tid = target.tid.load(Ordering::SeqCst);
         match below(rng, 100) {
@@ -94,15 +97,10 @@ pub(crate) fn weather(storm: &Storm, seat: &Seat, timers: &[Timer], rate: u32, r
                 rest(Duration::from_micros(u64::from(below(rng, 1000))));
                 set_rate(storm, rate);
             }
-            86..92 => {
-                if let Some(timer) = timers.get(below(rng, timers.len().max(1) as u32) as usize) {
-                    // A timer that stands still would be seen by its thread's samples.
-                    let _ = timer.set((rate / (1 + below(rng, 4))).max(1));
-                }
-            }
+            86 | 87 => set_rate(storm, (rate / (1 + below(rng, 4))).max(1)),
             _ => {
-                for timer in timers {
-                    let _ = timer.set(rate);
+                if storm.core.rate() != rate {
+                    set_rate(storm, rate);
                 }
             }
         }

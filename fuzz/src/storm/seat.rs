@@ -108,6 +108,7 @@ pub(crate) struct SeatCounts {
     pub(crate) barriers: Count,
     pub(crate) cycles: Count,
     pub(crate) events: Count,
+    pub(crate) samples_read: Count,
     pub(crate) interrupted_calls: Count,
     pub(crate) delays: Count,
 }

@@ -4,6 +4,8 @@ use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
+use std::sync::Mutex;
+
 use sigstorm_runtime::Core;
 use sigstorm_runtime::throw::Throw;
 
@@ -72,6 +74,8 @@ pub(crate) struct Storm {
     pub(crate) found: AtomicBool,
     /// The profiling rate as the weather has set it: changes << 32 | busy << 31 | hertz.
     pub(crate) rate: AtomicU64,
+    /// One thread at a time changes the rate.
+    pub(crate) rate_writers: Mutex<()>,
     /// A delay comes where a random 32-bit number is below this.
     pub(crate) delay_below: u64,
     pub(crate) delay_ns: u64,
@@ -104,6 +108,7 @@ impl Storm {
             claimed: AtomicBool::new(false),
             found: AtomicBool::new(false),
             rate: AtomicU64::new(0),
+            rate_writers: Mutex::new(()),
             delay_below: (delay.probability * 4_294_967_296.0) as u64,
             delay_ns: u64::from(delay.micros) * 1000,
             rounds: AtomicU64::new(0),
@@ -192,6 +197,7 @@ impl Storm {
             sum.recoveries += c.recoveries.get();
             sum.copies += c.copies.get();
             sum.barriers += c.barriers.get();
+            sum.samples_read += c.samples_read.get();
             sum.cycles += c.cycles.get();
             sum.delays += c.delays.get() + c.delays_in_handler.get();
         }

@@ -16,6 +16,7 @@ use sigstorm_runtime::syscall::{SystemCall, SystemCalls};
 use sigstorm_runtime::{Function, Left, M};
 
 use super::cell::{HeapWriter, TruthCell};
+use super::others;
 use super::seat::{Doing, Seat};
 use super::state::{Stage, Storm, Trouble};
 use crate::executor::truth::{Pending, SavedAt, Truth, Value};
@@ -56,10 +57,15 @@ pub(crate) struct Worker<'a> {
     pub(crate) seat: &'static Seat,
     pub(crate) m: &'static M,
     pub(crate) rng: &'a mut ChaCha8Rng,
+    /// The rate that was asked for.
+    pub(crate) rate: u32,
     /// Calls out of a hundred calls and returns; drawn anew now and then, so that stacks
     /// become deep and shallow again.
     pub(crate) climb: u32,
 }
+
+/// A thread turns the rate itself once in so many operations.
+const RATE: u32 = 1 << 12;
 
 /// What a kind of frame is called for, out of a hundred.
 const KINDS: [(Function, u32); 8] = [
@@ -167,6 +173,10 @@ impl Worker<'_> {
         }
         if self.below(LOOK_OVER) == 0 {
             self.look_over();
+        }
+        if self.below(RATE) == 0 {
+            let rate = (self.rate / (1 + self.below(2))).max(1);
+            others::set_rate(self.storm, rate);
         }
         // A deferred call may recover; elsewhere that does nothing.
         let deferred = self.look(|truth| {
