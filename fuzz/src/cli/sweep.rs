@@ -236,7 +236,7 @@ impl Sweep<'_> {
         let first = !self.totals.verdicts.contains_key(verdict);
         *self.totals.verdicts.entry(verdict.to_owned()).or_default() += 1;
         self.totals.verdict.get_or_insert_with(|| verdict.to_owned());
-        let place = injection.map_or("as it is".to_owned(), |i| place(i));
+        let place = injection.map_or("as it is".to_owned(), place);
         if self.out.json {
             let summary = finding.summary.as_str();
             let schedule = schedule.to_text();

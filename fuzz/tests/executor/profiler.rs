@@ -6,19 +6,11 @@ use sigstorm_runtime::profiler::Skip;
 
 use crate::common::{harness, in_child, run_clean, schedule};
 
-<<<<<<< HEAD
 /// A schedule and what it must come to.
 type Case<'a> = (&'a str, &'a dyn Fn(&Run));
 
 /// Runs each of these schedules and holds it to what it must come to.
 fn all(cases: &[Case<'_>]) -> String {
-=======
-/// A schedule, and what its run must come to.
-type Case<'a> = (&'a str, &'a dyn Fn(&Run));
-
-/// Runs each of these and holds it to that.
-fn all(cases: &[Case]) -> String {
->>>>>>> b027798 (Words and lints of the profiler's tests; the README and the changelog tell of it)
     let mut harness = harness(&[]);
     for (text, holds) in cases {
         let run = run_clean(&mut harness, &schedule(text), true);
