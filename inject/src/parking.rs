@@ -62,6 +62,10 @@ unsafe impl Send for Parking {}
 /// What is added to the count to wake.
 static ONE: u64 = 1;
 
+/// What the signal's handler itself may run into: it runs with the wait's mask, and the kernel
+/// ends a process that faults, or comes to a breakpoint, where that is blocked.
+const FAULTS: [i32; 5] = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+
 impl Parking {
     /// One for the calling thread, in which `signal` can be sent to it.
     pub fn new(signal: i32) -> io::Result<Parking> {
@@ -77,7 +81,7 @@ impl Parking {
             signal,
             poll: UnsafeCell::new(libc::pollfd { fd: fd as i32, events: libc::POLLIN, revents: 0 }),
             blocked: mask_of(signal),
-            admitting: !mask_of(signal),
+            admitting: !FAULTS.iter().fold(mask_of(signal), |mask, &fault| mask | mask_of(fault)),
         })
     }
 
