@@ -11,7 +11,7 @@
 //! no end, after so many others: nobody walks a stack without its goroutine's lock, so
 //! once the copy has given that back nobody is in the old stack any more.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 use std::collections::VecDeque;
 use std::io;
 
@@ -64,9 +64,14 @@ impl Bounds {
         self.hi.get() - self.lo.get()
     }
 
+    /// A handler on this thread may see any of these stores without the next: no address is
+    /// on the stack until the last of them.
     pub(crate) fn set(&self, stack: &Stack, every_frame: bool) {
+        self.top.set(0);
+        compiler_fence(Ordering::SeqCst);
         self.lo.set(stack.lo);
         self.hi.set(stack.hi());
+        compiler_fence(Ordering::SeqCst);
         self.top.set(stack.hi() - barrier::reserved(stack.size, every_frame));
     }
 }

@@ -107,12 +107,13 @@ impl Harness {
         // The default is in range, so this cannot be refused.
         let core = Core::leak(Config::default()).expect("the default configuration is a valid one");
         state.core.set(Some(core));
-        let region = region()?;
-        // After the decoding: one of them changes two instructions, and no check value.
+        // What stops are named by is the code as it was built. One defect changes two of its
+        // instructions, and what is put back after a stop must be what was there.
+        let built = region()?;
         sigstorm_runtime::defect::plant(defects);
-        instruction::prepare(&region);
+        instruction::prepare(&region()?);
         // SAFETY: no other thread exists yet that looks at the state.
-        unsafe { *state.region.get() = Some(region) };
+        unsafe { *state.region.get() = Some(built) };
         let (start, end) = marked_code();
         // SAFETY: the program's own text, which is never unmapped.
         let text = unsafe { Text::writable(start, end) }?;

@@ -38,12 +38,13 @@ fn traces(times: usize, seed: u64) -> String {
         for &index in &order {
             let run = run_clean(&mut harness, &schedules[index], true);
             let result = (run.trace_hash, run.counts);
-            let first = first[index].get_or_insert(result);
-            assert_eq!(*first, result, "schedule {index} diverges\n{}", schedules[index]);
+            let (first, events) = first[index].get_or_insert((result, run.events.clone()));
+            let apart = events.iter().zip(&run.events).find(|(one, other)| one != other);
+            assert_eq!(*first, result, "schedule {index} diverges at {apart:#?}\n{}", schedules[index]);
         }
     }
     let lines = first.iter().map(|result| {
-        let (hash, counts) = result.expect("every schedule has run");
+        let ((hash, counts), _) = result.as_ref().expect("every schedule has run");
         format!("{hash:016x} {:?}", counts.to_words())
     });
     lines.collect::<Vec<_>>().join("\n")

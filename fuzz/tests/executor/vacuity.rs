@@ -12,7 +12,7 @@ use sigstorm_runtime::{CodeClass, Function, Point};
 
 use crate::common::{harness, in_child, run_clean};
 
-const RUNS: usize = 12_000;
+const RUNS: usize = 36_000;
 
 /// What has happened, and how often.
 #[derive(Default)]
