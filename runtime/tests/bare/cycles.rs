@@ -221,7 +221,7 @@ fn of_machines_that_collect_at_once_one_does_each_part() {
                 m.end();
             }
         }
-        let w = machines(Config { keep_barriers: true, scan_shrinks: true, ..EVERY_FRAME });
+        let w = machines(Config { keep_barriers: true, scan_shrinks: true, quarantine: 64, ..EVERY_FRAME });
         let all = [w.g(1), w.g(2)];
         let actors = [(w.m0, Some(w.g(1))), (w.m1, Some(w.g(2))), (w.collector, None)];
         for thread in actors.map(|(m, own)| thread::spawn(move || turns(m, own, all))) {
