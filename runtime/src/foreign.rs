@@ -198,7 +198,7 @@ impl M {
         while !g.status.cas(status::SYSCALL, status::RUNNING) {
             hooks::wait(&Wait::ScanBit(g));
         }
-        self.put_transition_away(g, depth);
+        self.enter_callback(g, depth);
         self.resume(g, 0, busy);
         while g.transitions.depth() > depth {
             (driver.called_back)(self);
@@ -207,7 +207,8 @@ impl M {
     }
 
     /// Makes the callback's frame begin right below the transition point, and puts that away.
-    fn put_transition_away(&self, g: &'static G, depth: usize) {
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+    pub(crate) fn enter_callback(&self, g: &'static G, depth: usize) {
         g.transitions.saved[depth].copy_from(&g.syscall);
         g.transitions.set_depth(depth + 1);
         let slot = g.syscall.sp.get() - 8;
@@ -223,6 +224,7 @@ impl M {
 
     /// A callback's frame is taken down, with the saved SP at its slot: the slot's value is the
     /// saved PC again, and the goroutine counts as stopped in its foreign call.
+    #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
     pub(crate) fn exit_callback(&'static self, g: &'static G) {
         let depth = g.transitions.depth() - 1;
         let point = &g.transitions.saved[depth];

@@ -95,6 +95,10 @@ crate::named_codes! {
         ScanSelf = 57, "scan_self";
         /// Moves memory in bulk onto a stack.
         BulkMove = 58, "bulk_move";
+        /// Puts a transition point away, for a callback.
+        EnterCallback = 59, "enter_callback";
+        /// Takes it back.
+        ExitCallback = 60, "exit_callback";
     }
 }
 

@@ -71,6 +71,8 @@ fn starts() -> Vec<(Function, usize)> {
         (Function::Land, M::land as *const ()),
         (Function::ScanSelf, M::scan_self as *const ()),
         (Function::BulkMove, M::bulk_move as *const ()),
+        (Function::EnterCallback, M::enter_callback as *const ()),
+        (Function::ExitCallback, M::exit_callback as *const ()),
     ]
     .map(|(function, start)| (function, start as usize))
     .to_vec()

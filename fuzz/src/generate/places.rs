@@ -83,8 +83,9 @@ pub(super) fn protocol_of(op: Op) -> &'static [Function] {
             &[Lock, Copystack, AdjustBarriers, AdjustFrames, ScanSelf, ScanStack, InstallBarrier, Unlock]
         }
         Op::Bulk { .. } => &[BulkMove, Lock, UnwindBarriers, RestoreReturn, Unlock],
-        Op::Ret { .. } => &[Lock, Land, UnwindBarriers, RestoreReturn, RemoveBarriers, Unlock],
-        Op::Syscall => &[EnterSyscall],
+        Op::Ret { .. } => &[Lock, Land, UnwindBarriers, RestoreReturn, RemoveBarriers, Unlock, ExitCallback],
+        Op::Syscall | Op::Foreign => &[EnterSyscall],
+        Op::Callback => &[EnterCallback, ScanSelf, ScanStack, Lock, Unlock],
         Op::Resume => &[ExitSyscall],
         _ => &[],
     }
