@@ -27,7 +27,11 @@ pub struct StormCounts {
     pub started: u64,
     /// System calls.
     pub syscalls: u64,
-    /// Times that a signal interrupted one and it was made again.
+    /// Foreign calls.
+    pub foreign_calls: u64,
+    /// Callbacks from foreign code.
+    pub callbacks: u64,
+    /// Times that a signal interrupted a system call and it was made again.
     pub interrupted_calls: u64,
     /// Right events of the execution tracer.
     pub events: u64,

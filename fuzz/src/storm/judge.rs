@@ -17,7 +17,7 @@ use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
 use sigstorm_runtime::{G, M};
 
 use super::ledger::{is_announced, was_in};
-use super::seat::Seat;
+use super::seat::{Below, Seat};
 use super::state::{Storm, Trouble};
 use crate::executor::matches;
 use crate::executor::truth::{Right, Seen, Truth};
@@ -84,8 +84,13 @@ impl Storm {
         self.hold(seat, sample, Trouble::Traceback, |truth, seat, sample| {
             // SAFETY: this is the thread's own handler.
             let Some(seen) = unsafe { seat.handler() }.seen else { return false };
-            (sample.pseudo == Pseudo::None) == seen.on_stack
-                && matches(truth, &truth.right(seen), sample.frames(), seen.top)
+            let pseudo = match (seen.on_stack, seat.below()) {
+                (true, _) => sample.pseudo == Pseudo::None,
+                (false, Below::Runtime) => sample.pseudo == Pseudo::System,
+                (false, Below::Foreign) => sample.pseudo == Pseudo::External,
+                (false, Below::Either) => matches!(sample.pseudo, Pseudo::System | Pseudo::External),
+            };
+            pseudo && matches(truth, &truth.right(seen), sample.frames(), seen.top)
         })
     }
 
@@ -221,6 +226,9 @@ impl Storm {
             }
             if m.current().is_some() {
                 return Some(Trouble::Leak("a machine has a goroutine", None));
+            }
+            if m.foreign_calls() != 0 || m.in_foreign_code() {
+                return Some(Trouble::Leak("a machine is in a foreign call", None));
             }
         }
         (self.core.phase() != Phase::Off).then_some(Trouble::Leak("the collector is not off", None))

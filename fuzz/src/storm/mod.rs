@@ -23,6 +23,7 @@
 mod cell;
 mod counts;
 mod finding;
+mod foreign;
 mod hooks;
 mod judge;
 mod ledger;

@@ -60,8 +60,22 @@ sigstorm_runtime::named_codes! {
         Sweep = 15, "sweeps";
         /// It shrinks a stack.
         Shrink = 16, "shrinks a stack";
+        /// It is about a foreign call, or in foreign code.
+        Foreign = 18, "is about a foreign call";
         /// It throws signals about.
         Weather = 17, "sends signals and turns the rate";
+    }
+}
+
+sigstorm_runtime::named_codes! {
+    /// Whose code a thread runs on its own stack, as far as the harness knows.
+    pub(crate) enum Below {
+        /// The runtime's.
+        Runtime = 0, "the runtime";
+        /// Foreign code.
+        Foreign = 1, "foreign code";
+        /// On the way from one to the other, of which the core alone knows the instant.
+        Either = 2, "between the runtime and foreign code";
     }
 }
 
@@ -102,6 +116,8 @@ pub(crate) struct SeatCounts {
     pub(crate) operations: Count,
     pub(crate) started: Count,
     pub(crate) syscalls: Count,
+    pub(crate) foreign_calls: Count,
+    pub(crate) callbacks: Count,
     pub(crate) panics: Count,
     pub(crate) recoveries: Count,
     pub(crate) copies: Count,
@@ -143,6 +159,8 @@ pub(crate) struct Seat {
     /// Distance below the top of the frame that its recovery goes to.
     pub(crate) recovers_to: AtomicUsize,
     doing: AtomicU8,
+    /// Whose code it runs on its own stack.
+    pub(crate) below: AtomicU8,
     /// The scheduling point that it came to last, in its handler or not.
     pub(crate) point: AtomicU8,
     pub(crate) in_handler: AtomicBool,
@@ -178,6 +196,7 @@ impl Seat {
             leaving: AtomicBool::new(false),
             recovers_to: AtomicUsize::new(0),
             doing: AtomicU8::new(Doing::Idle as u8),
+            below: AtomicU8::new(Below::Runtime as u8),
             point: AtomicU8::new(0),
             in_handler: AtomicBool::new(false),
             pc: AtomicUsize::new(0),
@@ -210,6 +229,16 @@ impl Seat {
     pub(crate) fn does(&self, doing: Doing) {
         self.doing.store(doing as u8, Ordering::Relaxed);
         self.progress.store(self.progress.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Says whose code it runs on its own stack.
+    pub(crate) fn is_below(&self, below: Below) {
+        self.below.store(below as u8, Ordering::Relaxed);
+    }
+
+    /// Whose code it runs on its own stack.
+    pub(crate) fn below(&self) -> Below {
+        Below::from_code(self.below.load(Ordering::Relaxed)).unwrap_or(Below::Either)
     }
 
     pub(crate) fn doing(&self) -> Doing {

@@ -191,6 +191,8 @@ impl Storm {
             sum.operations += c.operations.get();
             sum.started += c.started.get();
             sum.syscalls += c.syscalls.get();
+            sum.foreign_calls += c.foreign_calls.get();
+            sum.callbacks += c.callbacks.get();
             sum.interrupted_calls += c.interrupted_calls.get();
             sum.events += c.events.get();
             sum.panics += c.panics.get();

@@ -102,13 +102,13 @@ impl Worker<'_> {
     }
 
     /// Between two operations.
-    fn done(&self) {
+    pub(super) fn done(&self) {
         self.seat.ledger.idle();
         self.seat.does(Doing::Between);
         self.seat.counts.operations.one();
     }
 
-    fn below(&mut self, bound: u32) -> u32 {
+    pub(super) fn below(&mut self, bound: u32) -> u32 {
         ((u64::from(self.rng.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
@@ -130,12 +130,12 @@ impl Worker<'_> {
         }
     }
 
-    fn update<R>(&self, change: impl FnOnce(&mut Truth) -> R) -> R {
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut Truth) -> R) -> R {
         // SAFETY: this thread runs it, and is not in its handler.
         unsafe { self.cell().update(change) }
     }
 
-    fn look<R>(&self, look: impl FnOnce(&Truth) -> R) -> R {
+    pub(super) fn look<R>(&self, look: impl FnOnce(&Truth) -> R) -> R {
         // SAFETY: this thread runs it.
         match unsafe { self.cell().look(look) } {
             Some(seen) => seen,
@@ -158,7 +158,7 @@ impl Worker<'_> {
     // -- goroutines -----------------------------------------------------------------------
 
     /// One operation.
-    fn one(&mut self) {
+    pub(super) fn one(&mut self) {
         if self.seat.goroutine().is_none() {
             let goroutines = self.storm.truths.len() as u32;
             let index = self.below(goroutines) as usize;
@@ -204,13 +204,15 @@ impl Worker<'_> {
                     }
                 }
             }
-            60..66 => self.syscall(),
-            66..70 => {
+            60..64 => self.syscall(),
+            64..67 => super::foreign::call(self),
+            67..70 => {
                 self.seat.does(Doing::Yield);
                 self.m.yield_now();
             }
             70..74 => self.panic(false),
-            74 => self.panic(true),
+            // Foreign code would have nobody to return to.
+            74 if !self.look(Truth::is_in_foreign_call) => self.panic(true),
             75..78 => {
                 if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring)) {
                     self.m.defer(DEFERRED);
@@ -262,7 +264,7 @@ impl Worker<'_> {
 
     /// Returns from the innermost frame, or makes the deferred call that comes before. False
     /// once the goroutine has ended.
-    fn ret(&self) -> bool {
+    pub(super) fn ret(&self) -> bool {
         self.seat.does(Doing::Return);
         if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring))
             && let Some(deferred) = self.m.deferred_before_return()
@@ -401,13 +403,13 @@ impl Worker<'_> {
                 self.set_slot(0, a, Value::Nil);
                 self.m.clear(a)
             }
-            (74..82, _) if slots[a] != Value::Up && self.look(|truth| up < truth.depth()) => {
+            (74..82, _) if slots[a] != Value::Up && self.look(|truth| truth.has_slots(up)) => {
                 self.set_slot(up, b, Value::Nil);
                 let did = self.m.write_up(up, b, a);
                 self.set_slot(up, b, slots[a]);
                 did
             }
-            (82..88, _) if self.look(|truth| up < truth.depth()) => {
+            (82..88, _) if self.look(|truth| truth.has_slots(up)) => {
                 self.set_slot(0, a, Value::Nil);
                 let did = self.m.refer(a, up, b);
                 self.set_slot(0, a, Value::Up);
@@ -420,7 +422,7 @@ impl Worker<'_> {
                 heap.update(|heap| heap.mailbox[a] = slots[a]);
                 did
             }
-            (94.., _) if self.look(|truth| up < truth.depth()) => {
+            (94.., _) if self.look(|truth| truth.has_slots(up)) => {
                 let moved = heap.update(|heap| core::mem::take(&mut heap.mailbox));
                 (0..SLOTS).for_each(|slot| self.set_slot(up, slot, Value::Nil));
                 let did = self.m.bulk_move(up);
