@@ -99,13 +99,14 @@ fn in_body(storm: &Storm, seat: &Seat, point: Point, g: Option<&'static G>, deta
         }
         (Point::CopyPoisoned, _) => seat.counts.copies.one(),
         (Point::InstallSlot, _) => seat.counts.barriers.one(),
+        // Between these two it removes barriers from whichever stack has some.
+        (Point::WorldStopped, _) => seat.ledger.stops_world(true),
+        (Point::StartWorld, _) => seat.ledger.stops_world(false),
         (Point::PhaseChanged, _) => {
             match Phase::from_code(detail as u8) {
-                // The world is stopped here, as it is at the next two.
+                // The world is stopped here, as it is at the next.
                 Some(Phase::Mark) => storm.check_live(seat, |heap, index| heap.is_allocated(index)),
-                Some(Phase::Termination) => seat.ledger.ends_cycle(true),
                 Some(Phase::Sweep) => {
-                    seat.ledger.ends_cycle(false);
                     storm.check_live(seat, |heap, index| heap.is_marked(index));
                 }
                 _ => {}

@@ -30,7 +30,7 @@ const fn word(count: u64, goroutine: u8, inside: bool) -> u64 {
 pub(crate) fn begun_at(point: Point, phase: Phase) -> Option<Operation> {
     match point {
         Point::ScanBegin if phase == Phase::Mark => Some(Operation::Install),
-        Point::ScanBegin => Some(Operation::Remove),
+        Point::ScanBegin | Point::SweepStack => Some(Operation::Remove),
         Point::CopyBegin => Some(Operation::Copystack),
         Point::RecoverBegin => Some(Operation::Recover),
         Point::BulkBegin => Some(Operation::Bulk),
@@ -66,8 +66,8 @@ pub(crate) struct Ledger {
     holds: AtomicU8,
     /// The operation that is giving the lock back; zero if none is.
     gives: AtomicU8,
-    /// True while the collector ends a cycle: it may be removing from any stack.
-    ends_cycle: AtomicBool,
+    /// True while it has stopped the world: it may be removing from any stack.
+    has_world: AtomicBool,
 }
 
 impl Ledger {
@@ -77,7 +77,7 @@ impl Ledger {
 
     /// About to take the lock.
     pub(crate) fn enter(&self, operation: Operation, goroutine: u8) {
-        if operation == Operation::Remove && self.ends_cycle.load(Ordering::Relaxed) {
+        if operation == Operation::Remove && self.has_world.load(Ordering::Relaxed) {
             return;
         }
         let at = self.at(operation);
@@ -86,7 +86,7 @@ impl Ledger {
 
     /// The lock was given back, or never taken.
     pub(crate) fn leave(&self, operation: Operation) {
-        if operation == Operation::Remove && self.ends_cycle.load(Ordering::Relaxed) {
+        if operation == Operation::Remove && self.has_world.load(Ordering::Relaxed) {
             return;
         }
         let at = self.at(operation);
@@ -96,13 +96,14 @@ impl Ledger {
         }
     }
 
-    /// Between these two the collector removes barriers from stacks that it does not name.
-    pub(crate) fn ends_cycle(&self, ends: bool) {
-        if ends {
+    /// While it has the world stopped a machine removes barriers from stacks that it does not
+    /// name.
+    pub(crate) fn stops_world(&self, stops: bool) {
+        if stops {
             self.enter(Operation::Remove, ANY);
-            self.ends_cycle.store(true, Ordering::Relaxed);
+            self.has_world.store(true, Ordering::Relaxed);
         } else {
-            self.ends_cycle.store(false, Ordering::Relaxed);
+            self.has_world.store(false, Ordering::Relaxed);
             self.leave(Operation::Remove);
         }
     }
@@ -210,15 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_cycle_removes_from_any_stack() {
+    fn who_has_stopped_the_world_removes_from_any_stack() {
         let ledger = Ledger::default();
-        ledger.ends_cycle(true);
+        ledger.stops_world(true);
         ledger.enter(Operation::Remove, 1);
         ledger.acquired(Operation::Remove, 1);
         ledger.releasing();
         ledger.settle();
         assert!(was_in(ledger.now(Operation::Remove), ledger.now(Operation::Remove), 2));
-        ledger.ends_cycle(false);
+        ledger.stops_world(false);
         assert!(!was_in(ledger.now(Operation::Remove), ledger.now(Operation::Remove), 2));
     }
 }

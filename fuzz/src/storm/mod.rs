@@ -131,6 +131,8 @@ fn config(round: u64, clock: Clock) -> Config {
         unreadable: if round % 3 == 2 { 64 } else { 0 },
         quarantine: QUARANTINE,
         trace: round % 4 < 2,
+        keep_barriers: round % 3 == 1,
+        scan_shrinks: round % 4 == 3,
         ..Config::DEFAULT
     }
 }

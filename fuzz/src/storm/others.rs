@@ -77,6 +77,16 @@ pub(crate) fn set_rate(storm: &Storm, hz: u32) {
     storm.rate.store((change + 1) << 32 | u64::from(hz), Ordering::SeqCst);
 }
 
+/// Sends a thread the profiling signal, as its timer might at any instant. Not while a thread
+/// changes the rate: it has disarmed its timer, and relies on no signal coming while it holds
+/// the rate's lock. One that was sent before arrives at the latest as the call that disarms
+/// the timer comes back from the kernel.
+fn signal(storm: &Storm, tid: i32) {
+    let _nobody_changes_it = storm.rate_writers.lock();
+    // A thread of this process that lives as long as it does.
+    let _ = inject::tgkill(tid, libc::SIGPROF);
+}
+
 /// Signals at random, other rates, the profiler off for a moment, and somebody who reads the
 /// samples, until the round ends.
 pub(crate) fn weather(storm: &Storm, seat: &Seat, rate: u32, rng: &mut ChaCha8Rng) {
@@ -90,8 +100,8 @@ pub(crate) fn weather(storm: &Storm, seat: &Seat, rate: u32, rng: &mut ChaCha8Rn
         let target = &storm.seats[below(rng, storm.seats.len() as u32) as usize];
         let tid = target.tid.load(Ordering::SeqCst);
         match below(rng, 100) {
-            0..70 => drop(inject::tgkill(tid, libc::SIGPROF)),
-            70..85 => (0..below(rng, 20)).for_each(|_| drop(inject::tgkill(tid, libc::SIGPROF))),
+            0..70 => signal(storm, tid),
+            70..85 => (0..below(rng, 20)).for_each(|_| signal(storm, tid)),
             85 => {
                 set_rate(storm, 0);
                 rest(Duration::from_micros(u64::from(below(rng, 1000))));

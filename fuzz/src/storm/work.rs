@@ -280,6 +280,11 @@ impl Worker<'_> {
         });
         match self.m.ret() {
             Left::Exited => false,
+            // A callback's frame: what comes next is foreign code's to say.
+            Left::InForeign => {
+                self.update(Truth::returned);
+                false
+            }
             _ => {
                 self.update(Truth::returned);
                 self.unwind()
@@ -449,19 +454,27 @@ impl Worker<'_> {
         }
     }
 
-    /// Whether the innermost frame holds what the program wrote there.
+    /// Whether the innermost frame holds what the program wrote there. Between two operations
+    /// the collector may stop the world and move this stack; what was read then says nothing.
     fn look_over(&self) {
         let Some(g) = self.m.current() else { return };
-        for (slot, value) in self.slots().into_iter().enumerate() {
-            let Some(found) = self.m.slot_value(0, slot) else { continue };
-            let right = match value {
-                Value::Nil => found == 0,
-                Value::Object(index) => self.storm.core.heap().index(found) == Some(usize::from(index)),
-                Value::Up => g.stack.contains(found),
-            };
-            if !right {
-                self.storm.fail(self.seat, Trouble::Memory("a slot does not hold what was written there"));
+        let core = self.storm.core;
+        let copies = core.copies();
+        if core.world().stopping() {
+            return;
+        }
+        let slots = self.slots();
+        let wrong = slots.into_iter().enumerate().any(|(slot, value)| {
+            let Some(found) = self.m.slot_value(0, slot) else { return false };
+            match value {
+                Value::Nil => found != 0,
+                Value::Object(index) => core.heap().index(found) != Some(usize::from(index)),
+                Value::Up => !g.stack.contains(found),
             }
+        });
+        // A copy that is under way has the world stopped; one that is over was counted.
+        if wrong && !core.world().stopping() && core.copies() == copies {
+            self.storm.fail(self.seat, Trouble::Memory("a slot does not hold what was written there"));
         }
     }
 }
