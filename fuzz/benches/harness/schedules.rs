@@ -32,37 +32,37 @@ const HELD: [&str; 6] =
     ["lock.acquired", "install.slot:2", "remove.slot", "traceback.frame:2", "lock.release", "install.entry"];
 
 /// What the model for `shuttle` does, step by step: two rounds of eight calls and returns on
-/// one thread with a signal at one in four of them, three cycles on another; each step is
-/// done by whoever is drawn, and one in four is held half-way, for the other one to go on.
-pub fn like_the_model() -> Vec<Schedule> {
-    (0..POOL).map(|seed| interleaved(&mut ChaCha8Rng::seed_from_u64(seed))).collect()
+/// one thread with a signal at one in four of them, three cycles on another, one step in four
+/// held half-way for the other one to go on. After each step, so many times in ten the same
+/// thread goes on; else it is drawn anew.
+pub fn like_the_model(same_again: u32) -> Vec<Schedule> {
+    (0..POOL).map(|seed| interleaved(&mut ChaCha8Rng::seed_from_u64(seed), same_again)).collect()
 }
 
-fn interleaved(rng: &mut ChaCha8Rng) -> Schedule {
-    let mut one_in = |n: u32| rng.next_u32().is_multiple_of(n);
+fn interleaved(rng: &mut ChaCha8Rng, same_again: u32) -> Schedule {
     let mut mutator = Vec::new();
     for _ in 0..2 {
         for step in ["call small", "ret"] {
             for _ in 0..8 {
                 mutator.push(step);
-                if one_in(4) {
+                if rng.next_u32().is_multiple_of(4) {
                     mutator.push("signal");
                 }
             }
         }
     }
     let cycle = ["mark", "scan g1", "drain 8", "term", "sweep"];
-    let collector: Vec<&str> = cycle.iter().copied().cycle().take(3 * cycle.len()).collect();
     let mut text = String::from("every_frame\nm1 g1\n");
-    let (mut m, mut gc) = (mutator.into_iter().peekable(), collector.into_iter().peekable());
-    loop {
-        let left = m.len() + gc.len();
-        if left == 0 {
-            return parse(&text);
+    let (mut m, mut gc) = (mutator.into_iter(), cycle.repeat(3).into_iter());
+    let mut mutates = true;
+    while m.len() + gc.len() > 0 {
+        if rng.next_u32() % 10 >= same_again {
+            // Each is drawn as often as it has steps, so that both end at about the same time.
+            mutates = (rng.next_u32() as usize % (m.len() + gc.len())) < m.len();
         }
-        // Each is drawn as often as it has steps, so that both end at about the same time.
-        let first = (rng.next_u32() as usize % left) < m.len();
-        let (actor, Some(step)) = (if first { ("m1", m.next()) } else { ("gc", gc.next()) }) else {
+        let (actor, step) = if mutates { ("m1", m.next()) } else { ("gc", gc.next()) };
+        let Some(step) = step else {
+            mutates = !mutates;
             continue;
         };
         let stop = if rng.next_u32().is_multiple_of(4) {
@@ -72,4 +72,5 @@ fn interleaved(rng: &mut ChaCha8Rng) -> Schedule {
         };
         text += &format!("{actor} {step}{stop}\n");
     }
+    parse(&text)
 }

@@ -262,9 +262,9 @@ mod tests {
 
     #[test]
     fn a_case_runs_as_often_as_fits_a_turn() {
-        let mut case = Case::timed("exact", |times| Duration::from_micros(times));
+        let mut case = Case::timed("exact", Duration::from_micros);
         assert_eq!(case.fit(Duration::from_millis(4)), 4000);
-        let mut slow = Case::timed("slow", |times| Duration::from_secs(times));
+        let mut slow = Case::timed("slow", Duration::from_secs);
         assert_eq!(slow.fit(Duration::from_millis(4)), 1);
     }
 }
