@@ -178,10 +178,8 @@ impl Seen {
                     self.scene("a cycle was done with the world stopped");
                 }
                 "sweep.stack" => self.scene("mark termination left barriers, and the sweep removed them"),
-                "remove.begin" if doing.ends_with("mark") || doing.ends_with("stw") => {
-                    if entries != 0 {
-                        self.scene("a cycle began on a stack with barriers of another");
-                    }
+                "remove.begin" if entries != 0 && (doing.ends_with("mark") || doing.ends_with("stw")) => {
+                    self.scene("a cycle began on a stack with barriers of another");
                 }
                 "setpc.done" if entries > position => {
                     self.scene("a frame replaced its caller's PC on a stack with barriers");
