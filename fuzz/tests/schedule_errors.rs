@@ -15,7 +15,7 @@ const ERRORS: &[(&str, &str, &str, &str)] = &[
     ("scam g1", "scam", "`scam` is neither an actor nor a step", "did you mean `scan`?"),
     ("m3 syscall", "m3", "`m3` is neither an actor nor a step", "did you mean `m1`?"),
     ("m1 g5 syscall", "g5", "`g5` is not a goroutine: they are g1 to g4", ""),
-    ("ext frobnicate", "frobnicate", "`frobnicate` is not a step", "ext can: resume, signal, rate"),
+    ("ext frobnicate", "frobnicate", "`frobnicate` is not a step", "ext can: resume, signal, rate, hz, pend, read, attach, detach"),
     ("m1 signal @ traceback.beginn", "traceback.beginn", "`traceback.beginn` is not a scheduling point", "did you mean `traceback.begin`?"),
     ("m1 signal @ smal#5", "smal", "`smal` is not a function", "did you mean `small`?"),
     ("call smalll*2", "smalll", "`smalll` is not a frame kind to call", "did you mean `small`? (a frame kind to call is one of: nosplit, tiny, small, medium, large, huge, deferring, leaf)"),

@@ -152,36 +152,45 @@ impl State {
         self.counts().signals += 1;
     }
 
-    /// What happens to a sample after it was judged, up to the handler's end.
+    /// What happens to a sample after it was judged, up to the handler's end. The handler may be
+    /// held anywhere in between, and a reader go on: a sample is in the books before a reader can
+    /// see it, and one may be dropped if its buffer was full when it was taken.
     pub(crate) fn file(&self, seat: usize, point: Point, detail: usize) {
-        let Some(m) = self.threads[seat].machine.get() else { return };
+        let thread = &self.threads[seat];
+        let Some(m) = thread.machine.get() else { return };
         let accounts = self.accounts();
-        let capacity = accounts.capacity;
         let unread = &mut accounts.unread[usize::from(m.id)];
+        let full = unread.len == accounts.capacity;
         let wrong = |what| self.fail(seat, Violation::Samples(what));
-        if point == Point::SampleWritten {
-            if unread.len == capacity {
-                wrong("one was written over another that nobody has read");
-            }
-            return;
-        }
         // SAFETY: this is the machine's own thread, at the end of its handler.
         let sample = unsafe { m.last_sample() };
         let off = matches!(sample.outcome, Outcome::Skipped(Skip::ProfilerOff, _));
-        match (detail, off) {
-            (d, true) if d == Fate::Off as usize => return,
-            (d, false) if d == Fate::Kept as usize => {
+        match point {
+            Point::SampleTaken => {
+                thread.found_full.set(full);
+                thread.filed.set(false);
+                return;
+            }
+            Point::SampleWritten => {
+                if full {
+                    wrong("one was written over another that nobody has read");
+                }
                 unread.samples[(unread.first + unread.len) % MAX_BUFFER] = (unread.numbered, digest(sample));
                 unread.len += 1;
+                thread.filed.set(true);
             }
-            (d, false) if d == Fate::Dropped as usize => {
-                if unread.len != capacity {
-                    self.fail(seat, Violation::Skip(seat, "the buffer was not full"));
+            _ => match (detail, off, thread.filed.get()) {
+                (d, true, false) if d == Fate::Off as usize => return,
+                (d, false, true) if d == Fate::Kept as usize => return,
+                (d, false, false) if d == Fate::Dropped as usize => {
+                    if !thread.found_full.get() {
+                        self.fail(seat, Violation::Skip(seat, "the buffer was not full"));
+                    }
+                    unread.dropped += 1;
+                    self.counts().dropped += 1;
                 }
-                unread.dropped += 1;
-                self.counts().dropped += 1;
-            }
-            _ => wrong("one was kept while profiling was off, or not while it was on"),
+                _ => wrong("one was kept while profiling was off, or not while it was on"),
+            },
         }
         unread.numbered += 1;
     }

@@ -132,6 +132,7 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
             let before = *state.counts();
             state.judge(seat);
             state.note_injected(seat, &before);
+            state.file(seat, point, detail);
         }
         (Point::SampleWritten, _) => state.file(seat, point, detail),
         (Point::HandlerEnd, _) if thread.in_handler.get() => state.file(seat, point, detail),

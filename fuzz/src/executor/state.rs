@@ -102,6 +102,10 @@ pub(crate) struct Thread {
     pub(crate) in_handler: Cell<bool>,
     /// True where its handler, when it ends, is back at a stop.
     pub(crate) held_again: Cell<bool>,
+    /// True where its buffer was full when its last sample was taken.
+    pub(crate) found_full: Cell<bool>,
+    /// True where that sample was written.
+    pub(crate) filed: Cell<bool>,
     /// True where its sample failed to take the lock while that was held.
     pub(crate) lock_was_held: Cell<Option<(usize, Operation)>>,
     /// What the rate was when its handler had the rate's lock.
@@ -144,6 +148,8 @@ impl Thread {
             stop: Cell::new(None),
             in_handler: Cell::new(false),
             held_again: Cell::new(false),
+            found_full: Cell::new(false),
+            filed: Cell::new(false),
             lock_was_held: Cell::new(None),
             rate_seen: Cell::new(Tick { hz: 0, period: 0 }),
             pending: Cell::new(false),
