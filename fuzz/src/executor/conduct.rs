@@ -200,10 +200,17 @@ impl State {
             Op::Load { src, .. } => object(src),
             Op::Store { obj, src, .. } => object(obj) && slot(src) != Value::Up,
             Op::Up { frames, src, .. } => truth.has_slots(usize::from(frames)) && slot(src) != Value::Up,
-            Op::Bulk { frames } | Op::Ref { frames, .. } => truth.has_slots(usize::from(frames)),
-            Op::Send { slot } => object(slot),
+            Op::Ref { frames, .. } => truth.has_slots(usize::from(frames)),
+            Op::Bulk { frames } => truth.has_slots(usize::from(frames)) && !self.mailbox_is_read(),
+            Op::Send { slot } => object(slot) && !self.mailbox_is_read(),
             _ => false,
         }
+    }
+
+    /// True where a thread is in a bulk move from the mailbox. It may be held between any two
+    /// words: a program that wrote there meanwhile would race with itself.
+    fn mailbox_is_read(&self) -> bool {
+        self.threads.iter().any(|thread| thread.in_bulk.get())
     }
 
     /// True where a thread could take this goroutine now.

@@ -83,12 +83,14 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
                 state.truth(index(g)).clear();
             }
         }
+        (Point::BulkBegin, _) => thread.in_bulk.set(true),
         (Point::RecoverSwitched, Some(g)) => {
             state.truth(index(g)).recovered(thread.recovers_to.get());
         }
         (Point::SetPcBegin, Some(g)) => state.truth(index(g)).replaces_pc(),
         (Point::SetPcDone, Some(g)) => state.truth(index(g)).replaced_pc(),
         (Point::BulkDone, Some(g)) => {
+            thread.in_bulk.set(false);
             let mailbox = core::mem::take(&mut state.heap().mailbox);
             if let Some(frame) = state.truth(index(g)).frame(detail) {
                 frame.slots = mailbox;

@@ -102,6 +102,8 @@ pub(crate) struct Thread {
     pub(crate) in_handler: Cell<bool>,
     /// True where its handler, when it ends, is back at a stop.
     pub(crate) held_again: Cell<bool>,
+    /// True while it moves the mailbox onto its goroutine's stack.
+    pub(crate) in_bulk: Cell<bool>,
     /// True where its buffer was full when its last sample was taken.
     pub(crate) found_full: Cell<bool>,
     /// True where that sample was written.
@@ -148,6 +150,7 @@ impl Thread {
             stop: Cell::new(None),
             in_handler: Cell::new(false),
             held_again: Cell::new(false),
+            in_bulk: Cell::new(false),
             found_full: Cell::new(false),
             filed: Cell::new(false),
             lock_was_held: Cell::new(None),
@@ -177,6 +180,7 @@ impl Thread {
         self.trap.reset();
         self.walked.set(None);
         self.lock_was_held.set(None);
+        self.in_bulk.set(false);
         self.pending.set(false);
         self.in_syscall.set(false);
         self.in_kernel.set(false);
