@@ -99,7 +99,7 @@ impl Draft {
             Op::Run { g } => {
                 self.let_go(&before);
                 let index = usize::from(g.code());
-                let (depth, deferring) = self.left[index];
+                let (depth, deferring) = core::mem::take(&mut self.left[index]);
                 let belief = self.belief(step.actor);
                 (belief.runs, belief.depth, belief.deferring) = (index, depth.max(1), deferring);
             }
@@ -125,6 +125,12 @@ impl Draft {
 }
 
 impl Draft {
+    /// Goroutines that were let go with frames on their stacks, as a set.
+    pub(super) fn left_with_frames(&self) -> u8 {
+        let deep = |(index, (depth, _)): (usize, &(u32, u32))| u8::from(*depth > 1) << index;
+        self.left.iter().enumerate().map(deep).fold(0, |set, bit| set | bit)
+    }
+
     fn let_go(&mut self, belief: &Belief) {
         if belief.depth > 0 {
             self.left[belief.runs] = (belief.depth, belief.deferring);

@@ -360,6 +360,13 @@ impl Generator {
         let g = self.goroutine();
         let (on, hz) = (self.chance(85), self.hz());
         let work = self.work(draft);
+        // Better one that has something on its stack.
+        let left = draft.left_with_frames();
+        let run = match Goroutine::ALL.iter().find(|g| left & 1 << g.code() != 0) {
+            Some(&g) if self.chance(60) => g,
+            _ => g,
+        };
+        let elsewhere = 8 * u32::from(left != 0);
         let parked = draft.parked.min(3);
         // Only with a goroutine, with a frame above, with an object, in a deferred call.
         let lives = u32::from(belief.depth > 0);
@@ -373,7 +380,7 @@ impl Generator {
             (6, Op::Syscall),
             (5, Op::Foreign),
             (6, Op::Alloc { slot }),
-            (6, Op::Run { g }),
+            (4 + elsewhere, Op::Run { g: run }),
             (1, Op::Rate { on }),
             (1, Op::Hz { hz }),
             (4 * lives, Op::Signal),

@@ -65,7 +65,7 @@ pub(super) fn protocol_of(op: Op) -> &'static [Function] {
             ThroughBarrier,
             Unlock,
         ],
-        Op::Scan { .. } | Op::Term => &[
+        Op::Scan { .. } | Op::Term | Op::Stw | Op::Collect { .. } => &[
             Lock,
             ScanStack,
             ScanFrames,
@@ -82,6 +82,8 @@ pub(super) fn protocol_of(op: Op) -> &'static [Function] {
         Op::Call { .. } => {
             &[Lock, Copystack, AdjustBarriers, AdjustFrames, ScanSelf, ScanStack, InstallBarrier, Unlock]
         }
+        Op::Sweep => &[Lock, RemoveBarriers, RestoreReturn, Unlock],
+        Op::SetPc => &[Lock, Unlock],
         Op::Bulk { .. } => &[BulkMove, Lock, UnwindBarriers, RestoreReturn, Unlock],
         Op::Ret { .. } => &[Lock, Land, UnwindBarriers, RestoreReturn, RemoveBarriers, Unlock, ExitCallback],
         Op::Syscall | Op::Foreign => &[EnterSyscall],

@@ -232,7 +232,8 @@ impl Seen {
                     }
                 }
             }
-            if hit && g.installed_on.is_some() && g.installed_on != g.ran_on {
+            let met = hit || what == "unwind.moved";
+            if met && g.installed_on.is_some() && g.installed_on != g.ran_on {
                 self.scene("a barrier that was installed while one thread had it last was met on another");
             }
             if hit {
