@@ -40,6 +40,10 @@ museum *ARGS:
 mutants *ARGS:
     cargo run --release -- mutants {{ARGS}}
 
+# Disturb schedules at every instruction of the protocol: just sweep, just sweep FILE.. --pairs
+sweep *ARGS='corpus/sweep/*':
+    cargo run --release -- sweep {{ARGS}}
+
 # Run the tests
 test *ARGS:
     cargo test {{ARGS}}

@@ -48,10 +48,12 @@ impl Bounds {
         Bounds { lo: Word::new(0), hi: Word::new(0), top: Word::new(0) }
     }
 
-    /// True where `sp` lies on this stack; the top itself is SP of an empty one.
+    /// True where `sp` lies on this stack; the top itself is SP of an empty one. One comparison,
+    /// so that the way through it does not depend on which of two stacks lies lower.
     #[inline(always)]
     pub fn contains(&self, sp: usize) -> bool {
-        self.lo.get() <= sp && sp <= self.top.get()
+        let (lo, top) = (self.lo.get(), self.top.get());
+        sp.wrapping_sub(lo) <= top.saturating_sub(lo)
     }
 
     /// The guard for this stack's prologues.

@@ -2,7 +2,8 @@
 //! wherever the process lies in memory.
 
 use sigstorm::generate::Generator;
-use sigstorm::schedule::Schedule;
+use sigstorm::schedule::{Actor, Schedule, Stop};
+use sigstorm_runtime::Function;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -24,10 +25,24 @@ fn schedules() -> Vec<Schedule> {
     schedules
 }
 
+/// The same with a stop at an instruction in half of the steps, wherever that lies.
+fn stopped() -> Vec<Schedule> {
+    let mut rng = ChaCha8Rng::seed_from_u64(0x57b);
+    let mut below = |n: usize| rng.next_u32() as usize % n;
+    let mut schedules = schedules();
+    for step in schedules.iter_mut().flat_map(|schedule| &mut schedule.steps) {
+        if step.actor != Actor::World && below(2) == 0 {
+            let function = Function::ALL[below(Function::ALL.len())];
+            let (index, hit) = (below(200) as u16, 1 + below(3) as u8);
+            step.stop = Some(Stop::Instr { function, index, hit, check: None });
+        }
+    }
+    schedules
+}
+
 /// Runs all of them `times` times, in an order of its own, and gives a line for each.
-fn traces(times: usize, seed: u64) -> String {
+fn traces(schedules: &[Schedule], times: usize, seed: u64) -> String {
     let mut harness = harness(&[]);
-    let schedules = schedules();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut first = vec![None; schedules.len()];
     let mut order: Vec<usize> = (0..schedules.len()).collect();
@@ -50,15 +65,11 @@ fn traces(times: usize, seed: u64) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-#[test]
-fn a_schedule_always_has_the_same_trace() {
-    const NAME: &str = "determinism::a_schedule_always_has_the_same_trace";
-    let body = |argument: &str| match argument {
-        "often" => traces(TIMES, 1),
-        _ => traces(1, 2),
-    };
-    let often = in_child(NAME, "often", body);
-    let elsewhere = in_child(NAME, "elsewhere", body);
+/// Holds runs in one process, in any order, against those in another.
+#[track_caller]
+fn compare(name: &str, schedules: fn() -> Vec<Schedule>, body: fn(&str) -> String) {
+    let often = in_child(name, "often", body);
+    let elsewhere = in_child(name, "elsewhere", body);
     let lines = || often.lines().zip(elsewhere.lines());
     assert_eq!((lines().count(), often.lines().count()), (1000, 1000));
     for (index, (one, other)) in lines().enumerate() {
@@ -69,4 +80,20 @@ fn a_schedule_always_has_the_same_trace() {
     hashes.sort_unstable();
     hashes.dedup();
     assert!(hashes.len() > 900, "only {} different traces", hashes.len());
+}
+
+#[test]
+fn a_schedule_always_has_the_same_trace() {
+    compare("determinism::a_schedule_always_has_the_same_trace", schedules, |argument| match argument {
+        "often" => traces(&schedules(), TIMES, 1),
+        _ => traces(&schedules(), 1, 2),
+    });
+}
+
+#[test]
+fn so_has_one_that_stops_at_instructions() {
+    compare("determinism::so_has_one_that_stops_at_instructions", stopped, |argument| match argument {
+        "often" => traces(&stopped(), TIMES, 1),
+        _ => traces(&stopped(), 1, 2),
+    });
 }

@@ -15,4 +15,5 @@ mod oracle;
 mod profiler;
 mod specimens;
 mod stepping;
+mod sweep;
 mod vacuity;
