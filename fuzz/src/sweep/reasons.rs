@@ -41,8 +41,8 @@ pub(super) fn never(region: &Region, function: Function) -> Vec<Option<&'static 
             else {
                 return reasons;
             };
-            if function != Function::Deferring {
-                reasons[lands] = Some("recoveries land in a deferring frame alone");
+            if !matches!(function, Function::Deferring | Function::Callback) {
+                reasons[lands] = Some("recoveries land in a deferring frame or a callback alone");
             }
             // Its event, the call, and the jump back.
             if function == Function::Nosplit {
