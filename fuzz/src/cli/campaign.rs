@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 const GLANCE: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(100);
 /// A worker whose counts stand still for so long hangs.
-const STILL: Duration = Duration::from_secs(30);
+const STILL: Duration = Duration::from_secs(120);
 /// So much longer than its budget a worker may take to end its last schedule.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What the workers shall do.
 #[derive(Clone, Debug)]
