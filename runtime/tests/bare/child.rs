@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const NAME: &str = "SIGSTORM_TEST_CHILD";
 /// Printed once the body has ended: a child that ran no test at all does not say so.
 const DONE: &str = "the body has ended";
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs `body` in a child, which must come to its end. `name` is the test's full name.
 #[track_caller]

@@ -193,7 +193,8 @@ fn everybody(clock: Clock, buffer: usize, changes: u64) {
     let w = timed(clock, buffer);
     let (stop, own) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut reader = Reader::default();
-    let end = Instant::now() + Duration::from_secs(22);
+    // Reached only on a machine with much other work.
+    let end = Instant::now() + Duration::from_secs(120);
     let mut others = 0u64;
     let mut random = Random::new(99);
     let mut changed = Duration::ZERO;
