@@ -22,10 +22,10 @@ const ERRORS: &[(&str, &str, &str, &str)] = &[
     ("call gopanic", "gopanic", "`gopanic` is not a frame kind to call", "a frame kind to call is one of: nosplit, tiny, small, medium, large, huge, deferring, leaf"),
     ("rate up", "up", "`up` is not `on` or `off`", "`on` or `off` is one of: off, on"),
     // The wrong actor.
-    ("m1 scan g1", "scan", "`scan` is the collector's, not m1's: write `gc scan g1`", ""),
     ("gc mark; call small*4 @ small#1", "call", "`call` is a machine's, not gc's: write `m1 call small*4`", ""),
     ("ext g1", "g1", "`g1` is a machine's, not ext's: write `m1 g1`", ""),
-    ("m1 drain 77", "drain", "`drain` is the collector's, not m1's: write `gc drain`", ""),
+    ("m1 sweep", "sweep", "`sweep` is the collector's, not m1's: write `gc sweep`", ""),
+    ("m1 drain 77", "77", "`77` is out of range: a count is one of: 1, 2, 3, 4, 5, 6, 7, 8", ""),
     ("m1 every_frame", "m1", "`every_frame` is an option, and an option has no actor", "leave `m1` out"),
     ("g1 stack 2048", "g1", "`stack` is an option, and an option has no actor", "leave `g1` out"),
     ("world every_frame", "world", "options are written without an actor", "leave `world` out"),
