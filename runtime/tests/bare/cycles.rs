@@ -1,6 +1,7 @@
 //! Cycles of both kinds in any order, on any machine; barriers that are left to the sweep;
 //! stacks that shrink within a scan.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -190,6 +191,7 @@ fn machines_that_scan_each_others_goroutines_do_not_wait_for_ever() {
 fn of_machines_that_collect_at_once_one_does_each_part() {
     passes("cycles::of_machines_that_collect_at_once_one_does_each_part", || {
         static DID: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+        static NOBODY_COLLECTS: Barrier = Barrier::new(3);
         fn turns(m: &'static M, own: Option<&'static G>, all: [&'static G; 2]) {
             be(m);
             if let Some(own) = own {
@@ -216,8 +218,13 @@ fn of_machines_that_collect_at_once_one_does_each_part() {
                     assert!(m.load(1, 0, 0), "the object in its frame lives");
                 }
             }
+            // Until nobody collects any more, another machine may stop this one and move the stack
+            // under the walk. It may also wait for a scan, and so does not wait for this thread.
+            assert_eq!(m.yield_now(), own.is_some());
+            NOBODY_COLLECTS.wait();
             if let Some(own) = own {
                 assert_eq!(chain(own).len(), 4);
+                assert!(m.take(own));
                 m.end();
             }
         }
