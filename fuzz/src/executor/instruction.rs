@@ -442,8 +442,10 @@ pub(crate) fn on_trap(trap: &mut Trap<'_>) {
     let state = state();
     let thread = &state.threads[seat];
     let pc = trap.pc();
-    if thread.in_kernel.get() && extent_of(pc).is_some_and(|extent| extent.function.on_goroutine_stack()) {
-        // On its way back from the kernel: it has the baton again, and may be sent a signal.
+    let on_its_way = thread.in_kernel.get() && !thread.pending.get();
+    if on_its_way && extent_of(pc).is_some_and(|extent| extent.function.on_goroutine_stack()) {
+        // Back from the kernel: it has the baton again, and may be sent a signal. One that was
+        // sent before is to arrive in the wait.
         trap.context().admit(libc::SIGPROF);
     }
     let masked = trap.blocks(libc::SIGPROF);

@@ -51,6 +51,8 @@ const ALARMS: &[&str] = &[
      m2 alloc 0; send 0",
     // A handler that had begun in the kernel came to a breakpoint, where that was blocked.
     "m1 syscall; signal @ sample_goroutine#147",
+    // A stop in the loop of the system call's stub let a signal in that was on its way to the wait.
+    "m1 syscall; signal; signal @ on_sigprof#114; syscall @ syscall#13",
     // The truth did not know that a recovery goes on from its landing.
     "m1 g1 call deferring; panic; recover; ret @ switch_out#0:2\nm1 signal",
     // g1 ends on one thread while another waits to start it anew, and its death went unseen.
