@@ -48,12 +48,26 @@ impl Bounds {
         Bounds { lo: Word::new(0), hi: Word::new(0), top: Word::new(0) }
     }
 
-    /// True where `sp` lies on this stack; the top itself is SP of an empty one. One comparison,
+    /// True where `sp` lies on this stack; the top itself is SP of an empty one. No branches,
     /// so that the way through it does not depend on which of two stacks lies lower.
+    ///
+    /// A handler asks without the stack lock, and may see the stack move:
+    ///
+    /// 1. M1: in the runtime for G1, SIGPROF; reads the old `lo`.
+    /// 2. M2: shrinks G1's stack and sets the bounds.
+    /// 3. M1: reads the new `top`. M1's own stack may lie between the two.
+    ///
+    /// Nobody runs on a stack that moves, so bounds that change meanwhile say that `sp` is
+    /// elsewhere. (A stack is not used again before many others were retired: `top` does not
+    /// come back.)
     #[inline(always)]
     pub fn contains(&self, sp: usize) -> bool {
-        let (lo, top) = (self.lo.get(), self.top.get());
-        sp.wrapping_sub(lo) <= top.saturating_sub(lo)
+        let before = self.top.get();
+        compiler_fence(Ordering::SeqCst);
+        let lo = self.lo.get();
+        compiler_fence(Ordering::SeqCst);
+        let top = self.top.get();
+        (sp.wrapping_sub(lo) <= top.saturating_sub(lo)) & (top == before)
     }
 
     /// The guard for this stack's prologues.
@@ -257,6 +271,32 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The order in [`Bounds::contains`]: an address between two stacks is on neither, whatever
+    /// of a move is seen.
+    #[test]
+    fn what_lies_between_two_stacks_is_never_on_one_that_moves() {
+        const MOVES: usize = 400_000;
+        let bounds = Bounds::new();
+        let ends = std::sync::atomic::AtomicBool::new(false);
+        let below = |n: usize| 0x1000_0000 + n * 0x1000;
+        let above = |n: usize| 0x1_0000_0000 + n * 0x1000;
+        let set = |lo| bounds.set(&std::mem::ManuallyDrop::new(Stack { lo, size: 0x1000 }), false);
+        set(below(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..MOVES {
+                    set(above(n));
+                    set(below(n));
+                }
+                ends.store(true, Ordering::SeqCst);
+            });
+            while !ends.load(Ordering::SeqCst) {
+                assert!(!bounds.contains(0xc000_0000));
+            }
+        });
+        assert!(bounds.contains(below(MOVES - 1) + 0x800), "nobody moves it any more");
+    }
 
     #[test]
     fn a_stack_has_a_guard_and_is_known_by_its_address() {
