@@ -164,6 +164,8 @@ impl M {
     /// A frame that is about to return: the deferred call that it must make first.
     pub fn deferred_before_return(&'static self) -> Option<Function> {
         let g = self.current()?;
+        // A collector that has stopped the world may be moving SP and the defers.
+        let _busy = self.busy();
         // SAFETY: this thread runs `g`, and nothing else here refers to its defers.
         let unwinding = unsafe { g.unwinding() };
         let defer = unwinding.last().filter(|d| d.frame == g.sched.sp.get() && !d.started)?;
