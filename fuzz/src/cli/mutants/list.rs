@@ -56,6 +56,9 @@ impl Mutant {
 
     /// Where its piece begins in the file's text.
     pub fn locate(&self, text: &str) -> Result<usize, String> {
+        if self.find.trim_start().starts_with("let ") && !self.build {
+            return Err(format!("`{}` is a binding, which would end with the choice", self.find));
+        }
         let from = match &self.within {
             None => 0,
             Some(within) => match text.matches(within.as_str()).count() {
@@ -98,6 +101,7 @@ mod tests {
         assert_eq!(mutant(Some("fn b"), "x(1);").locate(TEXT), Ok(TEXT.rfind("x(1)").unwrap()));
         assert!(mutant(Some("fn c"), "x(1);").locate(TEXT).is_err());
         assert!(mutant(None, "z()").locate(TEXT).unwrap_err().contains("not there"));
+        assert!(mutant(None, "let x = 1;").locate("let x = 1;").unwrap_err().contains("binding"));
     }
 
     #[test]
