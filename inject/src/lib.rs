@@ -65,7 +65,7 @@ pub use affinity::{allowed_cores, nearest, pin};
 pub use baton::{Baton, SEATS};
 pub use ladder::Ladder;
 pub use parking::Parking;
-pub use region::{Boundary, CodeFunction, Flow, Location, Region, RegionError};
+pub use region::{Boundary, CodeFunction, Flow, Known, Location, Region, RegionError};
 pub use signal::{
     Context, ErrnoGuard, SIGNAL_STACK_SIZE, SignalStack, gettid, handlers_on_signal_stack, tgkill,
 };

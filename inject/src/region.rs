@@ -29,11 +29,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::{ladder, text};
 
+mod known;
 mod listing;
+
+pub use known::Known;
 
 /// A function of the region, by its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +214,11 @@ impl Region {
                         .then(|| word(instruction.ip_rel_memory_address()));
                     Flow { next: [next, None], calls: calls.flatten(), ..Flow::default() }
                 }
+                // The last call of a function, by the linker's table or by a function's pointer.
+                FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
+                    Flow { calls: word(instruction.ip_rel_memory_address()), ..Flow::default() }
+                }
+                FlowControl::IndirectBranch if is_last_call(&code, instruction) => Flow::default(),
                 FlowControl::IndirectBranch => Flow { anywhere: true, ..Flow::default() },
                 FlowControl::Return | FlowControl::Exception => Flow::default(),
                 _ => Flow { next: [next, None], ..Flow::default() },
@@ -350,9 +358,33 @@ fn copy(function: &CodeFunction) -> io::Result<Vec<u8>> {
     Ok(code)
 }
 
+/// Whether a jump to where a register or memory says goes to another function: the address was
+/// loaded as it is. That of a case in this function is reckoned from a table's entry.
+fn is_last_call(code: &[Instruction], jump: &Instruction) -> bool {
+    if jump.op0_kind() == OpKind::Memory {
+        return jump.memory_index() == Register::None;
+    }
+    let register = jump.op0_register();
+    let mut before = code.iter().take_while(|i| i.ip() < jump.ip()).collect::<Vec<_>>();
+    while let Some(instruction) = before.pop() {
+        if instruction.flow_control() != FlowControl::Next {
+            return false;
+        }
+        let writes = instruction.op_count() != 0
+            && instruction.op0_kind() == OpKind::Register
+            && instruction.op0_register().full_register() == register;
+        if writes && instruction.mnemonic() != Mnemonic::Push {
+            return instruction.mnemonic() == Mnemonic::Mov
+                && instruction.op1_kind() == OpKind::Memory
+                && instruction.memory_index() == Register::None;
+        }
+    }
+    false
+}
+
 /// Whether the first operand is a place in the code.
 fn is_relative_branch(instruction: &Instruction) -> bool {
-    use iced_x86::OpKind::{NearBranch16, NearBranch32, NearBranch64};
+    use OpKind::{NearBranch16, NearBranch32, NearBranch64};
     matches!(instruction.op0_kind(), NearBranch16 | NearBranch32 | NearBranch64)
 }
 

@@ -85,6 +85,11 @@ mod switch {
         }
     }
 
+    /// Where the word lies that says which are planted: zero in a quiet core.
+    pub fn word() -> usize {
+        &raw const PLANTED as usize
+    }
+
     #[inline(always)]
     fn is_planted(defect: Defect) -> bool {
         PLANTED.load(Ordering::Relaxed) & 1 << defect.code() != 0
@@ -110,7 +115,7 @@ mod switch {
 }
 
 #[cfg(feature = "defects")]
-pub use switch::{plant, planted, trigger_when};
+pub use switch::{plant, planted, trigger_when, word};
 
 /// True where this defect is planted; a constant without the `defects` feature.
 #[cfg(not(feature = "defects"))]

@@ -99,6 +99,8 @@ crate::named_codes! {
         EnterCallback = 59, "enter_callback";
         /// Takes it back.
         ExitCallback = 60, "exit_callback";
+        /// The part of the handler that has the lock, or none to take.
+        TakeSample = 61, "take_sample";
     }
 }
 

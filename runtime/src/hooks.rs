@@ -32,6 +32,11 @@ pub fn install(hooks: &'static Hooks) {
     HOOKS.store(ptr::from_ref(hooks).cast_mut(), Ordering::Release);
 }
 
+/// Where the pointer to what is installed lies: null, and never again once something is.
+pub fn word() -> usize {
+    &raw const HOOKS as usize
+}
+
 #[inline(always)]
 fn hooks() -> Option<&'static Hooks> {
     let hooks = HOOKS.load(Ordering::Acquire);

@@ -141,6 +141,7 @@ pub fn try_lock(m: &'static M, g: &'static G, operation: Operation) -> Result<Gu
     if let Some(holder) = g.lock.owner() {
         return Err(holder);
     }
+    crate::point!(LockLooked, g, operation as usize);
     g.lock.try_acquire(Owner { machine: m.id, operation })?;
     hold_off_preemption(m);
     crate::point!(LockAcquired, g, operation as usize);

@@ -163,5 +163,7 @@ crate::named_codes! {
         SweepStack = 77, "sweep.stack";
         /// The world is stopped.
         WorldStopped = 78, "world.stopped";
+        /// Somebody who only tries the stack lock has found it free and is about to take it.
+        LockLooked = 79, "lock.looked";
     }
 }

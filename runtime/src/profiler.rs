@@ -50,7 +50,7 @@ use crate::lock::{self, Operation, Owner};
 use crate::m::M;
 use crate::table::{CodeClass, Table};
 use crate::throw::{Reason, throw};
-use crate::traceback::{Start, Unwinder, WalkError, saved};
+use crate::traceback::{Start, Unwinder, WalkError, failed, saved, wrong};
 use buffer::{Record, Ring};
 use rate::{Rate, Tick};
 use timer::{Clock, Timer};
@@ -375,20 +375,26 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
 #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
     let foreign = m.in_foreign_code();
-    let _section = foreign.then(|| crate::unlocked!(LockFollowsWrongG, g));
-    let locked = if crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
-        Ok(Some(lock::lock(m, g, Operation::Walk)))
-    } else if foreign && crate::planted!(LockFollowsWrongG) {
-        Ok(None)
-    } else {
-        lock::try_lock(m, g, Operation::Walk).map(Some)
+    if foreign && crate::planted!(LockFollowsWrongG) {
+        let _section = crate::unlocked!(LockFollowsWrongG, g);
+        crate::point!(HandlerTried, g, 1);
+        return take(g, foreign, sample);
+    }
+    let locked = match crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
+        true => Ok(lock::lock(m, g, Operation::Walk)),
+        false => lock::try_lock(m, g, Operation::Walk),
     };
     crate::point!(HandlerTried, g, usize::from(locked.is_ok()));
-    let _guard = match locked {
-        Ok(guard) => guard,
-        Err(_) if foreign && crate::planted!(CgoTracebackUnlocked, true) => None,
-        Err(owner) => return Outcome::Skipped(Skip::LockHeld, Some(owner)),
-    };
+    match locked {
+        Ok(_guard) => take(g, foreign, sample),
+        Err(_) if foreign && crate::planted!(CgoTracebackUnlocked, true) => take(g, foreign, sample),
+        Err(owner) => Outcome::Skipped(Skip::LockHeld, Some(owner)),
+    }
+}
+
+/// Walks the goroutine's stack: under its lock, but where a defect is planted.
+#[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
+pub(crate) fn take(g: &'static G, foreign: bool, sample: &mut Sample) -> Outcome {
     let outcome = match start(g, sample) {
         Ok(start) => walk(g, start, sample),
         Err(error) => Err(error),
@@ -398,7 +404,10 @@ pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample
         Ok(()) if foreign && crate::planted!(CgoSampleDiscarded, true) => external(sample),
         Ok(()) => Outcome::Traceback,
         Err(WalkError::UnknownStart { .. }) => external(sample),
-        Err(error) => Outcome::Failed(error),
+        Err(error) => {
+            wrong();
+            Outcome::Failed(error)
+        }
     }
 }
 
@@ -415,7 +424,7 @@ fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
     if !g.stack.contains(sample.sp) {
         return saved(g);
     }
-    let arrives = Table::get().row(sample.pc).is_saved();
+    let arrives = Table::get().row_of_any(sample.pc).is_saved();
     if !crate::planted!(SwitchWindowWalked, arrives) && arrives {
         // Switching onto the goroutine: SP is there, PC is still in the saved state.
         return Ok(Start { pc: g.sched.pc.get(), sp: sample.sp });
@@ -426,9 +435,13 @@ fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
 #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
 pub(crate) fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(), WalkError> {
     crate::point!(TracebackBegin, g, g.barriers.pending());
-    let mut walk = Unwinder::begin(g, start)?;
+    let mut walk = match Unwinder::begin(g, start) {
+        Ok(walk) => walk,
+        Err(error @ WalkError::UnknownStart { .. }) => return Err(error),
+        Err(error) => return failed(error),
+    };
     while sample.len < MAX_FRAMES {
-        match walk.step()? {
+        match walk.step().or_else(failed)? {
             Some(frame) => {
                 sample.frames[sample.len] = SampleFrame { pc: frame.pc, sp: frame.sp };
                 sample.len += 1;

@@ -73,6 +73,7 @@ fn starts() -> Vec<(Function, usize)> {
         (Function::BulkMove, M::bulk_move as *const ()),
         (Function::EnterCallback, M::enter_callback as *const ()),
         (Function::ExitCallback, M::exit_callback as *const ()),
+        (Function::TakeSample, profiler::take as *const ()),
     ]
     .map(|(function, start)| (function, start as usize))
     .to_vec()

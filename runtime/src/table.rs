@@ -159,7 +159,9 @@ pub struct FunctionInfo {
 
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static LEN: AtomicUsize = AtomicUsize::new(0);
-static MAP: AtomicPtr<Row> = AtomicPtr::new(core::ptr::null_mut());
+static MAP: AtomicPtr<Row> = AtomicPtr::new((&raw const BEFORE).cast_mut());
+/// The map before there is one.
+static BEFORE: Row = Row::NONE;
 static DIRECTORY: OnceLock<Vec<FunctionInfo>> = OnceLock::new();
 
 /// A view of the map that a walk holds in registers.
@@ -184,12 +186,24 @@ impl Table {
     /// Where the row of `pc` is; null for code in no table.
     #[inline]
     pub(crate) fn find(self, pc: usize) -> *const Row {
-        let offset = pc.wrapping_sub(self.base);
-        if offset >= self.len || self.row(pc).is_none() {
-            return core::ptr::null();
-        }
-        // SAFETY: `init` leaked a map of LEN words and stored MAP before LEN.
-        unsafe { self.map.add(offset) }
+        let found = self.place(pc);
+        // SAFETY: `place` names a row.
+        if unsafe { found.read() }.is_none() { core::ptr::null() } else { found }
+    }
+
+    /// The row of a `pc` that may well lie outside, reckoned without a branch.
+    #[inline(always)]
+    pub(crate) fn row_of_any(self, pc: usize) -> Row {
+        // SAFETY: `place` names a row.
+        unsafe { self.place(pc).read() }
+    }
+
+    /// Where the row of `pc` is; for code outside, the last one, which is none.
+    #[inline(always)]
+    fn place(self, pc: usize) -> *const Row {
+        // SAFETY: `init` leaked a map of LEN rows and one, and stored MAP before LEN; before that
+        // it is `BEFORE`, of one row.
+        unsafe { self.map.add(pc.wrapping_sub(self.base).min(self.len)) }
     }
 
     /// The row of `pc`; [`Row::NONE`] for code in no table.
@@ -221,7 +235,7 @@ fn relative(word: &'static i32) -> usize {
 pub fn init() {
     DIRECTORY.get_or_init(|| {
         let (start, end) = arch::text_bounds();
-        let mut map = vec![Row::NONE; end - start].into_boxed_slice();
+        let mut map = vec![Row::NONE; end - start + 1].into_boxed_slice();
         for row in section_words(arch::rows_bytes()).chunks_exact(4) {
             let (from, to) = (relative(&row[0]), relative(&row[1]));
             let packed = Row::pack(row[2] as u32, row[3] as u32);
@@ -267,9 +281,13 @@ pub fn directory() -> &'static [FunctionInfo] {
     DIRECTORY.get().map_or(&[], Vec::as_slice)
 }
 
-/// One function's directory row.
+/// One function's directory row. Signal-safe.
+///
+/// # Panics
+/// Before [`init`]: a core's making does that.
+#[inline]
 pub fn info(function: Function) -> &'static FunctionInfo {
-    &directory()[function as usize]
+    &DIRECTORY.get().expect("the table is made with the core")[function as usize]
 }
 
 /// Changes the SP delta of the row at `pc`, to see whether an oracle notices.

@@ -105,6 +105,33 @@ pub enum WalkError {
 /// A word that no load returns: a load that faults leaves it.
 const FAULTED: usize = 0x5ca1_ab1e_0000_fa17;
 
+/// What a walk passes on that has gone wrong, which none does on a right core. With the points
+/// it is a call, so that such code can be told from what a run can come to.
+#[cfg(feature = "points")]
+#[cold]
+#[inline(never)]
+pub(crate) fn wrong() {
+    core::hint::black_box(());
+}
+
+/// Nothing without the points.
+#[cfg(not(feature = "points"))]
+#[inline(always)]
+pub(crate) fn wrong() {}
+
+/// First byte of what is called only where a walk goes wrong.
+#[cfg(feature = "points")]
+pub fn wrong_code() -> usize {
+    wrong as *const () as usize
+}
+
+/// An error of a walk that has gone wrong.
+#[inline(always)]
+pub(crate) fn failed<T>(error: WalkError) -> Result<T, WalkError> {
+    wrong();
+    Err(error)
+}
+
 /// A walk under way.
 #[derive(Debug)]
 pub struct Unwinder {
@@ -130,7 +157,7 @@ pub fn saved(g: &G) -> Result<Start, WalkError> {
             return Ok(Start { pc: state.pc.get(), sp });
         }
     }
-    Err(WalkError::NothingSaved)
+    failed(WalkError::NothingSaved)
 }
 
 /// Where a walk goes on that starts in the trampoline, as if that had finished: PC, its row,
@@ -149,11 +176,11 @@ pub(crate) fn finish_trampoline(
     } else if let Some(entry) = position.checked_sub(1).and_then(is_hit) {
         (entry, position)
     } else {
-        return Err(WalkError::LostTrampoline { sp });
+        return failed(WalkError::LostTrampoline { sp });
     };
     let row = table.row(entry.pc);
     if row.is_none() {
-        return Err(WalkError::UnknownReturn { slot: entry.slot, pc: entry.pc });
+        return failed(WalkError::UnknownReturn { slot: entry.slot, pc: entry.pc });
     }
     Ok((entry.pc, row, next))
 }
@@ -171,7 +198,7 @@ impl Unwinder {
         // SAFETY: not null, so it was found.
         let (mut pc, mut row, mut barrier) = (start.pc, unsafe { Row::at(found) }, g.barriers.position());
         if !crate::planted!(TrampolineNotSimulated, row.is_trampoline()) && row.is_trampoline() {
-            (pc, row, barrier) = finish_trampoline(g, table, start.sp, barrier)?;
+            (pc, row, barrier) = finish_trampoline(g, table, start.sp, barrier).or_else(failed)?;
         }
         Ok(Unwinder {
             g,
@@ -201,20 +228,20 @@ impl Unwinder {
             let entries = self.barriers.saturating_sub(self.barrier);
             if entries != 0 {
                 let slot = self.g.barriers.entry(self.barrier).map_or(0, |entry| entry.slot);
-                return Err(WalkError::LeftoverBarriers { slot, entries });
+                return failed(WalkError::LeftoverBarriers { slot, entries });
             }
             let end = self.sp + self.row.delta();
-            return if end == self.top { Ok(Some(frame)) } else { Err(WalkError::ShortOfTop { end }) };
+            return if end == self.top { Ok(Some(frame)) } else { failed(WalkError::ShortOfTop { end }) };
         }
         let slot = self.sp + self.row.delta();
         if slot < self.lo || slot >= self.top {
-            return Err(WalkError::OutOfStack { slot });
+            return failed(WalkError::OutOfStack { slot });
         }
         // SAFETY: a slot that cannot be read faults in a load that has an exception row.
         let mut pc = unsafe { arch::load_at_or(self.sp, self.row.delta(), FAULTED) };
         let mut row = self.table.row(pc);
         if !row.is_plain() {
-            (pc, row) = self.special(slot, pc, row)?;
+            (pc, row) = self.special(slot, pc, row).or_else(failed)?;
         }
         self.pc = pc;
         self.sp = slot + 8;
@@ -227,11 +254,11 @@ impl Unwinder {
     #[inline]
     fn special(&mut self, slot: usize, mut pc: usize, mut row: Row) -> Result<(usize, Row), WalkError> {
         if row.is_trampoline() {
-            pc = self.through_barrier(slot)?;
+            pc = self.through_barrier(slot).or_else(failed)?;
             row = self.table.row(pc);
         }
         if row.is_none() {
-            return Err(match pc {
+            return failed(match pc {
                 FAULTED => WalkError::Fault { slot },
                 pc => WalkError::UnknownReturn { slot, pc },
             });
@@ -249,7 +276,7 @@ impl Unwinder {
                 self.barrier += 1;
                 Ok(entry.pc)
             }
-            _ => Err(WalkError::MissedBarrier { slot }),
+            _ => failed(WalkError::MissedBarrier { slot }),
         }
     }
 }

@@ -434,6 +434,13 @@ pub struct Sweep {
     /// Take the schedules' own stops out first: operations in plain order
     #[arg(long)]
     pub plain: bool,
+    /// Disturb nothing: look for S seconds for schedules that come to instructions which these
+    /// files do not, and leave them in REPORTS/sweep/grown
+    #[arg(long, value_name = "S", conflicts_with_all = ["pairs", "plain"])]
+    pub grow: Option<u64>,
+    /// Where the random choices of --grow begin
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "grow")]
+    pub seed: u64,
     /// Where the listing goes
     #[arg(long, value_name = "DIR", default_value = "reports")]
     pub reports: PathBuf,

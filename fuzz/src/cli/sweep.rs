@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+mod grow;
+
 /// A request of so many bytes is less than a pipe holds, and so are its answers.
 const REQUEST: usize = 24 << 10;
 /// Answers are longer than requests: so many fit.
@@ -107,8 +109,10 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
         exit: Exit::Clean,
     };
     let bar = Sweeping::new(out);
+    let mut given = Vec::new();
     for file in &args.files {
         match input::load(file) {
+            Ok(input) if args.grow.is_some() => given.push(input.schedule),
             Ok(mut input) => {
                 if args.plain {
                     input.schedule = plain(&input.schedule);
@@ -121,6 +125,10 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
                 sweep.exit = sweep.exit.worse(Exit::Usage);
             }
         }
+    }
+    if let Some(seconds) = args.grow {
+        let grown = sweep.grow(&given, seconds, &bar)?;
+        return Ok(sweep.exit.worse(grown));
     }
     bar.end();
     let listing = sweep.write_listing(&region)?;

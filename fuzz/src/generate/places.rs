@@ -58,6 +58,7 @@ pub(super) fn protocol_of(op: Op) -> &'static [Function] {
             Sigprof,
             SampleGoroutine,
             TryLock,
+            TakeSample,
             WalkSample,
             WalkBegin,
             FinishTrampoline,
@@ -142,6 +143,7 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
     match op {
         Op::Signal => &[
             HandlerBegin,
+            LockLooked,
             HandlerTried,
             RateLocked,
             RateRelease,

@@ -167,10 +167,19 @@ impl Plan {
                 all.push((actor, op));
             }
         };
+        for other in [Actor::M1, Actor::M2, Actor::Gc] {
+            let last = steps[..step].iter().rev().find(|s| s.actor == other && s.op != Op::Signal);
+            if other != held && last.is_some_and(|last| last.stop.is_some()) {
+                add(other, Op::Resume);
+            }
+        }
         match held {
             Actor::M1 | Actor::M2 => {
                 let g = self.goroutine(step, held);
-                for op in [Op::Scan { g }, Op::Term, Op::Shrink { g }] {
+                let phase = steps[..step].iter().rev().find(|s| matches!(s.op, Op::Mark | Op::Term));
+                let marking = phase.is_some_and(|step| step.op == Op::Mark);
+                let of_phase = if marking { [Op::Scan { g }, Op::Term] } else { [Op::Mark, Op::Stw] };
+                for op in of_phase.into_iter().chain([Op::Shrink { g }]) {
                     add(Actor::Gc, op);
                 }
             }
@@ -278,7 +287,7 @@ mod tests {
             let here = all.iter().filter(move |i| i.step == step && i.hit == hit && i.counted);
             here.filter(|i| matches!(i.what, Disturbance::Other(Actor::Gc, _))).count()
         };
-        // mark, scan, term, shrink; and after the last step nothing can be held.
+        // mark, scan, stw, shrink; scan, term, shrink; and after the last step nothing can be held.
         assert_eq!((others(1, 1), others(1, 2), others(4, 1), others(5, 1)), (4, 4, 3, 0));
         assert_eq!(plan.beyond(), 0, "what comes after the last step is no step's");
     }
@@ -293,7 +302,7 @@ mod tests {
         );
         assert_eq!(Ok(plan.schedule(&all[0])), expected, "{}", text(&all[0]));
         let other = Schedule::parse(
-            "# sigstorm schedule 1\nm1 g1 call small @ small#3\ngc scan g1\nm1 resume @ lock.release; resume",
+            "# sigstorm schedule 1\nm1 g1 call small @ small#3\ngc mark\nm1 resume @ lock.release; resume",
         );
         assert_eq!(Ok(plan.schedule(&all[1])), other, "{}", text(&all[1]));
     }

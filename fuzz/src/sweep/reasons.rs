@@ -4,36 +4,36 @@
 //! core does none of these. On the goroutine side the reasons are the frame kinds' own, and
 //! stated by the labels in their code.
 
-use sigstorm_inject::{Flow, Region};
+use sigstorm_inject::{Flow, Known, Region};
 use sigstorm_runtime::table::{FunctionInfo, info};
-use sigstorm_runtime::{Function, canary};
+use sigstorm_runtime::{Function, canary, defect, hooks, throw, traceback};
 
 use crate::executor::number;
+
+/// It calls what does not return.
+const THROWS: &str = "it only throws or panics";
+const PLANTED: &str = "only a planted defect comes there";
+const WRONG: &str = "only a walk that goes wrong comes there";
 
 /// Why no run of a quiet core comes to each instruction of `function`; nothing where one can.
 pub(super) fn never(region: &Region, function: Function) -> Vec<Option<&'static str>> {
     let f = number(function);
     if !function.on_goroutine_stack() {
-        let (doomed, flow) = (region.doomed(f), region.flow(f));
-        let (led_to, planted) = (led_to(&flow), planted(&flow));
-        let reason = |index: usize| match (doomed[index], led_to[index], planted[index]) {
-            (true, ..) => Some("it only throws or panics"),
-            (_, false, _) if region.disassemble(f, index).starts_with("nop") => Some("it only fills a gap"),
-            (_, false, _) => Some("nothing but a panic's clean-up leads there"),
-            (.., true) => Some("only a planted defect comes there"),
-            _ => None,
-        };
-        return (0..flow.len()).map(reason).collect();
+        return protocol(region, f);
     }
     let count = region.count(f);
     let mut reasons = vec![None; count];
-    let FunctionInfo { end, after_call, after_more, landing, slots, .. } = *info(function);
+    let FunctionInfo { after_call, after_more, landing, slots, .. } = *info(function);
     let index_of = |address: usize| (0..count).find(|&index| region.address(f, index) == Some(address));
-    let last = count.saturating_sub(1);
-    let dies = |index: usize| region.address(f, index) == Some(end - 2) && region.doomed(f)[index];
+    for (index, reason) in reasons.iter_mut().enumerate() {
+        if region.disassemble(f, index) == "ud2" {
+            *reason = Some(match function {
+                Function::Trampoline => "only barriers out of order end there",
+                _ => "an exit is never resumed",
+            });
+        }
+    }
     match function {
-        Function::Entry if dies(last) => reasons[last] = Some("an exit is never resumed"),
-        Function::Trampoline if dies(last) => reasons[last] = Some("only barriers out of order end there"),
         _ if slots == 0 || function == Function::Entry => {}
         function => {
             let (Some(lands), Some(more), Some(called)) =
@@ -72,12 +72,29 @@ fn led_to(flow: &[Flow]) -> Vec<bool> {
     led
 }
 
-/// Whether each instruction runs only where a defect is planted: it calls what notes that, or
-/// all that can come before it or after it does.
-fn planted(flow: &[Flow]) -> Vec<bool> {
-    let canaries = canary::code();
-    let mut planted: Vec<bool> =
-        flow.iter().map(|f| f.calls.is_some_and(|target| canaries.contains(&target))).collect();
+/// The reasons for a function of the protocol. What is asked of a word that nobody changes goes
+/// one way; what calls a thing that only a defect, a throw or a failed walk calls is that thing's.
+fn protocol(region: &Region, f: usize) -> Vec<Option<&'static str>> {
+    let quiet = [(defect::word(), Known::Zero)];
+    let watched = [quiet[0], (hooks::word(), Known::NonZero)];
+    let (doomed, written, flow) = (region.doomed(f), led_to(&region.flow(f)), region.flow_where(f, &watched));
+    let (in_quiet, in_watched) = (led_to(&region.flow_where(f, &quiet)), led_to(&flow));
+    let calls = |index: usize, targets: &[usize]| flow[index].calls.is_some_and(|to| targets.contains(&to));
+    let reason = |index: usize| match index {
+        _ if !written[index] && region.disassemble(f, index).starts_with("nop") => Some("it only fills a gap"),
+        _ if !written[index] => Some("nothing but a panic's clean-up leads there"),
+        _ if doomed[index] || calls(index, &throw::code()) => Some(THROWS),
+        _ if !in_quiet[index] || calls(index, &canary::code()) => Some(PLANTED),
+        _ if !in_watched[index] => Some("only a core that nobody watches comes there"),
+        _ if calls(index, &[traceback::wrong_code()]) => Some(WRONG),
+        _ => None,
+    };
+    around(&flow, (0..flow.len()).map(reason).collect())
+}
+
+/// The reasons, with those of what must come before or after such an instruction: what leads
+/// to nothing else, and what nothing else leads to.
+fn around(flow: &[Flow], mut reasons: Vec<Option<&'static str>>) -> Vec<Option<&'static str>> {
     let mut before = vec![Vec::new(); flow.len()];
     for (index, flow) in flow.iter().enumerate() {
         flow.next.iter().flatten().for_each(|&next| before[next].push(index));
@@ -86,14 +103,19 @@ fn planted(flow: &[Flow]) -> Vec<bool> {
         let mut changed = false;
         for index in 1..flow.len() {
             let after: Vec<usize> = flow[index].next.iter().flatten().copied().collect();
-            let all = |of: &[usize]| !of.is_empty() && of.iter().all(|&other| planted[other]);
-            if !planted[index] && (all(&after) || all(&before[index])) {
-                planted[index] = true;
+            let all = |of: &[usize]| {
+                let reason = of.first().and_then(|&other| reasons[other]);
+                reason.filter(|_| of.iter().all(|&other| reasons[other].is_some()))
+            };
+            if reasons[index].is_none()
+                && let Some(reason) = all(&after).or_else(|| all(&before[index]))
+            {
+                reasons[index] = Some(reason);
                 changed = true;
             }
         }
         if !changed {
-            return planted;
+            return reasons;
         }
     }
 }
@@ -111,7 +133,9 @@ mod tests {
         let canary = Flow { calls: Some(canary::code()[0]), ..to(&[4]) };
         // 1 branches to 2, which leads to the canary at 3, which leads to 4, and on; or to 5.
         let flow = [to(&[1]), to(&[2, 5]), to(&[3]), canary, to(&[5]), to(&[])];
-        assert_eq!(planted(&flow), [false, false, true, true, true, false]);
+        let seen = [None, None, None, Some(PLANTED), None, None];
+        let reasons: Vec<bool> = around(&flow, seen.to_vec()).iter().map(Option::is_some).collect();
+        assert_eq!(reasons, [false, false, true, true, true, false]);
         assert_eq!(led_to(&flow), [true; 6]);
     }
 
