@@ -380,10 +380,11 @@ pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample
         crate::point!(HandlerTried, g, 1);
         return take(g, foreign, sample);
     }
-    let locked = match crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
-        true => Ok(lock::lock(m, g, Operation::Walk)),
-        false => lock::try_lock(m, g, Operation::Walk),
-    };
+    let locked =
+        match crate::planted!(SigprofSpins, g.lock.owner().is_some_and(|owner| owner.machine == m.id)) {
+            true => Ok(lock::lock(m, g, Operation::Walk)),
+            false => lock::try_lock(m, g, Operation::Walk),
+        };
     crate::point!(HandlerTried, g, usize::from(locked.is_ok()));
     match locked {
         Ok(_guard) => take(g, foreign, sample),

@@ -83,6 +83,7 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
                 state.truth(index(g)).clear();
             }
         }
+        (Point::CopyAdjusted, Some(g)) => state.check_slots(seat, Some(index(g)), true),
         (Point::BulkBegin, _) => thread.in_bulk.set(true),
         (Point::RecoverSwitched, Some(g)) => {
             state.truth(index(g)).recovered(thread.recovers_to.get());

@@ -5,6 +5,7 @@
 //! when the core is back.
 
 use sigstorm_inject as inject;
+use sigstorm_runtime::lock::Operation;
 use sigstorm_runtime::panic::Unwind;
 use sigstorm_runtime::profiler;
 use sigstorm_runtime::profiler::rate::INITIAL_RATE;
@@ -176,8 +177,17 @@ impl State {
             }
             Op::Panic => self.panic(seat, m, false),
             Op::Exit => self.panic(seat, m, true),
-            Op::Recover => self.had_effect(m.recover()),
-            Op::Defer => self.had_effect(m.defer(DEFERRED)),
+            Op::Recover => {
+                let did = m.recover();
+                if did != self.mine(seat).recovers() {
+                    self.fail(
+                        seat,
+                        Violation::Memory("a deferred call and no other recovers the panic that made it"),
+                    );
+                }
+                self.had_effect(did);
+            }
+            Op::Defer => self.had_effect(self.defer(seat, m)),
             other => self.mutate(seat, m, other),
         }
     }
@@ -217,19 +227,36 @@ impl State {
         self.mine(seat).called();
         self.check_ask(seat, m);
         if kind == Function::Deferring {
-            m.defer(DEFERRED);
+            self.defer(seat, m);
         }
         !matches!(kind, Function::Gopanic | Function::Goexit) || self.unwind(seat, m)
+    }
+
+    /// The innermost frame defers a call. False where there is no room for another.
+    fn defer(&self, seat: usize, m: &'static M) -> bool {
+        let did = m.defer(DEFERRED);
+        if !self.mine(seat).defers(did) {
+            self.fail(seat, Violation::Memory("a call is not deferred, and there is room"));
+        }
+        did
     }
 
     /// Returns from the innermost frame, or makes the deferred call that comes before.
     /// False once the goroutine has ended or was let go.
     fn ret(&self, seat: usize, m: &'static M) -> bool {
-        if self.mine(seat).top().is_some_and(|f| f.function == Function::Deferring)
-            && let Some(deferred) = m.deferred_before_return()
-        {
-            return self.call(seat, m, deferred);
+        if self.mine(seat).top().is_some_and(|f| f.function == Function::Deferring) {
+            let deferred = m.deferred_before_return();
+            if deferred != self.mine(seat).defers_before_return().then_some(DEFERRED) {
+                self.fail(
+                    seat,
+                    Violation::Memory("a frame does not run what it has deferred, once, before it returns"),
+                );
+            }
+            if let Some(deferred) = deferred {
+                return self.call(seat, m, deferred);
+            }
         }
+        self.check_slots(seat, self.threads[seat].current.get(), false);
         self.mine(seat).pending = Pending::Return;
         let outermost = self.mine(seat).depth() == 1;
         let left = m.ret();
@@ -261,8 +288,15 @@ impl State {
 
     fn panic(&self, seat: usize, m: &'static M, exits: bool) {
         let frame = if exits { Function::Goexit } else { Function::Gopanic };
+        let can = self.mine(seat).can_panic(exits);
         self.mine(seat).pending = Pending::Call(frame);
         match m.panic(exits) {
+            left if left.is_some() != can => {
+                self.fail(
+                    seat,
+                    Violation::Memory("a panic begins where none can, or does not where one can"),
+                );
+            }
             Some(left) => {
                 self.arrived(seat, m, frame, left);
             }
@@ -282,7 +316,16 @@ impl State {
                 Some(_) => return true,
                 None => return false,
             }
-            match m.unwind_next() {
+            let next = m.unwind_next();
+            if next != self.mine(seat).unwinds(DEFERRED) {
+                self.fail(
+                    seat,
+                    Violation::Memory(
+                        "a panic does not go on with the next deferred call, or to its landing",
+                    ),
+                );
+            }
+            match next {
                 Unwind::Call(function) => {
                     if !self.call(seat, m, function) {
                         return false;
@@ -293,9 +336,6 @@ impl State {
                     return false;
                 }
                 Unwind::Recover { below } => {
-                    if !self.mine(seat).stops_at(below) {
-                        self.fail(seat, Violation::Memory("a recovery goes to no frame that stops a panic"));
-                    }
                     self.threads[seat].recovers_to.set(below);
                     m.recovery(below);
                     // It went on from the landing to its ask.
@@ -356,7 +396,7 @@ impl State {
             }
             Op::Ref { dst, frames, to } => {
                 let did = m.refer(at(dst), up(frames), at(to));
-                self.set_slot(seat, 0, dst, Value::Up);
+                self.set_slot(seat, 0, dst, truth.points_to(up(frames), at(to)));
                 did
             }
             Op::Send { slot } => {
@@ -370,6 +410,20 @@ impl State {
             _ => return self.had_effect(false),
         };
         if !did {
+            self.fail(seat, Violation::Memory("a slot does not hold what was written there"));
+        }
+    }
+
+    /// What a goroutine's frames have written must be there: in all of them, or the innermost. While
+    /// its stack is being moved, that says nothing.
+    pub(crate) fn check_slots(&self, seat: usize, goroutine: Option<usize>, all: bool) {
+        let Some(index) = goroutine else { return };
+        let g = &self.core().goroutines()[index];
+        let moves = self.ledger[index].get().is_some_and(|(_, operation)| operation == Operation::Copystack);
+        // SAFETY: a word of its stack, which nobody moves or frees now.
+        let read = |address: usize| unsafe { (address as *const usize).read_volatile() };
+        let holds = || self.truth(index).slots_hold(self.core().heap(), g.stack.top.get(), all, read);
+        if moves == all && !holds() {
             self.fail(seat, Violation::Memory("a slot does not hold what was written there"));
         }
     }

@@ -21,6 +21,9 @@ use sigstorm_runtime::mutator::SLOTS;
 use sigstorm_runtime::profiler::MAX_FRAMES;
 use sigstorm_runtime::table::{FunctionInfo, directory};
 
+mod panics;
+mod slots;
+
 /// Deepest chain that a schedule can make.
 pub const MAX_DEPTH: usize = 96;
 /// Most bytes of frames that a schedule can make.
@@ -38,11 +41,21 @@ pub enum Value {
     Nil,
     /// An object, by index.
     Object(u8),
-    /// An address of the goroutine's own stack.
-    Up,
+    /// The address of a slot of the goroutine's own stack.
+    Up {
+        /// Whose, by the frame's place in the chain.
+        frame: u8,
+        /// Which one.
+        slot: u8,
+    },
 }
 
 impl Value {
+    /// True of an address of the goroutine's own stack.
+    pub fn is_up(self) -> bool {
+        matches!(self, Value::Up { .. })
+    }
+
     fn object(self) -> Option<usize> {
         match self {
             Value::Object(index) => Some(usize::from(index)),
@@ -62,6 +75,8 @@ pub struct TrueFrame {
     pub slots: [Value; SLOTS],
     /// Where it returns to.
     pub returns: Returns,
+    /// What it has deferred, and what it has begun of what others have.
+    unwinding: panics::Unwinding,
 }
 
 /// Where in its caller a frame returns to.
@@ -229,6 +244,7 @@ impl Truth {
             body: 0,
             slots: [Value::Nil; SLOTS],
             returns: Returns::Call,
+            unwinding: panics::Unwinding::NONE,
         };
         Truth {
             frames: [FRAME; MAX_DEPTH + SPARE],
@@ -259,8 +275,8 @@ impl Truth {
     }
 
     fn add(&mut self, function: Function, body: usize) {
-        let (slots, returns) = Default::default();
-        self.frames[self.len] = TrueFrame { function, body, slots, returns };
+        let (slots, returns, unwinding) = Default::default();
+        self.frames[self.len] = TrueFrame { function, body, slots, returns, unwinding };
         self.len += 1;
     }
 
@@ -321,15 +337,6 @@ impl Truth {
     /// True where the innermost frame asks at this place.
     pub fn asks(&self, pc: usize, below: usize) -> bool {
         self.top().is_some_and(|top| top.body == below && info(top.function).after_ask == pc)
-    }
-
-    /// True where a frame of the chain with this body can stop a panic: a deferring one, or
-    /// the innermost callback's. No panic gets past that one.
-    pub fn stops_at(&self, body: usize) -> bool {
-        let inner = self.frames().iter().rposition(|f| f.function == Function::Callback);
-        let within = &self.frames()[inner.unwrap_or(0)..];
-        let stops = |f: &TrueFrame| matches!(f.function, Function::Deferring | Function::Callback);
-        within.iter().any(|f| stops(f) && f.body == body)
     }
 
     /// True where the frame `up` levels above the innermost has slots.

@@ -185,7 +185,10 @@ impl Worker<'_> {
         });
         if deferred && self.below(3) == 0 {
             self.seat.does(Doing::Recover);
-            self.m.recover();
+            self.agree(
+                self.m.recover() == self.update(Truth::recovers),
+                "a deferred call and no other recovers the panic that made it",
+            );
             return;
         }
         match self.below(100) {
@@ -215,7 +218,7 @@ impl Worker<'_> {
             74 if !self.look(Truth::is_in_foreign_call) => self.panic(true),
             75..78 => {
                 if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring)) {
-                    self.m.defer(DEFERRED);
+                    self.defer();
                 }
             }
             _ => self.memory(),
@@ -258,7 +261,19 @@ impl Worker<'_> {
         self.m.call(kind);
         self.update(Truth::called);
         if kind == Function::Deferring {
-            self.m.defer(DEFERRED);
+            self.defer();
+        }
+    }
+
+    fn defer(&self) {
+        let did = self.m.defer(DEFERRED);
+        self.agree(self.update(|truth| truth.defers(did)), "a call is not deferred, and there is room");
+    }
+
+    /// Ends the storm where the core does not do as the language has it.
+    fn agree(&self, does: bool, what: &'static str) {
+        if !does {
+            self.storm.fail(self.seat, Trouble::Memory(what));
         }
     }
 
@@ -266,11 +281,17 @@ impl Worker<'_> {
     /// once the goroutine has ended.
     pub(super) fn ret(&self) -> bool {
         self.seat.does(Doing::Return);
-        if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring))
-            && let Some(deferred) = self.m.deferred_before_return()
-        {
-            self.call(deferred);
-            return true;
+        if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring)) {
+            let deferred = self.m.deferred_before_return();
+            let right = self.update(Truth::defers_before_return).then_some(DEFERRED);
+            self.agree(
+                deferred == right,
+                "a frame does not run what it has deferred, once, before it returns",
+            );
+            if let Some(deferred) = deferred {
+                self.call(deferred);
+                return true;
+            }
         }
         self.update(|truth| {
             if let Some(frame) = truth.frame(0) {
@@ -331,8 +352,11 @@ impl Worker<'_> {
         }
         self.seat.does(Doing::Panic);
         let frame = if exits { Function::Goexit } else { Function::Gopanic };
+        let can = self.look(|truth| truth.can_panic(exits));
         self.update(|truth| truth.pending = Pending::Call(frame));
-        if self.m.panic(exits).is_some() {
+        let begun = self.m.panic(exits).is_some();
+        self.agree(begun == can, "a panic begins where none can, or does not where one can");
+        if begun {
             self.seat.counts.panics.one();
             self.update(Truth::called);
             self.unwind();
@@ -351,17 +375,19 @@ impl Worker<'_> {
                 None => return false,
             }
             self.seat.does(Doing::Panic);
-            match self.m.unwind_next() {
+            let next = self.m.unwind_next();
+            let right = self.update(|truth| truth.unwinds(DEFERRED));
+            self.agree(
+                next == right,
+                "a panic does not go on with the next deferred call, or to its landing",
+            );
+            match next {
                 Unwind::Call(function) => self.call(function),
                 Unwind::End => {
                     self.m.end();
                     return false;
                 }
                 Unwind::Recover { below } => {
-                    if !self.look(|truth| truth.stops_at(below)) {
-                        let what = "a recovery goes to no frame that stops a panic";
-                        self.storm.fail(self.seat, Trouble::Memory(what));
-                    }
                     self.seat.recovers_to.store(below, Ordering::Relaxed);
                     self.m.recovery(below);
                     // It went on from the landing to its ask.
@@ -392,7 +418,7 @@ impl Worker<'_> {
                 self.set_slot(0, b, value);
                 did
             }
-            (45..60, Some(index)) if slots[b] != Value::Up => {
+            (45..60, Some(index)) if !slots[b].is_up() => {
                 heap.update(|heap| heap.fields[index][field] = Value::Nil);
                 let did = self.m.store(a, field, b);
                 heap.update(|heap| heap.fields[index][field] = slots[b]);
@@ -408,7 +434,7 @@ impl Worker<'_> {
                 self.set_slot(0, a, Value::Nil);
                 self.m.clear(a)
             }
-            (74..82, _) if slots[a] != Value::Up && self.look(|truth| truth.has_slots(up)) => {
+            (74..82, _) if !slots[a].is_up() && self.look(|truth| truth.has_slots(up)) => {
                 self.set_slot(up, b, Value::Nil);
                 let did = self.m.write_up(up, b, a);
                 self.set_slot(up, b, slots[a]);
@@ -417,7 +443,7 @@ impl Worker<'_> {
             (82..88, _) if self.look(|truth| truth.has_slots(up)) => {
                 self.set_slot(0, a, Value::Nil);
                 let did = self.m.refer(a, up, b);
-                self.set_slot(0, a, Value::Up);
+                self.set_slot(0, a, self.look(|truth| truth.points_to(up, b)));
                 did
             }
             (88..94, Some(_)) => {
@@ -466,11 +492,7 @@ impl Worker<'_> {
         let slots = self.slots();
         let wrong = slots.into_iter().enumerate().any(|(slot, value)| {
             let Some(found) = self.m.slot_value(0, slot) else { return false };
-            match value {
-                Value::Nil => found != 0,
-                Value::Object(index) => core.heap().index(found) != Some(usize::from(index)),
-                Value::Up => !g.stack.contains(found),
-            }
+            !self.look(|truth| truth.is_held(value, core.heap(), g.stack.top.get(), found))
         });
         // A copy that is under way has the world stopped; one that is over was counted.
         if wrong && !core.world().stopping() && core.copies() == copies {

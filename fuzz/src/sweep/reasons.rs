@@ -81,7 +81,9 @@ fn protocol(region: &Region, f: usize) -> Vec<Option<&'static str>> {
     let (in_quiet, in_watched) = (led_to(&region.flow_where(f, &quiet)), led_to(&flow));
     let calls = |index: usize, targets: &[usize]| flow[index].calls.is_some_and(|to| targets.contains(&to));
     let reason = |index: usize| match index {
-        _ if !written[index] && region.disassemble(f, index).starts_with("nop") => Some("it only fills a gap"),
+        _ if !written[index] && region.disassemble(f, index).starts_with("nop") => {
+            Some("it only fills a gap")
+        }
         _ if !written[index] => Some("nothing but a panic's clean-up leads there"),
         _ if doomed[index] || calls(index, &throw::code()) => Some(THROWS),
         _ if !in_quiet[index] || calls(index, &canary::code()) => Some(PLANTED),

@@ -150,16 +150,14 @@ impl Follower<'_> {
             Mnemonic::And if first() == Value::Word(Known::Zero) => {
                 (result, zero, carry) = (Value::Word(Known::Zero), Some(true), Some(false));
             }
-            Mnemonic::Test => {
-                match first() {
-                    Value::Word(Known::Zero) => (zero, carry) = (Some(true), Some(false)),
-                    Value::Byte(byte) if same(instruction) => (zero, carry) = (Some(byte == 0), Some(false)),
-                    Value::Word(Known::NonZero) if same(instruction) && instruction.op0_register().is_gpr64() => {
-                        (zero, carry) = (Some(false), Some(false));
-                    }
-                    _ => {}
+            Mnemonic::Test => match first() {
+                Value::Word(Known::Zero) => (zero, carry) = (Some(true), Some(false)),
+                Value::Byte(byte) if same(instruction) => (zero, carry) = (Some(byte == 0), Some(false)),
+                Value::Word(Known::NonZero) if same(instruction) && instruction.op0_register().is_gpr64() => {
+                    (zero, carry) = (Some(false), Some(false));
                 }
-            }
+                _ => {}
+            },
             Mnemonic::Cmp if instruction.try_immediate(1).is_ok_and(|with| with == 0) => match first() {
                 Value::Word(known) => (zero, carry) = (Some(known == Known::Zero), Some(false)),
                 _ => {}
@@ -171,7 +169,8 @@ impl Follower<'_> {
             (next.zero, next.carry) = (zero, carry);
         }
         for used in self.info.info(instruction).used_registers() {
-            let writes = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+            let writes =
+                !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
             if writes && used.register().is_gpr() {
                 next.registers[used.register().full_register().number()] = Value::Unknown;
             }

@@ -1,0 +1,175 @@
+//! What a panic does next, as the language has it.
+//!
+//! The rules are told of the chain of frames, where the core has a list of deferred calls and one of panics:
+//!
+//! - a frame's deferred calls run before it returns, or when a panic comes to it: the innermost frame
+//!   first, and each call once, even if a panic that began it was itself overtaken by another;
+//! - the deferred call itself, and no frame that it calls, recovers the panic that has called it;
+//! - once a call that has recovered returns, its frame goes on at its landing;
+//! - in a callback only what was deferred there runs, and then the callback goes on at its landing;
+//! - where nothing is left to run, the goroutine ends.
+
+use super::{TrueFrame, Truth};
+use sigstorm_runtime::Function;
+use sigstorm_runtime::panic::{MAX_DEFERS, MAX_PANICS, Unwind};
+
+/// What a frame has deferred, and what a panicking frame has begun.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unwinding {
+    /// Calls that it has deferred and that nobody has begun.
+    deferred: usize,
+    /// Of a panicking frame: whose deferred call it has begun, by the frame's place in the chain.
+    runs: Option<usize>,
+    /// That call has recovered.
+    recovered: bool,
+}
+
+impl Unwinding {
+    pub(super) const NONE: Unwinding = Unwinding { deferred: 0, runs: None, recovered: false };
+}
+
+fn panics(frame: &TrueFrame) -> bool {
+    matches!(frame.function, Function::Gopanic | Function::Goexit)
+}
+
+impl Truth {
+    /// The innermost frame has deferred a call, or, as the core says, there was no room for
+    /// another. False where there was.
+    pub fn defers(&mut self, did: bool) -> bool {
+        let frames = &mut self.frames[..self.len];
+        // A call that was begun is listed until it returns or its panic is overtaken.
+        let listed: usize = frames.iter().map(|f| f.unwinding.deferred + usize::from(panics(f))).sum();
+        if did && let Some(top) = frames.last_mut() {
+            top.unwinding.deferred += 1;
+        }
+        did || listed >= MAX_DEFERS
+    }
+
+    /// Whether the innermost frame, which is about to return, must make a deferred call first.
+    /// That is then begun.
+    pub fn defers_before_return(&mut self) -> bool {
+        let Some(top) = self.frames[..self.len].last_mut() else { return false };
+        let must = top.unwinding.deferred != 0;
+        top.unwinding.deferred -= usize::from(must);
+        must
+    }
+
+    /// Whether a panic can begin, or with `exits` the goroutine's own end.
+    pub fn can_panic(&self, exits: bool) -> bool {
+        let under_way = self.frames().iter().filter(|f| panics(f)).count();
+        under_way < MAX_PANICS && !(exits && self.is_in_foreign_call())
+    }
+
+    /// Whether the innermost frame can recover: it is the deferred call that a panic has made.
+    /// It has recovered then.
+    pub fn recovers(&mut self) -> bool {
+        let Some(caller) = self.frame(1) else { return false };
+        let Unwinding { runs, recovered, .. } = caller.unwinding;
+        let can = caller.function == Function::Gopanic && runs.is_some() && !recovered;
+        caller.unwinding.recovered |= can;
+        can
+    }
+
+    /// What the innermost frame, which is a panicking one, does next; the deferred call that it
+    /// makes is `function`.
+    pub fn unwinds(&mut self, function: Function) -> Unwind {
+        let callback = self.frames().iter().rposition(|f| f.function == Function::Callback);
+        let lands_in = |frame: &TrueFrame| Unwind::Recover { below: frame.body };
+        let (frames, panicking) = match self.frames[..self.len].split_last_mut() {
+            Some((panicking, frames)) => (frames, panicking),
+            None => return Unwind::End,
+        };
+        let Unwinding { runs, recovered, .. } = core::mem::take(&mut panicking.unwinding);
+        if let Some(index) = runs.filter(|_| recovered) {
+            return lands_in(&frames[index]);
+        }
+        let from = callback.map_or(0, |index| index + 1);
+        let next = (from..frames.len()).rev().find(|&index| frames[index].unwinding.deferred != 0);
+        match (next, callback) {
+            (Some(index), _) => {
+                frames[index].unwinding.deferred -= 1;
+                panicking.unwinding.runs = Some(index);
+                Unwind::Call(function)
+            }
+            (None, Some(index)) => lands_in(&frames[index]),
+            (None, None) => Unwind::End,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Pending;
+    use super::*;
+
+    const CALL: Unwind = Unwind::Call(Function::Tiny);
+
+    fn chain(functions: &[Function]) -> Truth {
+        let mut truth = Truth::new();
+        truth.start();
+        truth.settled();
+        functions.iter().for_each(|&function| push(&mut truth, function));
+        truth
+    }
+
+    fn push(truth: &mut Truth, function: Function) {
+        truth.pending = Pending::Call(function);
+        truth.called();
+        if function == Function::Deferring {
+            assert!(truth.defers(true));
+        }
+    }
+
+    fn landing(truth: &Truth, index: usize) -> Unwind {
+        Unwind::Recover { below: truth.frames()[index].body }
+    }
+
+    #[test]
+    fn a_panic_runs_what_was_deferred_innermost_first_and_then_ends() {
+        let mut truth = chain(&[Function::Deferring, Function::Deferring, Function::Gopanic]);
+        assert_eq!([(); 3].map(|()| truth.unwinds(Function::Tiny)), [CALL, CALL, Unwind::End]);
+    }
+
+    #[test]
+    fn what_has_recovered_goes_on_in_the_frame_that_deferred() {
+        let mut truth = chain(&[Function::Deferring, Function::Small, Function::Gopanic]);
+        assert_eq!(truth.unwinds(Function::Tiny), CALL);
+        push(&mut truth, Function::Tiny);
+        push(&mut truth, Function::Small);
+        assert!(!truth.recovers(), "a frame that the deferred call calls");
+        truth.returned();
+        assert!(truth.recovers());
+        assert!(!truth.recovers(), "twice");
+        truth.returned();
+        assert_eq!(truth.unwinds(Function::Tiny), landing(&truth, 1));
+    }
+
+    #[test]
+    fn a_call_is_begun_once_whatever_becomes_of_its_panic() {
+        let mut truth = chain(&[Function::Deferring, Function::Deferring, Function::Gopanic]);
+        assert_eq!(truth.unwinds(Function::Tiny), CALL);
+        push(&mut truth, Function::Tiny);
+        push(&mut truth, Function::Gopanic);
+        assert_eq!([(); 2].map(|()| truth.unwinds(Function::Tiny)), [CALL, Unwind::End]);
+    }
+
+    #[test]
+    fn a_callback_stops_what_foreign_code_would_not_see() {
+        let foreign = [Function::Deferring, Function::Cgocall, Function::Callback];
+        let mut truth = chain(&foreign);
+        push(&mut truth, Function::Deferring);
+        assert!(truth.can_panic(false) && !truth.can_panic(true));
+        push(&mut truth, Function::Gopanic);
+        assert_eq!(truth.unwinds(Function::Tiny), CALL);
+        assert_eq!(truth.unwinds(Function::Tiny), landing(&truth, 3));
+    }
+
+    #[test]
+    fn there_is_room_until_there_is_none() {
+        let mut truth = chain(&[Function::Deferring]);
+        assert!(!truth.defers(false), "one of 64");
+        (1..MAX_DEFERS).for_each(|_| assert!(truth.defers(true)));
+        assert!(truth.defers(false));
+        assert!(truth.defers_before_return());
+    }
+}
