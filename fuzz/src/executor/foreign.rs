@@ -50,26 +50,29 @@ impl State {
             thread.at.set(At::Idle);
             let order = self.next_order(seat);
             thread.at.set(At::Running);
-            let (pending, next) = match order.what {
+            let (calls_back, next) = match order.what {
                 What::Signal => {
                     self.raise(seat, order.stop);
                     continue;
                 }
                 What::Begin(op) => {
                     self.note(seat, Event::Op(op), m.current());
-                    (Pending::Call(Function::Callback), Next::CallBack)
+                    (true, Next::CallBack)
                 }
-                What::Resume | What::Finish => (Pending::Return, Next::Return),
+                What::Resume | What::Finish => (false, Next::Return),
             };
             self.arm(seat, order.stop);
-            self.mine(seat).pending = pending;
+            match calls_back {
+                true => self.mine(seat).calls(Function::Callback),
+                false => self.mine(seat).pending = Pending::Return,
+            }
             return next;
         }
     }
 
     /// The callback's frame asks. Serves the thread until that frame has returned.
     fn called_back(&self, seat: usize, m: &'static M) {
-        self.mine(seat).called();
+        self.called(seat);
         self.threads[seat].disarm();
         let callbacks = self.mine(seat).callbacks();
         while self.mine(seat).callbacks() == callbacks {

@@ -7,6 +7,7 @@ use core::cell::Cell;
 use std::io;
 
 use sigstorm_inject as inject;
+use sigstorm_runtime::core::GOROUTINES;
 use sigstorm_runtime::g::status;
 use sigstorm_runtime::hooks::Hooks;
 use sigstorm_runtime::lock::Operation;
@@ -82,6 +83,14 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
             if g.status.get() & !status::SCAN == status::DEAD {
                 state.truth(index(g)).clear();
             }
+        }
+        (Point::ScanAsked, Some(g)) => state.truth(index(g)).asked.scan = true,
+        (Point::ScanSelf, Some(g)) => state.truth(index(g)).asked.scan = false,
+        (Point::PreemptAsked, Some(g)) => state.truth(index(g)).asked.yields = true,
+        (Point::PreemptYields, Some(g)) => state.truth(index(g)).asked.yields = false,
+        (Point::PhaseChanged, _) if detail == Phase::Termination as usize => {
+            // Everybody is scanned now, with the world stopped.
+            (0..GOROUTINES).for_each(|index| state.truth(index).asked.scan = false);
         }
         (Point::CopyAdjusted, Some(g)) => state.check_slots(seat, Some(index(g)), true),
         (Point::BulkBegin, _) => thread.in_bulk.set(true),

@@ -204,7 +204,8 @@ impl State {
             self.mine(seat).settled();
             self.check_ask(seat, m);
         } else if let Pending::Call(kind) = truth.pending {
-            // It was let go in that call's prologue.
+            // It was let go in that call's prologue, which begins again.
+            truth.calls(kind);
             let left = m.proceed();
             self.arrived(seat, m, kind, left);
         }
@@ -213,7 +214,7 @@ impl State {
 
     /// False where the thread has no goroutine any more.
     fn call(&self, seat: usize, m: &'static M, kind: Function) -> bool {
-        self.mine(seat).pending = Pending::Call(kind);
+        self.mine(seat).calls(kind);
         let left = m.call(kind);
         self.arrived(seat, m, kind, left)
     }
@@ -224,12 +225,23 @@ impl State {
         if left == Left::Preempted {
             return false;
         }
-        self.mine(seat).called();
+        self.called(seat);
         self.check_ask(seat, m);
         if kind == Function::Deferring {
             self.defer(seat, m);
         }
         !matches!(kind, Function::Gopanic | Function::Goexit) || self.unwind(seat, m)
+    }
+
+    /// The pending call has happened.
+    pub(crate) fn called(&self, seat: usize) {
+        if !self.mine(seat).has_done_what_was_asked() {
+            self.fail(
+                seat,
+                Violation::Memory("what was asked of a goroutine is not done in its next prologue"),
+            );
+        }
+        self.mine(seat).called();
     }
 
     /// The innermost frame defers a call. False where there is no room for another.
@@ -289,7 +301,7 @@ impl State {
     fn panic(&self, seat: usize, m: &'static M, exits: bool) {
         let frame = if exits { Function::Goexit } else { Function::Gopanic };
         let can = self.mine(seat).can_panic(exits);
-        self.mine(seat).pending = Pending::Call(frame);
+        self.mine(seat).calls(frame);
         match m.panic(exits) {
             left if left.is_some() != can => {
                 self.fail(

@@ -128,6 +128,23 @@ pub struct Truth {
     pub pending: Pending,
     /// Where the innermost frame was saved before it.
     pub saved_at: SavedAt,
+    /// What it was asked to do in its next prologue and has not done.
+    pub asked: Asked,
+    /// The same as the pending call began.
+    asked_before: Asked,
+}
+
+/// What others may ask of a goroutine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// To scan itself.
+    pub scan: bool,
+    /// To let its thread go.
+    pub yields: bool,
+}
+
+impl Asked {
+    const NOTHING: Asked = Asked { scan: false, yields: false };
 }
 
 /// Where a goroutine was seen.
@@ -251,6 +268,8 @@ impl Truth {
             len: 0,
             pending: Pending::Nothing,
             saved_at: SavedAt::Ask,
+            asked: Asked::NOTHING,
+            asked_before: Asked::NOTHING,
         }
     }
 
@@ -259,6 +278,7 @@ impl Truth {
         self.len = 0;
         self.pending = Pending::Nothing;
         self.saved_at = SavedAt::Ask;
+        self.asked = Asked::NOTHING;
     }
 
     /// True where the goroutine exists.
@@ -309,6 +329,26 @@ impl Truth {
             matches!(function, Function::Nosplit | Function::Leaf | Function::Syscall | Function::Cgocall);
         let fits = self.len < MAX_DEPTH && top.body + step(function) <= MAX_BYTES;
         fits && !(unchecked && top.function == Function::Nosplit)
+    }
+
+    /// The innermost frame is about to call this, or is about to go on with its prologue.
+    pub fn calls(&mut self, function: Function) {
+        self.pending = Pending::Call(function);
+        self.asked_before = self.asked;
+    }
+
+    /// Whether the pending call, which has happened, did in its prologue what was asked of the
+    /// goroutine before. With foreign frames under it a goroutine stays on its thread, and that
+    /// it was to leave is forgotten.
+    pub fn has_done_what_was_asked(&mut self) -> bool {
+        use Function::{Cgocall, Entry, Leaf, Nosplit, Syscall};
+        if !matches!(self.pending, Pending::Call(function) if !matches!(function, Cgocall | Entry | Leaf | Nosplit | Syscall))
+        {
+            return true;
+        }
+        let Asked { scan, yields } = self.asked_before;
+        self.asked.yields &= !self.is_in_foreign_call();
+        !(scan && self.asked.scan || yields && self.asked.yields)
     }
 
     /// The pending call has happened and the callee asks.
