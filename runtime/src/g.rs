@@ -177,6 +177,15 @@ impl G {
         unsafe { &mut *self.unwinding.get() }
     }
 
+    /// True where it has deferred nothing and is in no panic.
+    ///
+    /// # Safety
+    /// Nobody changes these meanwhile.
+    pub unsafe fn has_unwound(&self) -> bool {
+        // SAFETY: as for this function (caller).
+        unsafe { self.unwinding() }.is_empty()
+    }
+
     /// True where it was scanned in this cycle.
     pub fn scan_done(&self) -> bool {
         self.scan_done.load(Ordering::SeqCst)

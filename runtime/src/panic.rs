@@ -91,6 +91,10 @@ impl Unwinding {
         self.panicking = 0;
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deferred == 0 && self.panicking == 0
+    }
+
     /// Moves every stack address from one stack to another, by `delta`.
     pub(crate) fn adjust(&mut self, delta: usize) {
         for defer in &mut self.defers[..self.deferred] {

@@ -2,9 +2,9 @@
 //! making goroutines, waking them, preempting them.
 
 use sigstorm_runtime::g::status;
-use sigstorm_runtime::{G, M};
+use sigstorm_runtime::{G, M, Phase};
 
-use super::state::State;
+use super::state::{State, Violation};
 use crate::schedule::{Goroutine, Op, Work};
 
 impl State {
@@ -35,11 +35,28 @@ impl State {
             op => {
                 let collecting = &self.threads[seat].collecting;
                 collecting.set(true);
+                let cycles = self.cycles.get();
                 let did = self.collect(m, part_of_a_cycle(op));
                 collecting.set(false);
+                if let Op::Scan { g } = op
+                    && did == Some(false)
+                    && self.is_passed_over(usize::from(g.code()), cycles)
+                {
+                    self.fail(
+                        seat,
+                        Violation::Memory("a stack that this cycle has not scanned is passed over"),
+                    );
+                }
                 did
             }
         }
+    }
+
+    /// True where a scan should have been made: this cycle still marks, and has not made it.
+    fn is_passed_over(&self, index: usize, cycles: u32) -> bool {
+        let marks = self.phase() == Phase::Mark && self.cycles.get() == cycles;
+        let status = self.core().goroutines()[index].status.get();
+        marks && !self.scanned[index].get() && !matches!(status, status::IDLE | status::DEAD)
     }
 
     fn collect(&self, m: &'static M, op: Op) -> Option<bool> {

@@ -150,9 +150,10 @@ impl State {
         match op {
             Op::Mark | Op::Stw => self.phase() == Phase::Off,
             Op::Scan { g } => {
+                let scanned = self.scanned[usize::from(g.code())].get();
                 let g = &gs[usize::from(g.code())];
                 let exists = !matches!(g.status.get(), status::IDLE | status::DEAD);
-                self.phase() == Phase::Mark && exists && !g.scan_done()
+                self.phase() == Phase::Mark && exists && !(scanned && g.scan_done())
             }
             Op::Drain { .. } | Op::Term => self.phase() == Phase::Mark,
             Op::Sweep => self.phase() == Phase::Sweep,
@@ -180,7 +181,6 @@ impl State {
         let Some(&top) = truth.top() else { return false };
         let slot = |slot: u8| top.slots[usize::from(slot)];
         let object = |s: u8| matches!(slot(s), Value::Object(_));
-        let depth = truth.depth();
         // With foreign frames on its thread's stack it stays there, and does not end.
         let is_free = !truth.is_in_foreign_call();
         match op {
@@ -194,7 +194,7 @@ impl State {
             Op::Ret { .. } | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
             Op::Panic => truth.can_call(Function::Gopanic),
             Op::Exit => is_free && truth.can_call(Function::Goexit),
-            Op::Recover => depth >= 2 && truth.frames()[depth - 2].function == Function::Gopanic,
+            Op::Recover => truth.is_panicking(),
             Op::Defer => top.function == Function::Deferring,
             Op::SetPc => truth.can_set_pc(),
             Op::Load { src, .. } => object(src),

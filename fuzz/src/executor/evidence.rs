@@ -29,6 +29,10 @@ pub(crate) fn finding(state: &State, violation: Violation) -> Finding {
             (verdict_of(&throw.reason), format!("{}{}", whose(throw.g), throw.reason))
         }
         Violation::Deadlock => (Verdict::Deadlock, deadlock(state, &mut evidence)),
+        Violation::Livelock(seat) => (
+            Verdict::Deadlock,
+            format!("{} waits again and again for what is so already", actor_of(seat).name()),
+        ),
         Violation::LiveObject(index) => (
             Verdict::LiveObjectFreed,
             format!("object {index} can be reached, and the collector has not marked it or has freed it"),

@@ -25,6 +25,9 @@ thread_local! {
     pub(crate) static SEAT: Cell<usize> = const { Cell::new(CONTROLLER) };
 }
 
+/// Whoever waits so often in a row for what is so already waits for ever.
+const VAIN_WAITS: u32 = 10_000;
+
 static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 
 /// Installs the hooks and the trap handler for the whole process.
@@ -42,6 +45,7 @@ fn on_point(point: Point, g: *const G, detail: usize) {
     let state = state();
     // SAFETY: null, or a goroutine of the core, which lives as long as the process.
     let g = unsafe { g.as_ref() };
+    state.vain_waits.set(0);
     before(state, seat, point, g, detail);
     feedback(state, seat, point, g);
     if state.trace().on {
@@ -78,11 +82,25 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
             thread.current.set(Some(index(g)));
         }
         (Point::Dropped, Some(g)) => {
+            if state.truth(index(g)).is_in_foreign_call() {
+                state.fail(
+                    seat,
+                    Violation::Memory("a goroutine leaves its thread with foreign frames under it"),
+                );
+            }
             thread.current.set(None);
             // Another may wait to make it anew, and has marked it.
             if g.status.get() & !status::SCAN == status::DEAD {
                 state.truth(index(g)).clear();
             }
+        }
+        (Point::ScanDone, Some(g)) if state.phase() == Phase::Mark => {
+            state.scanned[index(g)].set(true);
+            state.check_barriers(g);
+        }
+        (Point::PhaseChanged, _) if detail == Phase::Mark as usize => {
+            state.scanned.iter().for_each(|scanned| scanned.set(false));
+            state.cycles.set(state.cycles.get() + 1);
         }
         (Point::ScanAsked, Some(g)) => state.truth(index(g)).asked.scan = true,
         (Point::ScanSelf, Some(g)) => state.truth(index(g)).asked.scan = false,
@@ -365,10 +383,17 @@ fn point_has_sample(what: Event) -> bool {
 
 fn on_wait(wait: &Wait) {
     let seat = SEAT.get();
-    if seat == CONTROLLER || wait.over() {
+    if seat == CONTROLLER {
         return;
     }
     let state = state();
+    if wait.over() {
+        state.vain_waits.set(state.vain_waits.get() + 1);
+        if state.vain_waits.get() == VAIN_WAITS {
+            state.fail(seat, Violation::Livelock(seat));
+        }
+        return;
+    }
     let thread = &state.threads[seat];
     state.note(seat, Event::Wait(wait.what()), wait.goroutine());
     thread.at.set(At::Blocked(*wait));

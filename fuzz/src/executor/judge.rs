@@ -1,5 +1,6 @@
 //! The oracle: holds every sample against the truth, and every skip against its reason.
 
+use sigstorm_runtime::barrier::FIRST_BARRIER;
 use sigstorm_runtime::core::GOROUTINES;
 use sigstorm_runtime::g::status;
 use sigstorm_runtime::heap::Heap;
@@ -109,6 +110,16 @@ impl State {
         })
     }
 
+    /// A scan of this goroutine in a cycle is over: were there barriers to lay, it has laid some.
+    pub(crate) fn check_barriers(&self, g: &G) {
+        let first = if self.core().every_frame() { 0 } else { FIRST_BARRIER };
+        let due = self.truth(index(g)).is_due_a_barrier(&self.right_event(g), first);
+        if due && g.barriers.is_empty() && self.late.get().is_none() {
+            self.late
+                .set(Some(Violation::Leak("a scan has laid no barrier, and one was due", Some(index(g)))));
+        }
+    }
+
     /// Judges the event that this thread's tracer has just taken.
     pub(crate) fn judge_event(&self, seat: usize, g: &'static G) {
         let Some(m) = self.threads[seat].machine.get() else { return };
@@ -209,6 +220,10 @@ impl State {
             }
             if self.truth(index).lives() {
                 return leak("it should be alive");
+            }
+            // SAFETY: no thread has it any more.
+            if !unsafe { g.has_unwound() } {
+                return leak("it has deferred calls or panics left");
             }
         }
         if self.threads[EXT].machine.get().is_some() {

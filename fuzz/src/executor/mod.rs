@@ -158,7 +158,12 @@ impl Harness {
                 return self.result(Some(harness_error("a thread keeps the baton: the run hangs")), trace);
             }
         }
-        let violation = state.violation.get().or_else(|| state.settle()).or_else(|| state.check_leaks());
+        let violation = state
+            .violation
+            .get()
+            .or_else(|| state.settle())
+            .or_else(|| state.check_leaks())
+            .or(state.late.get());
         if let Some(violation) = violation {
             state.violation.set(Some(violation));
         }

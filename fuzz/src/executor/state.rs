@@ -213,6 +213,8 @@ pub(crate) enum Violation {
     Throw(Throw),
     /// Nobody can move.
     Deadlock,
+    /// This thread waits for what is so already, for ever.
+    Livelock(usize),
     /// An object that can be reached was not marked.
     LiveObject(usize),
     /// The samples that are kept are not those that were taken.
@@ -250,6 +252,14 @@ pub(crate) struct State {
     pub(crate) heap: UnsafeCell<HeapTruth>,
     /// Who holds each goroutine's stack lock, and for what, by the events.
     pub(crate) ledger: [Cell<Option<(usize, Operation)>>; GOROUTINES],
+    /// Whether each goroutine was scanned since the collector began to mark.
+    pub(crate) scanned: [Cell<bool>; GOROUTINES],
+    /// How often the collector has begun to mark.
+    pub(crate) cycles: Cell<u32>,
+    /// How often in a row somebody has waited for what was so already.
+    pub(crate) vain_waits: Cell<u32>,
+    /// What is reported at the end where nothing else is.
+    pub(crate) late: Cell<Option<Violation>>,
     pub(crate) releases: [Releases; GOROUTINES],
     pub(crate) recorder: UnsafeCell<Recorder>,
     pub(crate) injected: Cell<Injected>,
@@ -293,6 +303,10 @@ impl State {
             truth: [const { UnsafeCell::new(Truth::new()) }; GOROUTINES],
             heap: UnsafeCell::new(HeapTruth::new()),
             ledger: [const { Cell::new(None) }; GOROUTINES],
+            scanned: [const { Cell::new(false) }; GOROUTINES],
+            cycles: Cell::new(0),
+            vain_waits: Cell::new(0),
+            late: Cell::new(None),
             releases: [const { Releases::new() }; GOROUTINES],
             recorder: UnsafeCell::new(Recorder::default()),
             injected: Cell::new(Injected::default()),
@@ -321,9 +335,12 @@ impl State {
         for index in 0..GOROUTINES {
             self.truth(index).clear();
             self.ledger[index].set(None);
+            self.scanned[index].set(false);
             self.releases[index].reset();
             self.last[index].set(LastEvent { seat: 0, point: 0 });
         }
+        self.vain_waits.set(0);
+        self.late.set(None);
         self.heap().clear();
         self.injected.set(Injected::default());
         *self.counts() = Counts { schedules: 1, ..Counts::default() };

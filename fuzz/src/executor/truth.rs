@@ -613,6 +613,17 @@ impl Truth {
         found.below == expected.below && (found.pc == expected.pc || found.pc == other())
     }
 
+    /// Whether a scan that begins at the first of these frames comes to a return address more than
+    /// `first` bytes above it that can have a barrier. Those of a transition under way are left out.
+    pub fn is_due_a_barrier(&self, right: &Right, first: usize) -> bool {
+        let Right::Frames(right) = right else { return false };
+        let Some(start) = self.expected(right, 0) else { return false };
+        (1..right.chain).any(|index| {
+            let above = start.below - self.frames[index - 1].body;
+            self.frames[index].function != Function::Callback && above > first
+        })
+    }
+
     // -- liveness ---------------------------------------------------------------------
 
     /// The objects that this goroutine's frames point to, as a set.

@@ -60,6 +60,11 @@ impl Truth {
         under_way < MAX_PANICS && !(exits && self.is_in_foreign_call())
     }
 
+    /// Whether there is a panic or an exit under way, so that it can be tried to recover.
+    pub fn is_panicking(&self) -> bool {
+        self.frames().iter().any(panics)
+    }
+
     /// Whether the innermost frame can recover: it is the deferred call that a panic has made.
     /// It has recovered then.
     pub fn recovers(&mut self) -> bool {
