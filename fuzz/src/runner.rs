@@ -65,10 +65,11 @@ fn answer(out: &mut impl Write, run: &Run, crossings: &[Crossing]) -> io::Result
 
 /// Serves until standard input ends or a violation is found. The exit status: 0, or 3 where
 /// the harness cannot be set up or the other side is gone.
-pub fn serve(defects: &[Defect]) -> u8 {
+pub fn serve(core: Option<usize>, defects: &[Defect]) -> u8 {
     let mut out = BufWriter::new(io::stdout().lock());
-    // Any core will do, and several of these at once should not share one.
-    let mut harness = match Harness::new(sigstorm_inject::nearest(), defects) {
+    // Unless one is named any core will do, and several of these at once should not share one.
+    let core = core.unwrap_or_else(sigstorm_inject::nearest);
+    let mut harness = match Harness::new(core, defects) {
         Ok(harness) => harness,
         Err(error) => {
             let finding = crate::outcome::Finding {

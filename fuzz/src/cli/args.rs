@@ -434,6 +434,9 @@ pub struct Sweep {
     /// Take the schedules' own stops out first: operations in plain order
     #[arg(long)]
     pub plain: bool,
+    /// How many runs at a time, each on a core [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
+    pub jobs: Option<u16>,
     /// Disturb nothing: look for S seconds for schedules that come to instructions which these
     /// files do not, and leave them in REPORTS/sweep/grown
     #[arg(long, value_name = "S", conflicts_with_all = ["pairs", "plain"])]
@@ -487,6 +490,9 @@ pub struct Worker {
 pub struct Runner {
     #[command(flatten)]
     pub planted: Planted,
+    /// The core it is pinned to
+    #[arg(long)]
+    pub core: Option<usize>,
     /// The process that started it, without which it ends
     #[arg(long)]
     pub parent: Option<i32>,

@@ -66,6 +66,7 @@ impl Answer {
 #[derive(Debug)]
 pub struct Runner {
     defects: Vec<Defect>,
+    core: Option<usize>,
     limit: Duration,
     live: Option<Live>,
 }
@@ -82,7 +83,12 @@ struct Live {
 impl Runner {
     /// A runner whose core has these defects. It starts when there is something to run.
     pub fn new(defects: &[Defect]) -> Runner {
-        Runner { defects: defects.to_vec(), limit: LIMIT, live: None }
+        Runner { defects: defects.to_vec(), core: None, limit: LIMIT, live: None }
+    }
+
+    /// The same on this core, counted among those that the process may use.
+    pub fn on_core(self, nth: usize) -> Runner {
+        Runner { core: Some(nth), ..self }
     }
 
     /// Runs a schedule.
@@ -146,7 +152,7 @@ impl Runner {
     fn ask(&mut self, schedules: &[&[u8]], flags: u8) -> Result<()> {
         let live = match &mut self.live {
             Some(live) => live,
-            none => none.insert(Live::start(&self.defects)?),
+            none => none.insert(Live::start(&self.defects, self.core)?),
         };
         let mut request = Vec::new();
         for bytes in schedules {
@@ -217,8 +223,11 @@ impl Live {
         }
     }
 
-    fn start(defects: &[Defect]) -> Result<Live> {
+    fn start(defects: &[Defect], core: Option<usize>) -> Result<Live> {
         let mut command = child::command("runner", defects);
+        if let Some(core) = core {
+            command.args(["--core", &core.to_string()]);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start a runner")?;
         let stdin = child.stdin.take();
@@ -283,7 +292,7 @@ pub fn main(args: &args::Runner) -> ExitCode {
         complain(&format!("cannot bind this process to its parent: {error}"));
         return ExitCode::from(Exit::Harness as u8);
     }
-    ExitCode::from(sigstorm::runner::serve(&args.planted.defects))
+    ExitCode::from(sigstorm::runner::serve(args.core, &args.planted.defects))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `sigstorm sweep`: a schedule, disturbed once at every instruction that it comes to.
 //!
 //! Each file is watched once, which says what its runs are ([`Plan`]); then they are run, many
-//! to a request, in a child that is replaced when a run breaks it.
+//! to a request, in children, one on a core, that are replaced when a run breaks them. What they
+//! answer is judged in the order of the runs.
 
 use super::display::Sweeping;
 use super::output::{Out, complain};
@@ -18,6 +19,9 @@ use sigstorm::sweep::{Coverage, Disturbance, Injection, Plan, Why, html, plain, 
 use sigstorm_runtime::profiler::Skip;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
 mod grow;
@@ -26,6 +30,8 @@ mod grow;
 const REQUEST: usize = 24 << 10;
 /// Answers are longer than requests: so many fit.
 const MOST_AT_ONCE: usize = 96;
+/// What one child is given at a time.
+const SHARE: usize = 8 * MOST_AT_ONCE;
 /// After so many violations a file's sweep has made its point.
 const ENOUGH: u64 = 32;
 
@@ -100,10 +106,11 @@ struct Unreached {
 pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
     let begun = Instant::now();
     let region = executor::region().map_err(anyhow::Error::from)?;
+    let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let mut sweep = Sweep {
         args,
         out,
-        runner: Runner::new(&args.planted.defects),
+        runners: (0..jobs).map(|core| Runner::new(&args.planted.defects).on_core(core)).collect(),
         coverage: Coverage::new(&region),
         totals: Totals::default(),
         exit: Exit::Clean,
@@ -139,7 +146,8 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
 struct Sweep<'a> {
     args: &'a args::Sweep,
     out: &'a Out,
-    runner: Runner,
+    /// One for each core, and at least one.
+    runners: Vec<Runner>,
     coverage: Coverage,
     totals: Totals,
     exit: Exit,
@@ -150,7 +158,7 @@ impl Sweep<'_> {
     fn file(&mut self, name: &str, schedule: Schedule, bar: &Sweeping) -> Result<(), super::Trouble> {
         self.totals.files += 1;
         let steps = schedule.steps.len();
-        let answer = self.runner.record(&schedule.encode())?;
+        let answer = self.runners[0].record(&schedule.encode())?;
         self.totals.runs += 1;
         if answer.finding.is_some() {
             // It shows something as it is: there is nothing to be disturbed.
@@ -165,34 +173,48 @@ impl Sweep<'_> {
         }
         bar.begin(name, injections.len());
         let before = self.totals.violations;
-        let mut next = 0;
-        while next < injections.len() {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while let Some(injection) = injections.get(next + batch.len()) {
-                let encoded = plan.schedule(injection).encode();
-                bytes += encoded.len() + 5;
-                if !batch.is_empty() && (bytes > REQUEST || batch.len() == MOST_AT_ONCE) {
-                    break;
+        let enough = AtomicBool::new(false);
+        let next_share = AtomicUsize::new(0);
+        let mut runners = std::mem::take(&mut self.runners);
+        let (sender, results) = mpsc::channel();
+        let judged = thread::scope(|scope| {
+            for runner in &mut runners {
+                let (sender, plan, injections) = (sender.clone(), &plan, &injections);
+                let (next_share, enough) = (&next_share, &enough);
+                scope.spawn(move || {
+                    while !enough.load(Ordering::Relaxed) {
+                        let number = next_share.fetch_add(1, Ordering::Relaxed);
+                        let Some(share) = injections.chunks(SHARE).nth(number) else { break };
+                        if sender.send((number, run_share(runner, plan, share))).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            // Shares come as they are done, and are looked at in their order.
+            let mut waiting = BTreeMap::new();
+            let mut next = 0;
+            for (number, answers) in results {
+                waiting.insert(number, answers);
+                while let Some(answers) = waiting.remove(&next) {
+                    let share = injections[next * SHARE..].iter();
+                    for (injection, answer) in share.zip(&answers?) {
+                        self.judge(name, &plan, injection, answer)?;
+                        if self.totals.violations - before >= ENOUGH {
+                            enough.store(true, Ordering::Relaxed);
+                            self.totals.cut += 1;
+                            return Ok(());
+                        }
+                    }
+                    next += 1;
+                    bar.show((next * SHARE).min(injections.len()), self.totals.found());
                 }
-                batch.push(encoded);
             }
-            let mut answers = Vec::with_capacity(batch.len());
-            self.runner.run_all(&batch, &mut |_, answer| {
-                answers.push(answer);
-                true
-            })?;
-            for (injection, answer) in injections[next..].iter().zip(&answers) {
-                self.judge(name, &plan, injection, answer)?;
-            }
-            next += batch.len();
-            bar.show(next, self.totals.found());
-            if self.totals.violations - before >= ENOUGH {
-                self.totals.cut += 1;
-                break;
-            }
-        }
-        Ok(())
+            Ok(())
+        });
+        self.runners = runners;
+        judged
     }
 
     /// What one run says.
@@ -362,6 +384,28 @@ impl Sweep<'_> {
         }
         Ok(())
     }
+}
+
+/// Runs some of a plan's injections: an answer for each.
+fn run_share(runner: &mut Runner, plan: &Plan, share: &[Injection]) -> Result<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(share.len());
+    while answers.len() < share.len() {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(injection) = share.get(answers.len() + batch.len()) {
+            let encoded = plan.schedule(injection).encode();
+            bytes += encoded.len() + 5;
+            if !batch.is_empty() && (bytes > REQUEST || batch.len() == MOST_AT_ONCE) {
+                break;
+            }
+            batch.push(encoded);
+        }
+        runner.run_all(&batch, &mut |_, answer| {
+            answers.push(answer);
+            true
+        })?;
+    }
+    Ok(answers)
 }
 
 /// Where and what, as a person reads it.

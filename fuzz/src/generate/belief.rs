@@ -43,6 +43,8 @@ pub(super) struct Draft {
     pub(super) sweeping: bool,
     /// How many goroutines are parked.
     pub(super) parked: u32,
+    /// What an actor has begun and does next, last first.
+    pub(super) begun: Vec<(Actor, Op)>,
     /// What goroutines had when they were let go: frames, and those with a deferred call.
     left: [(u32, u32); 4],
 }
@@ -55,6 +57,7 @@ impl Draft {
             marking: false,
             sweeping: false,
             parked: 0,
+            begun: Vec::new(),
             left: [(0, 0); 4],
         }
     }

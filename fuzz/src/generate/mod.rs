@@ -214,6 +214,11 @@ impl Generator {
 
     /// One more step of a draft.
     fn step(&mut self, draft: &mut Draft) -> Step {
+        if let Some((actor, op)) = draft.begun.pop() {
+            let step = Step { actor, op, stop: None };
+            draft.note(&step);
+            return step;
+        }
         let last = draft.last;
         let stay = match (last, draft.belief(last).held) {
             (Actor::Ext, _) => 50,
@@ -237,6 +242,7 @@ impl Generator {
             (true, _) if belief.foreign && !belief.held && self.chance(60) => Op::Callback,
             (true, _) if self.chance(10) => Op::Resume,
             (_, Actor::Gc) => self.collector_op(draft),
+            _ if belief.depth > 1 && self.chance(3) => self.hide(actor, &belief, draft),
             _ => self.machine_op(&belief, draft),
         };
         let stops = match op {
@@ -405,6 +411,30 @@ impl Generator {
             (has, Op::Move { dst: slot, src }),
             (has, Op::Clear { slot: src }),
         ])
+    }
+
+    /// Begins to hide an object from the collector: it hangs on another one, and while that waits to be
+    /// looked at, a frame further up takes it over.
+    fn hide(&mut self, actor: Actor, belief: &Belief, draft: &mut Draft) -> Op {
+        let (holder, hidden, field) = (0, 1, 0);
+        let frames = 1 + self.below((belief.depth - 1).min(4)) as u8;
+        let all = if draft.marking && belief.objects & 1 != 0 {
+            [
+                Op::Load { dst: hidden, src: holder, field },
+                Op::Store { obj: holder, src: 2, field },
+                Op::Up { frames, src: hidden, dst: self.below(4) as u8 },
+                Op::Clear { slot: hidden },
+            ]
+        } else {
+            [
+                Op::Alloc { slot: holder },
+                Op::Alloc { slot: hidden },
+                Op::Store { obj: holder, src: hidden, field },
+                Op::Clear { slot: hidden },
+            ]
+        };
+        draft.begun.extend(all[1..].iter().rev().map(|&op| (actor, op)));
+        all[0]
     }
 
     /// A place that this operation is likely to pass.

@@ -71,7 +71,7 @@ impl Sweep<'_> {
 
     /// What a schedule comes to; nothing where it shows a violation.
     fn watch(&mut self, schedule: &Schedule) -> Result<Reached, Trouble> {
-        let answer = self.runner.record(&schedule.encode())?;
+        let answer = self.runners[0].record(&schedule.encode())?;
         if answer.finding.is_some() {
             self.violation("a generated schedule", None, schedule, &answer)?;
             return Ok(Reached::new());
