@@ -35,12 +35,12 @@ impl State {
             op => {
                 let collecting = &self.threads[seat].collecting;
                 collecting.set(true);
-                let cycles = self.cycles.get();
+                let began = (self.cycles.get(), self.ends.get());
                 let did = self.collect(m, part_of_a_cycle(op));
                 collecting.set(false);
                 if let Op::Scan { g } = op
                     && did == Some(false)
-                    && self.is_passed_over(usize::from(g.code()), cycles)
+                    && self.is_passed_over(usize::from(g.code()), began)
                 {
                     self.fail(
                         seat,
@@ -52,9 +52,10 @@ impl State {
         }
     }
 
-    /// True where a scan should have been made: this cycle still marks, and has not made it.
-    fn is_passed_over(&self, index: usize, cycles: u32) -> bool {
-        let marks = self.phase() == Phase::Mark && self.cycles.get() == cycles;
+    /// True where a scan should have been made: this cycle still marks, and has not made it. Where a
+    /// goroutine has ended since, it may have been this one, and it may be another's turn.
+    fn is_passed_over(&self, index: usize, began: (u32, u32)) -> bool {
+        let marks = self.phase() == Phase::Mark && (self.cycles.get(), self.ends.get()) == began;
         let status = self.core().goroutines()[index].status.get();
         marks && !self.scanned[index].get() && !matches!(status, status::IDLE | status::DEAD)
     }

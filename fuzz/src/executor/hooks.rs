@@ -92,6 +92,7 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
             // Another may wait to make it anew, and has marked it.
             if g.status.get() & !status::SCAN == status::DEAD {
                 state.truth(index(g)).clear();
+                state.ends.set(state.ends.get() + 1);
             }
         }
         (Point::ScanDone, Some(g)) if state.phase() == Phase::Mark => {

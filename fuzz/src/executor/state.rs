@@ -256,6 +256,8 @@ pub(crate) struct State {
     pub(crate) scanned: [Cell<bool>; GOROUTINES],
     /// How often the collector has begun to mark.
     pub(crate) cycles: Cell<u32>,
+    /// How often a goroutine has ended.
+    pub(crate) ends: Cell<u32>,
     /// How often in a row somebody has waited for what was so already.
     pub(crate) vain_waits: Cell<u32>,
     /// What is reported at the end where nothing else is.
@@ -305,6 +307,7 @@ impl State {
             ledger: [const { Cell::new(None) }; GOROUTINES],
             scanned: [const { Cell::new(false) }; GOROUTINES],
             cycles: Cell::new(0),
+            ends: Cell::new(0),
             vain_waits: Cell::new(0),
             late: Cell::new(None),
             releases: [const { Releases::new() }; GOROUTINES],
