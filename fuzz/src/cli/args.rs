@@ -274,6 +274,9 @@ pub struct Museum {
     /// Plant this one, too, in every trial; may be given more than once
     #[arg(long, value_name = "NAME", value_parser = defect())]
     pub with: Vec<Defect>,
+    /// Blow a storm of at most S seconds for each specimen, too
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub storm: Option<u64>,
     /// Where tables and pages go [default: reports; nowhere with --defect or --with]
     #[arg(long, value_name = "DIR")]
     pub reports: Option<PathBuf>,

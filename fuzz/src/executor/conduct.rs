@@ -201,16 +201,16 @@ impl State {
             Op::Store { obj, src, .. } => object(obj) && !slot(src).is_up(),
             Op::Up { frames, src, .. } => truth.has_slots(usize::from(frames)) && !slot(src).is_up(),
             Op::Ref { frames, .. } => truth.has_slots(usize::from(frames)),
-            Op::Bulk { frames } => truth.has_slots(usize::from(frames)) && !self.mailbox_is_read(),
-            Op::Send { slot } => object(slot) && !self.mailbox_is_read(),
+            Op::Bulk { frames } => truth.has_slots(usize::from(frames)) && !self.mailbox_is_in_use(),
+            Op::Send { slot } => object(slot) && !self.mailbox_is_in_use(),
             _ => false,
         }
     }
 
-    /// True where a thread is in a bulk move from the mailbox. It may be held between any two
-    /// words: a program that wrote there meanwhile would race with itself.
-    fn mailbox_is_read(&self) -> bool {
-        self.threads.iter().any(|thread| thread.in_bulk.get())
+    /// True where a thread moves something into the mailbox or out of it. It may be held between any
+    /// two words: a program that used it meanwhile would race with itself.
+    fn mailbox_is_in_use(&self) -> bool {
+        self.threads.iter().any(|thread| thread.in_bulk.get() || thread.in_send.get())
     }
 
     /// True where a thread could take this goroutine now.

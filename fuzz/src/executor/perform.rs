@@ -412,7 +412,9 @@ impl State {
                 did
             }
             Op::Send { slot } => {
+                self.threads[seat].in_send.set(true);
                 let did = m.send(at(slot), at(slot));
+                self.threads[seat].in_send.set(false);
                 self.heap().mailbox[at(slot)] = slots[at(slot)];
                 self.set_slot(seat, 0, slot, Value::Nil);
                 did

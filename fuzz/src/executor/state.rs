@@ -104,6 +104,8 @@ pub(crate) struct Thread {
     pub(crate) held_again: Cell<bool>,
     /// True while it moves the mailbox onto its goroutine's stack.
     pub(crate) in_bulk: Cell<bool>,
+    /// True while it puts something into the mailbox.
+    pub(crate) in_send: Cell<bool>,
     /// True where its buffer was full when its last sample was taken.
     pub(crate) found_full: Cell<bool>,
     /// True where that sample was written.
@@ -151,6 +153,7 @@ impl Thread {
             in_handler: Cell::new(false),
             held_again: Cell::new(false),
             in_bulk: Cell::new(false),
+            in_send: Cell::new(false),
             found_full: Cell::new(false),
             filed: Cell::new(false),
             lock_was_held: Cell::new(None),
@@ -181,6 +184,7 @@ impl Thread {
         self.walked.set(None);
         self.lock_was_held.set(None);
         self.in_bulk.set(false);
+        self.in_send.set(false);
         self.pending.set(false);
         self.in_syscall.set(false);
         self.in_kernel.set(false);

@@ -7,10 +7,11 @@
 //! first held (both from the canary in the defect), and when anything was found.
 //!
 //! [`trials`] runs them, [`tally`] sums them up, [`table`] is for terminals and for
-//! `museum.md`, [`pages`] are what is left in files, [`plot`] draws the survival curves.
+//! `museum.md`, [`storms`] sets storms beside them, [`pages`] are what is left in files, [`plot`] draws the survival curves.
 
 mod pages;
 mod plot;
+mod storms;
 mod table;
 mod tally;
 mod trials;
@@ -47,9 +48,18 @@ pub fn run(args: &args::Museum, out: &Out) -> Outcome {
         out.object(tally)?;
     }
     out.say(&table::terminal(&tallies))?;
+    let storms = match args.storm {
+        Some(limit) if complete => storms::run(&show, limit, stop, out)?,
+        _ => Vec::new(),
+    };
+    let beside = args.storm.filter(|_| !storms.is_empty());
+    let beside = beside.map(|limit| (limit, storms::markdown(&show, &tallies, &storms, limit)));
+    if let Some((_, table)) = &beside {
+        out.say(table)?;
+    }
     let outcome = verdict(&show, &tallies, &ran);
     if let Some(folder) = reports.filter(|_| complete) {
-        let written = pages::write(&folder, &show, &tallies, &ran, seconds, stop, out);
+        let written = pages::write(&folder, &show, &tallies, &ran, beside.as_ref(), seconds, stop, out);
         match written {
             Ok(()) => out.say(&format!("table and pages: {}", folder.join("museum.md").display()))?,
             Err(error) => complain(&format!("error: {error:#}")),

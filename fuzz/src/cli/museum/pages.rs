@@ -32,6 +32,7 @@ pub fn write(
     show: &Show,
     tallies: &[Tally],
     ran: &[Ran],
+    storms: Option<&(u64, String)>,
     seconds: f64,
     stop: &AtomicBool,
     out: &Out,
@@ -50,7 +51,7 @@ pub fn write(
         }
     }
     // Last, so that what it links to is there.
-    files::write(&folder.join("museum.md"), overview(show, tallies, ran, seconds).as_bytes())
+    files::write(&folder.join("museum.md"), overview(show, tallies, ran, storms, seconds).as_bytes())
 }
 
 /// The first finding of the first baseline that has one, shrunk and traced.
@@ -152,13 +153,26 @@ fn block(f: &mut String, lines: impl IntoIterator<Item = impl AsRef<str>>) -> fm
     writeln!(f, "```")
 }
 
-fn overview(show: &Show, tallies: &[Tally], ran: &[Ran], seconds: f64) -> String {
+fn overview(
+    show: &Show,
+    tallies: &[Tally],
+    ran: &[Ran],
+    storms: Option<&(u64, String)>,
+    seconds: f64,
+) -> String {
     let mut text = String::new();
-    let _ = write_overview(&mut text, show, tallies, ran, seconds);
+    let _ = write_overview(&mut text, show, tallies, ran, storms, seconds);
     text
 }
 
-fn write_overview(f: &mut String, show: &Show, tallies: &[Tally], ran: &[Ran], seconds: f64) -> fmt::Result {
+fn write_overview(
+    f: &mut String,
+    show: &Show,
+    tallies: &[Tally],
+    ran: &[Ran],
+    storms: Option<&(u64, String)>,
+    seconds: f64,
+) -> fmt::Result {
     writeln!(f, "# The museum\n")?;
     writeln!(
         f,
@@ -175,6 +189,13 @@ fn write_overview(f: &mut String, show: &Show, tallies: &[Tally], ran: &[Ran], s
         writeln!(f, "{}", medians(tallies, baseline.name()))?;
     }
     writeln!(f, "\n![survival curves](museum/survival.svg)\n")?;
+    if let Some((limit, table)) = storms {
+        writeln!(
+            f,
+            "## Beside storms\n\nThe same specimens in a storm of at most {limit} s: every thread at once, real timers, no\n\
+             baton. Beside each the trials from above: in how many of them it was found, and the median.\n\n{table}"
+        )?;
+    }
     writeln!(f, "## How it was made\n\n```\n{}\n```\n", command_line(show))?;
     writeln!(f, "{}; {} trials in {:.0} s.", machine(), ran.len(), seconds)?;
     let steps = ran.iter().map(|ran| ran.schedules).sum::<u64>();

@@ -7,7 +7,7 @@ mod summary;
 use super::output::{Out, complain};
 use super::{Exit, Outcome, Trouble, args, child as children, files, interrupt};
 use console::style;
-use parent::Plan;
+pub use parent::{Plan, blow};
 use report::Report;
 use serde_json::json;
 use sigstorm::storm::{Clock, MAX_THREADS, StormOptions};
@@ -43,7 +43,7 @@ pub fn run(args: &args::Storm, out: &Out) -> Outcome {
     announce(&plan, out)?;
 
     let mut display = Display::new(&plan, out);
-    let blown = parent::blow(&plan, stop, |blown| {
+    let blown = blow(&plan, stop, |blown| {
         display.show(blown);
         if display.a_second_has_passed(blown) {
             // If nobody listens any more, the storm still has its exit status.
@@ -74,7 +74,8 @@ pub fn run(args: &args::Storm, out: &Out) -> Outcome {
     }
 }
 
-fn plan(args: &args::Storm) -> Plan {
+/// How a storm is to blow, as the command line has it.
+pub fn plan(args: &args::Storm) -> Plan {
     let cores = || thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let mut defects = args.planted.defects.clone();
     defects.sort();
