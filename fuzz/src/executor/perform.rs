@@ -436,7 +436,8 @@ impl State {
         let moves = self.ledger[index].get().is_some_and(|(_, operation)| operation == Operation::Copystack);
         // SAFETY: a word of its stack, which nobody moves or frees now.
         let read = |address: usize| unsafe { (address as *const usize).read_volatile() };
-        let holds = || self.truth(index).slots_hold(self.core().heap(), g.stack.top.get(), all, read);
+        let holds =
+            || self.truth(index).slots_hold(|at| self.core().heap().index(at), g.stack.top.get(), all, read);
         if moves == all && !holds() {
             self.fail(seat, Violation::Memory("a slot does not hold what was written there"));
         }

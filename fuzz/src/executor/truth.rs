@@ -841,4 +841,40 @@ mod tests {
         assert_eq!(heap.reachable(1 << 1), 0b10_0000_1110);
         assert_eq!(heap.reachable(0), 1 << 9);
     }
+
+    #[test]
+    fn what_was_asked_before_a_call_is_done_in_its_prologue() {
+        let asks = |scan, yields| Asked { scan, yields };
+        let mut truth = chain();
+        truth.asked = asks(true, false);
+        truth.calls(Function::Nosplit);
+        assert!(truth.has_done_what_was_asked(), "it has no check");
+        truth.calls(Function::Tiny);
+        assert!(!truth.has_done_what_was_asked());
+        truth.asked = asks(false, true);
+        assert!(truth.has_done_what_was_asked(), "this was asked meanwhile");
+        truth.calls(Function::Tiny);
+        assert!(!truth.has_done_what_was_asked());
+        truth.calls(Function::Cgocall);
+        truth.called();
+        truth.calls(Function::Callback);
+        assert!(truth.has_done_what_was_asked(), "with foreign frames under it a goroutine stays");
+    }
+
+    #[test]
+    fn a_barrier_is_due_where_a_return_address_is_far_enough_up() {
+        let mut truth = chain();
+        let saved = |truth: &Truth| {
+            truth.right(Seen { on_stack: false, saved_sp: TOP - truth.top().unwrap().body, ..seen(0, 0) })
+        };
+        assert!(!truth.is_due_a_barrier(&saved(&truth), 1024));
+        assert!(!truth.is_due_a_barrier(&saved(&truth), 0), "the innermost frame has none");
+        truth.pending = Pending::Call(Function::Huge);
+        truth.called();
+        truth.pending = Pending::Call(Function::Tiny);
+        truth.called();
+        assert!(truth.is_due_a_barrier(&saved(&truth), 0));
+        assert!(truth.is_due_a_barrier(&saved(&truth), 1024));
+        assert!(!truth.is_due_a_barrier(&saved(&truth), 4096));
+    }
 }

@@ -492,7 +492,7 @@ impl Worker<'_> {
         let slots = self.slots();
         let wrong = slots.into_iter().enumerate().any(|(slot, value)| {
             let Some(found) = self.m.slot_value(0, slot) else { return false };
-            !self.look(|truth| truth.is_held(value, core.heap(), g.stack.top.get(), found))
+            !self.look(|truth| truth.is_held(value, |at| core.heap().index(at), g.stack.top.get(), found))
         });
         // A copy that is under way has the world stopped; one that is over was counted.
         if wrong && !core.world().stopping() && core.copies() == copies {

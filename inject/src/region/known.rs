@@ -158,10 +158,11 @@ impl Follower<'_> {
                 }
                 _ => {}
             },
-            Mnemonic::Cmp if instruction.try_immediate(1).is_ok_and(|with| with == 0) => match first() {
-                Value::Word(known) => (zero, carry) = (Some(known == Known::Zero), Some(false)),
-                _ => {}
-            },
+            Mnemonic::Cmp if instruction.try_immediate(1).is_ok_and(|with| with == 0) => {
+                if let Value::Word(known) = first() {
+                    (zero, carry) = (Some(known == Known::Zero), Some(false));
+                }
+            }
             Mnemonic::Bt if first() == Value::Word(Known::Zero) => carry = Some(false),
             _ => {}
         }

@@ -7,7 +7,8 @@
 //! first held (both from the canary in the defect), and when anything was found.
 //!
 //! [`trials`] runs them, [`tally`] sums them up, [`table`] is for terminals and for
-//! `museum.md`, [`storms`] sets storms beside them, [`pages`] are what is left in files, [`plot`] draws the survival curves.
+//! `museum.md`, [`storms`] sets storms beside them, [`pages`] are what is left in files, [`plot`]
+//! draws the survival curves.
 
 mod pages;
 mod plot;
@@ -20,6 +21,7 @@ use super::args::{self, Subject};
 use super::input::counted;
 use super::output::{Out, complain};
 use super::{Exit, Outcome, Trouble, files, interrupt};
+use pages::Results;
 use serde_json::json;
 use sigstorm_runtime::defect::Defect;
 use std::path::PathBuf;
@@ -52,14 +54,16 @@ pub fn run(args: &args::Museum, out: &Out) -> Outcome {
         Some(limit) if complete => storms::run(&show, limit, stop, out)?,
         _ => Vec::new(),
     };
-    let beside = args.storm.filter(|_| !storms.is_empty());
-    let beside = beside.map(|limit| (limit, storms::markdown(&show, &tallies, &storms, limit)));
+    let limit = args.storm.filter(|_| !storms.is_empty());
+    let beside = limit.map(|limit| (limit, storms::markdown(&show, &tallies, &storms, limit)));
     if let Some((_, table)) = &beside {
         out.say(table)?;
     }
     let outcome = verdict(&show, &tallies, &ran);
     if let Some(folder) = reports.filter(|_| complete) {
-        let written = pages::write(&folder, &show, &tallies, &ran, beside.as_ref(), seconds, stop, out);
+        let (show, tallies, ran) = (&show, &tallies, &ran);
+        let results = Results { show, tallies, ran, storms: beside, seconds };
+        let written = pages::write(&folder, &results, stop, out);
         match written {
             Ok(()) => out.say(&format!("table and pages: {}", folder.join("museum.md").display()))?,
             Err(error) => complain(&format!("error: {error:#}")),

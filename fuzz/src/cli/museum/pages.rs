@@ -26,17 +26,24 @@ use std::time::Duration;
 /// A page's schedule is shrunk for no longer than this.
 const SHRINKING: Duration = Duration::from_secs(30);
 
+/// What there is to write.
+#[derive(Debug)]
+pub struct Results<'a> {
+    /// What was to be run.
+    pub show: &'a Show,
+    /// The trials, summed up.
+    pub tallies: &'a [Tally],
+    /// The trials.
+    pub ran: &'a [Ran],
+    /// How long storms were to last, and their table; none where there were none.
+    pub storms: Option<(u64, String)>,
+    /// How long the trials took.
+    pub seconds: f64,
+}
+
 /// Writes all of it into `folder`.
-pub fn write(
-    folder: &Path,
-    show: &Show,
-    tallies: &[Tally],
-    ran: &[Ran],
-    storms: Option<&(u64, String)>,
-    seconds: f64,
-    stop: &AtomicBool,
-    out: &Out,
-) -> Result<()> {
+pub fn write(folder: &Path, results: &Results<'_>, stop: &AtomicBool, out: &Out) -> Result<()> {
+    let &Results { show, tallies, ran, .. } = results;
     let pages = folder.join("museum");
     fs::create_dir_all(&pages).with_context(|| format!("cannot make {}", pages.display()))?;
     files::write(&pages.join("survival.svg"), plot::svg(tallies, show.budget)?.as_bytes())?;
@@ -51,7 +58,7 @@ pub fn write(
         }
     }
     // Last, so that what it links to is there.
-    files::write(&folder.join("museum.md"), overview(show, tallies, ran, storms, seconds).as_bytes())
+    files::write(&folder.join("museum.md"), overview(results).as_bytes())
 }
 
 /// The first finding of the first baseline that has one, shrunk and traced.
@@ -153,26 +160,14 @@ fn block(f: &mut String, lines: impl IntoIterator<Item = impl AsRef<str>>) -> fm
     writeln!(f, "```")
 }
 
-fn overview(
-    show: &Show,
-    tallies: &[Tally],
-    ran: &[Ran],
-    storms: Option<&(u64, String)>,
-    seconds: f64,
-) -> String {
+fn overview(results: &Results<'_>) -> String {
     let mut text = String::new();
-    let _ = write_overview(&mut text, show, tallies, ran, storms, seconds);
+    let _ = write_overview(&mut text, results);
     text
 }
 
-fn write_overview(
-    f: &mut String,
-    show: &Show,
-    tallies: &[Tally],
-    ran: &[Ran],
-    storms: Option<&(u64, String)>,
-    seconds: f64,
-) -> fmt::Result {
+fn write_overview(f: &mut String, results: &Results<'_>) -> fmt::Result {
+    let &Results { show, tallies, ran, ref storms, seconds } = results;
     writeln!(f, "# The museum\n")?;
     writeln!(
         f,
