@@ -407,6 +407,9 @@ pub struct Mutants {
     /// Build nothing: only see whether the list fits the core
     #[arg(long)]
     pub check: bool,
+    /// Sweep the schedules of corpus/sweep in each, instead of hunting
+    #[arg(long, conflicts_with_all = ["seconds", "runs", "seed"])]
+    pub sweep: bool,
     /// Where the copy of the workspace goes, and its builds
     #[arg(long, value_name = "DIR", default_value = "target/mutants")]
     pub scratch: PathBuf,
@@ -440,6 +443,12 @@ pub struct Sweep {
     /// How many runs at a time, each on a core [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
     pub jobs: Option<u16>,
+    /// The first job's core, counted among those that there are
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub core: usize,
+    /// End with the first violation
+    #[arg(long)]
+    pub first: bool,
     /// Disturb nothing: look for S seconds for schedules that come to instructions which these
     /// files do not, and leave them in REPORTS/sweep/grown
     #[arg(long, value_name = "S", conflicts_with_all = ["pairs", "plain"])]

@@ -110,7 +110,7 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
     let mut sweep = Sweep {
         args,
         out,
-        runners: (0..jobs).map(|core| Runner::new(&args.planted.defects).on_core(core)).collect(),
+        runners: (0..jobs).map(|core| Runner::new(&args.planted.defects).on_core(args.core + core)).collect(),
         coverage: Coverage::new(&region),
         totals: Totals::default(),
         exit: Exit::Clean,
@@ -118,6 +118,9 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
     let bar = Sweeping::new(out);
     let mut given = Vec::new();
     for file in &args.files {
+        if args.first && sweep.exit != Exit::Clean {
+            break;
+        }
         match input::load(file) {
             Ok(input) if args.grow.is_some() => given.push(input.schedule),
             Ok(mut input) => {
@@ -201,7 +204,8 @@ impl Sweep<'_> {
                     let share = injections[next * SHARE..].iter();
                     for (injection, answer) in share.zip(&answers?) {
                         self.judge(name, &plan, injection, answer)?;
-                        if self.totals.violations - before >= ENOUGH {
+                        let found = self.totals.violations - before;
+                        if found >= ENOUGH || (found != 0 && self.args.first) {
                             enough.store(true, Ordering::Relaxed);
                             self.totals.cut += 1;
                             return Ok(());
@@ -377,7 +381,9 @@ impl Sweep<'_> {
         };
         say(format!("{found}"))?;
         if totals.cut != 0 {
-            say(format!("{} ended after {ENOUGH} violations", input::counted(totals.cut as usize, "file")))?;
+            let enough = if self.args.first { 1 } else { ENOUGH };
+            let enough = input::counted(enough as usize, "violation");
+            say(format!("{} ended after {enough}", input::counted(totals.cut as usize, "file")))?;
         }
         if let Some(page) = listing {
             say(format!("listing: {}", page.display()))?;

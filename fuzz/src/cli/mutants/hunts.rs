@@ -1,4 +1,4 @@
-//! Hunting each mutant, several at a time.
+//! Hunting each mutant, several at a time, or sweeping the default schedules in it.
 
 use super::super::args;
 use super::super::campaign::{self, Plan};
@@ -6,10 +6,13 @@ use super::super::display::Trials;
 use super::super::output::Out;
 use super::list::Mutant;
 use super::scratch::{self, Batch, VARIABLE};
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde::Deserialize;
 use serde_json::json;
 use sigstorm::outcome::Verdict;
+use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -89,16 +92,20 @@ pub fn run(
             environment: vec![(VARIABLE.into(), mutant.number.to_string())],
             ..Plan::default()
         };
-        all.extend(hunt(&batch.mutants, jobs, plan, stop, out)?);
+        let try_one = |mutant: &Mutant, core: usize| match args.sweep {
+            true => sweep(mutant, &binary, root, core),
+            false => one(mutant, &plan(mutant, core), stop),
+        };
+        all.extend(try_all(&batch.mutants, jobs, try_one, stop, out)?);
     }
     all.sort_by_key(|ran| ran.mutant.number);
     Ok(all)
 }
 
-fn hunt(
+fn try_all(
     mutants: &[Mutant],
     jobs: usize,
-    plan: impl Fn(&Mutant, usize) -> Plan + Sync,
+    try_one: impl Fn(&Mutant, usize) -> Result<Option<Ran>> + Sync,
     stop: &AtomicBool,
     out: &Out,
 ) -> Result<Vec<Ran>> {
@@ -108,14 +115,14 @@ fn hunt(
     let (mut all, mut failure) = (Vec::new(), None);
     thread::scope(|scope| {
         for job in 0..jobs.min(mutants.len()) {
-            let (sender, next, plan) = (sender.clone(), &next, &plan);
+            let (sender, next, try_one) = (sender.clone(), &next, &try_one);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst)
                     && let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::SeqCst))
                 {
                     // Nobody listens any more only where the other side has panicked.
                     let _ = sender.send(Told::Began(job, mutant.number));
-                    let ran = one(mutant, &plan(mutant, job), stop);
+                    let ran = try_one(mutant, job);
                     let _ = sender.send(Told::Ended(job, Box::new(ran)));
                 }
             });
@@ -160,6 +167,45 @@ fn one(mutant: &Mutant, plan: &Plan, stop: &AtomicBool) -> Result<Option<Ran>> {
             Fate::Noticed { summary: found.finding.summary }
         }
         Some(found) => Fate::Killed { verdict: found.finding.verdict, schedules },
+    };
+    Ok(Some(Ran { mutant: mutant.clone(), fate }))
+}
+
+/// What a sweep's last line says.
+#[derive(Deserialize)]
+struct Swept {
+    runs: u64,
+    verdict: Option<String>,
+}
+
+/// Sweeps the default schedules in a mutant, up to the first violation. None where it was broken
+/// off.
+fn sweep(mutant: &Mutant, binary: &Path, root: &Path, core: usize) -> Result<Option<Ran>> {
+    let reports = tempfile::tempdir().context("cannot make a folder for temporary files")?;
+    let mut files: Vec<_> = fs::read_dir(root.join("corpus/sweep"))
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>())
+        .context("cannot list corpus/sweep")?;
+    files.sort();
+    let swept = Command::new(binary)
+        .args(["sweep", "--json", "--first", "--jobs", "1", "--core", &core.to_string(), "--reports"])
+        .arg(reports.path())
+        .args(files)
+        .env(VARIABLE, mutant.number.to_string())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot sweep")?;
+    let said = String::from_utf8_lossy(&swept.stdout);
+    let Some(swept) = said.lines().last().and_then(|line| serde_json::from_str::<Swept>(line).ok()) else {
+        return Ok(None);
+    };
+    let schedules = swept.runs;
+    let fate = match swept.verdict {
+        None => Fate::Survived { schedules },
+        Some(verdict) if verdict == Verdict::HarnessError.name() => {
+            Fate::Noticed { summary: "in a sweep".into() }
+        }
+        Some(verdict) => Fate::Killed { verdict, schedules },
     };
     Ok(Some(Ran { mutant: mutant.clone(), fate }))
 }

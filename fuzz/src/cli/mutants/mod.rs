@@ -144,11 +144,19 @@ fn report(ran: &[Ran], score: &Score, args: &args::Mutants) -> String {
 
 fn write_report(f: &mut String, ran: &[Ran], score: &Score, args: &args::Mutants) -> std::fmt::Result {
     writeln!(f, "# Mutants of the core\n")?;
+    let how = match args.sweep {
+        true => "each swept with the schedules of `corpus/sweep`\n\
+                 up to the first violation (`sigstorm mutants --sweep`"
+            .to_owned(),
+        false => format!(
+            "each hunted for at most {} s by one worker\nthat begins with nothing (`sigstorm mutants`",
+            args.seconds
+        ),
+    };
     writeln!(
         f,
-        "Small changes of the core's protocol code, one at a time, each hunted for at most {} s by one worker\n\
-         that begins with nothing (`sigstorm mutants`, list in `fuzz/mutants/core.toml`).\n\n{}.\n",
-        args.seconds,
+        "Small changes of the core's protocol code, one at a time, {how}, list in\n\
+         `fuzz/mutants/core.toml`).\n\n{}.\n",
         score.text()
     )?;
     let rows = |f: &mut String, heading: &str, which: &dyn Fn(&Ran) -> bool, why: bool| -> std::fmt::Result {
