@@ -442,12 +442,13 @@ pub(crate) fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(
         Err(error) => return failed(error),
     };
     while sample.len < MAX_FRAMES {
-        match walk.step().or_else(failed)? {
-            Some(frame) => {
+        match walk.step() {
+            Ok(Some(frame)) => {
                 sample.frames[sample.len] = SampleFrame { pc: frame.pc, sp: frame.sp };
                 sample.len += 1;
             }
-            None => break,
+            Ok(None) => break,
+            Err(error) => return failed(error),
         }
     }
     Ok(())

@@ -198,7 +198,10 @@ impl Unwinder {
         // SAFETY: not null, so it was found.
         let (mut pc, mut row, mut barrier) = (start.pc, unsafe { Row::at(found) }, g.barriers.position());
         if !crate::planted!(TrampolineNotSimulated, row.is_trampoline()) && row.is_trampoline() {
-            (pc, row, barrier) = finish_trampoline(g, table, start.sp, barrier).or_else(failed)?;
+            match finish_trampoline(g, table, start.sp, barrier) {
+                Ok(found) => (pc, row, barrier) = found,
+                Err(error) => return failed(error),
+            }
         }
         Ok(Unwinder {
             g,
@@ -241,7 +244,10 @@ impl Unwinder {
         let mut pc = unsafe { arch::load_at_or(self.sp, self.row.delta(), FAULTED) };
         let mut row = self.table.row(pc);
         if !row.is_plain() {
-            (pc, row) = self.special(slot, pc, row).or_else(failed)?;
+            match self.special(slot, pc, row) {
+                Ok(found) => (pc, row) = found,
+                Err(error) => return failed(error),
+            }
         }
         self.pc = pc;
         self.sp = slot + 8;
@@ -254,7 +260,10 @@ impl Unwinder {
     #[inline]
     fn special(&mut self, slot: usize, mut pc: usize, mut row: Row) -> Result<(usize, Row), WalkError> {
         if row.is_trampoline() {
-            pc = self.through_barrier(slot).or_else(failed)?;
+            match self.through_barrier(slot) {
+                Ok(found) => pc = found,
+                Err(error) => return failed(error),
+            }
             row = self.table.row(pc);
         }
         if row.is_none() {
