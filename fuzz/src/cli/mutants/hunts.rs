@@ -93,7 +93,7 @@ pub fn run(
             ..Plan::default()
         };
         let try_one = |mutant: &Mutant, core: usize| match args.sweep {
-            true => sweep(mutant, &binary, root, core),
+            true => sweep(mutant, &binary, root, core, stop),
             false => one(mutant, &plan(mutant, core), stop),
         };
         all.extend(try_all(&batch.mutants, jobs, try_one, stop, out)?);
@@ -180,7 +180,7 @@ struct Swept {
 
 /// Sweeps the default schedules in a mutant, up to the first violation. None where it was broken
 /// off.
-fn sweep(mutant: &Mutant, binary: &Path, root: &Path, core: usize) -> Result<Option<Ran>> {
+fn sweep(mutant: &Mutant, binary: &Path, root: &Path, core: usize, stop: &AtomicBool) -> Result<Option<Ran>> {
     let reports = tempfile::tempdir().context("cannot make a folder for temporary files")?;
     let mut files: Vec<_> = fs::read_dir(root.join("corpus/sweep"))
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>())
@@ -196,16 +196,17 @@ fn sweep(mutant: &Mutant, binary: &Path, root: &Path, core: usize) -> Result<Opt
         .output()
         .context("cannot sweep")?;
     let said = String::from_utf8_lossy(&swept.stdout);
-    let Some(swept) = said.lines().last().and_then(|line| serde_json::from_str::<Swept>(line).ok()) else {
-        return Ok(None);
-    };
-    let schedules = swept.runs;
-    let fate = match swept.verdict {
-        None => Fate::Survived { schedules },
-        Some(verdict) if verdict == Verdict::HarnessError.name() => {
-            Fate::Noticed { summary: "in a sweep".into() }
+    let last = said.lines().last().and_then(|line| serde_json::from_str::<Swept>(line).ok());
+    let noticed = |summary: String| Fate::Noticed { summary };
+    let fate = match last {
+        None if stop.load(Ordering::SeqCst) => return Ok(None),
+        // What ends a sweep without a word is not to be lost.
+        None => noticed(format!("the sweep says nothing: {}", swept.status)),
+        Some(Swept { verdict: None, runs }) => Fate::Survived { schedules: runs },
+        Some(Swept { verdict: Some(verdict), .. }) if verdict == Verdict::HarnessError.name() => {
+            noticed("in a sweep".into())
         }
-        Some(verdict) => Fate::Killed { verdict, schedules },
+        Some(Swept { verdict: Some(verdict), runs }) => Fate::Killed { verdict, schedules: runs },
     };
     Ok(Some(Ran { mutant: mutant.clone(), fate }))
 }

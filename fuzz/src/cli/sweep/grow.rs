@@ -7,6 +7,7 @@
 use super::super::display::Sweeping;
 use super::super::{Outcome, Trouble, files, interrupt};
 use super::{Exit, Sweep, input};
+use serde_json::json;
 use sigstorm::generate::Generator;
 use sigstorm::outcome::Crossing;
 use sigstorm::schedule::Schedule;
@@ -61,6 +62,10 @@ impl Sweep<'_> {
             ))?;
         }
         bar.end();
+        self.out.object(&json!({
+            "type": "summary", "command": "sweep", "watched": watched, "schedules": kept,
+            "instructions": known.len() - before, "folder": folder,
+        }))?;
         self.out.say(&format!(
             "{watched} schedules watched; {} for {} that none of the given ones comes to",
             input::counted(kept, "schedule"),
