@@ -1,7 +1,9 @@
 //! A process in which the embedded engine explores: `sigstorm worker`.
 //!
 //! The engine is libFuzzer, driven through its library entry. It chooses what to mutate by
-//! the interleaving feedback; how is ours ([`generate`](crate::generate)). The process
+//! the interleaving feedback; how is ours ([`generate`](crate::generate)). Most schedules are made
+//! from nothing and run beside the engine, which hears of those alone that come to something new:
+//! they find as much, and the engine's book-keeping takes a fifth of a run's time. The process
 //! shares two small files with its parent: counters, and the schedule under way, so that
 //! whatever ends the process, the parent knows what it was doing.
 
@@ -13,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use sigstorm_runtime::{Defect, canary};
 
-use crate::executor::{Harness, feedback};
+use crate::executor::{Feed, Harness, feedback};
 use crate::generate::Generator;
-use crate::outcome::{Counts, Finding, Verdict};
+use crate::outcome::{Counts, Finding, Run, Verdict};
 use crate::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
 use crate::shared::Shared;
 
@@ -74,10 +76,20 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// So many schedules are made from nothing for each that is made from another.
+const AHEAD: u32 = 15;
+
 struct Worker {
     harness: Harness,
+    desk: Desk,
+}
+
+/// What goes with the runs: where schedules come from, and what is told about them.
+struct Desk {
     options: WorkerOptions,
     generator: Generator,
+    /// The bytes of the schedule under way, or of the last.
+    bytes: Vec<u8>,
     stats: Shared,
     current: Shared,
     counts: Counts,
@@ -136,17 +148,11 @@ fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
     let current = Shared::map(&options.dir.join("current"), CURRENT_BYTES)?;
     let begun = Instant::now();
     let harness = Harness::new(options.core, &options.defects)?;
-    Ok(Worker {
-        harness,
-        generator: Generator::new(options.seed, options.steps),
-        stats,
-        current,
-        counts: Counts::default(),
-        begun,
-        until: options.seconds.map(|s| begun + Duration::from_secs(s)),
-        marked: [false; 2],
-        options,
-    })
+    let generator = Generator::new(options.seed, options.steps);
+    let until = options.seconds.map(|s| begun + Duration::from_secs(s));
+    let (bytes, counts, marked) = (Vec::new(), Counts::default(), [false; 2]);
+    let desk = Desk { generator, bytes, stats, current, counts, begun, until, marked, options };
+    Ok(Worker { harness, desk })
 }
 
 fn engine_arguments(options: &WorkerOptions) -> Result<Vec<CString>, std::ffi::NulError> {
@@ -185,35 +191,102 @@ impl Worker {
     /// One schedule after the other, each made from nothing.
     fn run_at_random(&mut self) -> ! {
         loop {
-            let bytes = self.generator.schedule().encode();
-            self.one(&bytes);
+            self.run_ahead(u32::MAX);
+        }
+    }
+
+    /// Runs schedules that are made from nothing, so many, or up to the first that comes to
+    /// something new: that one.
+    fn run_ahead(&mut self, most: u32) -> Option<Schedule> {
+        // SAFETY: no run is under way.
+        let seen = unsafe { feedback::seen() };
+        let mut ahead = Ahead { desk: &mut self.desk, left: most, seen, last: Schedule::default() };
+        match self.harness.run_all(&mut ahead) {
+            Some(run) => self.desk.found(&run),
+            None => ahead.is_new().then_some(ahead.last),
         }
     }
 
     fn one(&mut self, bytes: &[u8]) -> c_int {
+        self.desk.begins(bytes.to_vec());
+        let run = self.harness.run(&Schedule::decode(bytes), false);
+        if run.finding.is_some() {
+            self.desk.found(&run);
+        }
+        self.desk.ended(&run.counts);
+        0
+    }
+}
+
+/// Schedules made from nothing, up to the first that comes to something new.
+struct Ahead<'a> {
+    desk: &'a mut Desk,
+    left: u32,
+    /// How many features there were before.
+    seen: u64,
+    last: Schedule,
+}
+
+impl Ahead<'_> {
+    fn is_new(&self) -> bool {
+        // SAFETY: no run is under way where this is asked.
+        unsafe { feedback::seen() != self.seen }
+    }
+}
+
+impl Feed for Ahead<'_> {
+    fn next(&mut self) -> Option<&Schedule> {
+        if self.is_new() {
+            return None;
+        }
+        self.left = self.left.checked_sub(1)?;
+        self.last = self.desk.generator.schedule();
+        self.desk.begins(self.last.encode());
+        Some(&self.last)
+    }
+
+    fn ended(&mut self, counts: &Counts) {
+        self.desk.ended(counts);
+    }
+}
+
+impl Desk {
+    /// The parent knows what is under way, whatever becomes of it.
+    fn begins(&mut self, bytes: Vec<u8>) {
         let kept = &bytes[..bytes.len().min(CURRENT_BYTES - 8)];
         // SAFETY: the bytes fit the mapping behind its first word.
         unsafe {
             std::ptr::copy_nonoverlapping(kept.as_ptr(), self.current.as_ptr().add(1).cast(), kept.len())
         };
         self.current.set(0, kept.len() as u64);
-        let run = self.harness.run(&Schedule::decode(bytes), false);
+        self.bytes = bytes;
+    }
+
+    fn counted(&mut self, counts: &Counts) {
         self.current.set(0, 0);
-        self.counts.add(&run.counts);
+        self.counts.add(counts);
         self.publish();
-        if let Some(finding) = &run.finding {
-            self.mark(DETECTED);
-            let ours = run.verdict() == Some(Verdict::HarnessError);
-            leave(&self.options.dir, bytes, finding);
-            exit(if ours { BROKEN } else { FOUND });
-        }
+    }
+
+    /// A run has ended without a finding. Ends the process where that was the last.
+    fn ended(&mut self, counts: &Counts) {
+        self.counted(counts);
         let enough = self.options.runs.is_some_and(|runs| self.counts.schedules >= runs);
         let late = self.counts.schedules.is_multiple_of(64)
             && self.until.is_some_and(|until| Instant::now() >= until);
         if enough || late {
             exit(0);
         }
-        0
+    }
+
+    /// A run has come to a finding.
+    fn found(&mut self, run: &Run) -> ! {
+        self.counted(&run.counts);
+        self.mark(DETECTED);
+        if let Some(finding) = &run.finding {
+            leave(&self.options.dir, &self.bytes, finding);
+        }
+        exit(if run.verdict() == Some(Verdict::HarnessError) { BROKEN } else { FOUND });
     }
 
     fn publish(&mut self) {
@@ -268,14 +341,26 @@ fn leave(dir: &Path, bytes: &[u8], finding: &Finding) {
 pub fn mutate(data: &mut [u8], size: usize) -> usize {
     WORKER.with_borrow_mut(|worker| {
         let Some(worker) = worker.as_mut() else { return size };
-        mutate_with(&mut worker.generator, data, size)
+        match worker.run_ahead(AHEAD) {
+            // The engine runs it once more, and keeps it.
+            Some(new) => put(&new, data),
+            None => mutate_always(&mut worker.desk.generator, data, size),
+        }
     })
 }
 
 /// As [`mutate`], with a generator of the caller's.
 pub fn mutate_with(generator: &mut Generator, data: &mut [u8], size: usize) -> usize {
+    if generator.starts_over() {
+        put(&generator.schedule(), data)
+    } else {
+        mutate_always(generator, data, size)
+    }
+}
+
+fn mutate_always(generator: &mut Generator, data: &mut [u8], size: usize) -> usize {
     let mut schedule = Schedule::decode(&data[..size.min(data.len())]);
-    if schedule.steps.len() < 4 || generator.starts_over() {
+    if schedule.steps.len() < 4 {
         schedule = generator.schedule();
     } else {
         generator.mutate(&mut schedule);
@@ -287,7 +372,7 @@ pub fn mutate_with(generator: &mut Generator, data: &mut [u8], size: usize) -> u
 pub fn cross(one: &[u8], other: &[u8], out: &mut [u8]) -> usize {
     WORKER.with_borrow_mut(|worker| {
         let Some(worker) = worker.as_mut() else { return 0 };
-        let crossed = worker.generator.cross(&Schedule::decode(one), &Schedule::decode(other));
+        let crossed = worker.desk.generator.cross(&Schedule::decode(one), &Schedule::decode(other));
         put(&crossed, out)
     })
 }

@@ -40,6 +40,7 @@ impl State {
 
     /// The order, which `seat` now carries out.
     fn accepted(&self, seat: usize, order: Order) -> Order {
+        self.begins.set(false);
         self.threads[seat].step.set(if self.draining.get() { u32::MAX } else { self.step.get() });
         order
     }
@@ -48,7 +49,7 @@ impl State {
     /// are the holder's, so they go and come with the baton.
     pub(crate) fn hand(&self, seat: usize, target: usize, order: Option<Order>) {
         self.put_down(seat);
-        if target != CONTROLLER && seat != CONTROLLER {
+        if target != CONTROLLER && seat != CONTROLLER && !self.begins.get() {
             self.counts().handovers += 1;
             self.note_handed(seat);
         }
@@ -76,7 +77,10 @@ impl State {
         loop {
             let index = self.cursor.get();
             let Some(step) = self.with_steps(|steps| steps.get(index).copied()) else {
-                return self.choose_finish(me);
+                match self.choose_finish(me) {
+                    (CONTROLLER, _) if self.begins_another() => continue,
+                    finish => return finish,
+                }
             };
             self.cursor.set(index + 1);
             let Some(seat) = seat_of(step.actor) else { continue };

@@ -34,15 +34,15 @@ pub(crate) fn mix(parts: [u32; 3]) -> u32 {
     hash
 }
 
-/// Every feature seen since the process began, and how many that are.
+/// Every feature seen since the process began, a bit each, and how many that are.
 #[derive(Debug)]
 #[repr(C, align(64))]
-struct Ever(UnsafeCell<([u8; MAP_SIZE], u64)>);
+struct Ever(UnsafeCell<([u64; MAP_SIZE / 64], u64)>);
 
 // SAFETY: as for `Map`.
 unsafe impl Sync for Ever {}
 
-static EVER: Ever = Ever(UnsafeCell::new(([0; MAP_SIZE], 0)));
+static EVER: Ever = Ever(UnsafeCell::new(([0; MAP_SIZE / 64], 0)));
 
 /// Notes a feature.
 #[inline(always)]
@@ -52,8 +52,9 @@ pub(crate) fn hit(feature: u32) {
     unsafe {
         (*MAP.0.get())[index] = 1;
         let (seen, count) = &mut *EVER.0.get();
-        *count += u64::from(seen[index] ^ 1);
-        seen[index] = 1;
+        let (word, bit) = (&mut seen[index / 64], index % 64);
+        *count += !*word >> bit & 1;
+        *word |= 1 << bit;
     }
 }
 

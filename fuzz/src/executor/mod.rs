@@ -16,6 +16,7 @@ mod instruction;
 mod judge;
 mod kernel;
 mod perform;
+mod relay;
 mod state;
 mod trace;
 pub mod truth;
@@ -36,9 +37,10 @@ pub(crate) use evidence::{compare, verdict_of};
 pub(crate) use judge::{matches, seen};
 
 pub use accounts::{NoThread, signal_here};
+pub use relay::Feed;
 
 use crate::outcome::{Crossing, Finding, Run, Verdict};
-use crate::schedule::{Actor, Op, Schedule, Step};
+use crate::schedule::Schedule;
 use state::{CONTROLLER, EXT, GC, M1, M2, State, state};
 
 /// A run that takes more of the processor's time than this hangs. Not of the clock's: a
@@ -138,18 +140,10 @@ impl Harness {
         if state.violation.get().is_some() {
             return self.result(Some(harness_error("a schedule after a violation")), trace);
         }
-        state.begin(&schedule.steps, trace);
-        // An engine takes a run without any feature for a program without instrumentation.
-        feedback::hit(0);
-        // The options that count are steps with an effect.
-        let config = options(&schedule.steps);
-        let applied = schedule.steps.iter().take_while(|s| s.actor == Actor::World).count();
-        state.counts().steps += applied.min(6) as u64;
-        // SAFETY: every thread waits for the baton, with no goroutine.
-        if unsafe { state.core().reset(config) }.is_err() {
-            return self.result(Some(harness_error("the schedule's options are out of range")), trace);
+        if let Err(violation) = state.start(schedule, trace) {
+            state.violation.set(Some(violation));
+            return self.result(Some(evidence::finding(state, violation)), trace);
         }
-        state.accounts().begin(&config, state.core().rate());
         let (first, order) = state.choose(CONTROLLER);
         if first != CONTROLLER {
             state.threads[first].order.set(Some(order));
@@ -158,16 +152,22 @@ impl Harness {
                 return self.result(Some(harness_error("a thread keeps the baton: the run hangs")), trace);
             }
         }
-        let violation = state
-            .violation
-            .get()
-            .or_else(|| state.settle())
-            .or_else(|| state.check_leaks())
-            .or(state.late.get());
+        let violation = state.violation.get().or_else(|| state.amiss_at_the_end());
         if let Some(violation) = violation {
             state.violation.set(Some(violation));
         }
         self.result(violation.map(|violation| evidence::finding(state, violation)), trace)
+    }
+
+    /// Runs what `feed` has, one schedule after the other, up to the first finding: that run. Each
+    /// begins on the thread on which the last one ended, so that the baton need not come back here in
+    /// between. After a finding this must not be called again.
+    pub fn run_all(&mut self, feed: &mut dyn Feed) -> Option<Run> {
+        let first = feed.next()?.clone();
+        self.state.feed.set(Some(relay::lend(feed)));
+        let run = self.run(&first, false);
+        self.state.feed.set(None);
+        run.finding.is_some().then_some(run)
     }
 
     fn result(&self, finding: Option<Finding>, trace: bool) -> Run {
@@ -240,24 +240,6 @@ fn harness_error(what: &str) -> Finding {
         dump: Vec::new(),
         step: 0,
     }
-}
-
-/// The options that a schedule begins with.
-fn options(steps: &[Step]) -> Config {
-    let mut config = Config::default();
-    for step in steps.iter().take_while(|s| s.actor == Actor::World) {
-        match step.op {
-            Op::EveryFrame => config.every_frame = true,
-            Op::Stack { bytes } => config.initial_stack = bytes as usize,
-            Op::Trace => config.trace = true,
-            Op::Unreadable { every } => config.unreadable = usize::from(every),
-            Op::Buffer { samples } => config.buffer = usize::from(samples),
-            Op::KeepBarriers => config.keep_barriers = true,
-            Op::ScanShrinks => config.scan_shrinks = true,
-            _ => {}
-        }
-    }
-    config
 }
 
 fn start_thread(state: &'static State, seat: usize, machine: Option<&'static M>) -> Result<(), HarnessError> {

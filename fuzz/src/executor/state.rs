@@ -16,6 +16,7 @@ use sigstorm_runtime::{Core, M, Point};
 
 use super::accounts::Accounts;
 use super::instruction::{Recorder, Releases, TrapState};
+use super::relay::Lent;
 use super::trace::Trace;
 use super::truth::{HeapTruth, Truth};
 use crate::outcome::{Counts, Injected};
@@ -276,6 +277,10 @@ pub(crate) struct State {
     counts: UnsafeCell<Counts>,
     pub(crate) trace: UnsafeCell<Trace>,
     pub(crate) violation: Cell<Option<Violation>>,
+    /// Where the next schedule comes from, if another is to follow at once.
+    pub(super) feed: Cell<Option<Lent>>,
+    /// True from when a run was begun by the thread that ended the last one, up to its first order.
+    pub(super) begins: Cell<bool>,
     /// A stop named an instruction that is not there (any more).
     pub(crate) stale_stop: Cell<Option<u32>>,
     /// True where threads wait in the kernel while they are in a system call.
@@ -323,6 +328,8 @@ impl State {
             counts: UnsafeCell::new(Counts::default()),
             trace: UnsafeCell::new(Trace::new()),
             violation: Cell::new(None),
+            feed: Cell::new(None),
+            begins: Cell::new(false),
             stale_stop: Cell::new(None),
             parks: Cell::new(true),
         }

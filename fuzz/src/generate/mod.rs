@@ -23,6 +23,19 @@ use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop, Wor
 /// Steps of a schedule that is made from nothing, where the length is free.
 const LENGTHS: (u32, u32) = (6, 60);
 
+// What is chosen first; with what, is chosen for the one that it comes to.
+const CALL: Op = Op::Call { kind: Function::Tiny, times: 1 };
+const RUN: Op = Op::Run { g: Goroutine::G1 };
+const READY: Op = Op::Ready { g: Goroutine::G1 };
+const SPAWN: Op = Op::Spawn { g: Goroutine::G1 };
+const PREEMPT: Op = Op::Preempt { g: Goroutine::G1 };
+const SCAN: Op = Op::Scan { g: Goroutine::G1 };
+const SHRINK: Op = Op::Shrink { g: Goroutine::G1 };
+const DRAIN: Op = Op::Drain { objects: 1 };
+const COLLECT: Op = Op::Collect { work: Work::Mark };
+const RATE: Op = Op::Rate { on: true };
+const HZ: Op = Op::Hz { hz: 100 };
+
 /// A source of schedules.
 #[derive(Debug)]
 pub struct Generator {
@@ -267,18 +280,18 @@ impl Generator {
     }
 
     fn outside_op(&mut self, held: bool) -> Op {
-        let (hz, on) = (self.hz(), self.chance(85));
         let resume = if held { 60 } else { 0 };
-        self.weighed(&[
+        let op = self.weighed(&[
             (resume, Op::Resume),
             (40, Op::Signal),
             (22, Op::Attach),
             (12, Op::Detach),
             (14, Op::Read),
-            (4, Op::Hz { hz }),
-            (2, Op::Rate { on }),
+            (4, HZ),
+            (2, RATE),
             (3, Op::Pend),
-        ])
+        ]);
+        self.fill(op)
     }
 
     fn hz(&mut self) -> u32 {
@@ -286,42 +299,55 @@ impl Generator {
     }
 
     fn collector_op(&mut self, draft: &Draft) -> Op {
-        let g = self.goroutine();
-        let hz = self.hz();
-        let objects = 1 + self.below(8) as u8;
         let parked = draft.parked.min(2);
-        if draft.sweeping {
-            return self.weighed(&[
+        let op = if draft.sweeping {
+            self.weighed(&[
                 (74, Op::Sweep),
-                (18, Op::Shrink { g }),
+                (18, SHRINK),
                 (2, Op::Signal),
                 (2, Op::Read),
-                (2, Op::Preempt { g }),
-                (4 * parked, Op::Ready { g }),
-            ]);
-        }
-        if !draft.marking {
-            return self.weighed(&[
+                (2, PREEMPT),
+                (4 * parked, READY),
+            ])
+        } else if draft.marking {
+            self.weighed(&[
+                (70, SCAN),
+                (2, PREEMPT),
+                (4 * parked, READY),
+                (12, Op::Term),
+                (7, DRAIN),
+                (14, SHRINK),
+                (1, Op::Signal),
+                (1, Op::Read),
+            ])
+        } else {
+            self.weighed(&[
                 (70, Op::Mark),
                 (6, Op::Stw),
-                (18, Op::Shrink { g }),
+                (18, SHRINK),
                 (2, Op::Signal),
                 (1, Op::Read),
-                (1, Op::Hz { hz }),
-                (2, Op::Preempt { g }),
-                (4 * parked, Op::Ready { g }),
-            ]);
+                (1, HZ),
+                (2, PREEMPT),
+                (4 * parked, READY),
+            ])
+        };
+        self.fill(op)
+    }
+
+    /// Decides about an operation on which goroutine, how many objects, how often.
+    fn fill(&mut self, op: Op) -> Op {
+        match op {
+            Op::Scan { .. } => Op::Scan { g: self.goroutine() },
+            Op::Shrink { .. } => Op::Shrink { g: self.goroutine() },
+            Op::Preempt { .. } => Op::Preempt { g: self.goroutine() },
+            Op::Ready { .. } => Op::Ready { g: self.goroutine() },
+            Op::Spawn { .. } => Op::Spawn { g: self.goroutine() },
+            Op::Drain { .. } => Op::Drain { objects: 1 + self.below(8) as u8 },
+            Op::Hz { .. } => Op::Hz { hz: self.hz() },
+            Op::Rate { .. } => Op::Rate { on: self.chance(85) },
+            decided => decided,
         }
-        self.weighed(&[
-            (70, Op::Scan { g }),
-            (2, Op::Preempt { g }),
-            (4 * parked, Op::Ready { g }),
-            (12, Op::Term),
-            (7, Op::Drain { objects }),
-            (14, Op::Shrink { g }),
-            (1, Op::Signal),
-            (1, Op::Read),
-        ])
     }
 
     /// A slot that is believed to hold an object.
@@ -332,25 +358,83 @@ impl Generator {
 
     /// A part of a cycle as it comes next.
     fn work(&mut self, draft: &Draft) -> Op {
-        let g = self.goroutine();
-        let objects = 1 + self.below(8) as u8;
         let collect = |work| Op::Collect { work };
-        match (draft.marking, draft.sweeping) {
-            (_, true) => self.weighed(&[(8, collect(Work::Sweep)), (2, Op::Shrink { g })]),
-            (true, _) => self.weighed(&[
-                (6, Op::Scan { g }),
-                (2, collect(Work::Term)),
-                (1, Op::Drain { objects }),
-                (1, Op::Shrink { g }),
-            ]),
-            _ => self.weighed(&[(6, collect(Work::Mark)), (2, collect(Work::Stw)), (2, Op::Shrink { g })]),
-        }
+        let op = match (draft.marking, draft.sweeping) {
+            (_, true) => self.weighed(&[(8, collect(Work::Sweep)), (2, SHRINK)]),
+            (true, _) => self.weighed(&[(6, SCAN), (2, collect(Work::Term)), (1, DRAIN), (1, SHRINK)]),
+            _ => self.weighed(&[(6, collect(Work::Mark)), (2, collect(Work::Stw)), (2, SHRINK)]),
+        };
+        self.fill(op)
     }
 
     fn machine_op(&mut self, belief: &Belief, draft: &Draft) -> Op {
-        let (src, slot) = (self.object(belief), self.below(4) as u8);
-        let field = self.below(2) as u8;
-        let frames = 1 + self.below(belief.depth.saturating_sub(1).clamp(1, 4)) as u8;
+        // Better one that has something on its stack.
+        let elsewhere = 8 * u32::from(draft.left_with_frames() != 0);
+        let parked = draft.parked.min(3);
+        // Only with a goroutine, with a frame above, with an object, in a deferred call.
+        let lives = u32::from(belief.depth > 0);
+        let above = u32::from(belief.depth > 1);
+        let has = u32::from(belief.objects != 0);
+        let defers = u32::from(belief.deferring > 0);
+        // Only without foreign frames on its thread's stack.
+        let free = u32::from(belief.callbacks == 0);
+        let op = self.weighed(&[
+            (34, CALL),
+            (6, Op::Syscall),
+            (5, Op::Foreign),
+            (6, Op::Alloc { slot: 0 }),
+            (4 + elsewhere, RUN),
+            (1, RATE),
+            (1, HZ),
+            (4 * lives, Op::Signal),
+            (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames: 1 }),
+            (lives + 10 * defers, Op::Panic),
+            (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
+            (6 * lives * free, Op::Yield),
+            (lives * free, Op::Park),
+            (4 * parked, READY),
+            (1, SPAWN),
+            (1, PREEMPT),
+            (2 * above, Op::SetPc),
+            (3, COLLECT),
+            (lives * free, Op::Exit),
+            (defers, Op::Defer),
+            (9 * above, Op::Bulk { frames: 1 }),
+            (2 * above, Op::Ref { dst: 0, frames: 1, to: 0 }),
+            (8 * has, Op::Send { slot: 0 }),
+            (4 * has, Op::Store { obj: 0, src: 0, field: 0 }),
+            (4 * has, Op::Load { dst: 0, src: 0, field: 0 }),
+            (3 * has * above, Op::Up { frames: 1, src: 0, dst: 0 }),
+            (has, Op::Move { dst: 0, src: 0 }),
+            (has, Op::Clear { slot: 0 }),
+        ]);
+        match op {
+            Op::Call { .. } => self.call(),
+            Op::Run { .. } => Op::Run { g: self.runnable(draft) },
+            Op::Collect { .. } => self.work(draft),
+            Op::Alloc { .. } => Op::Alloc { slot: self.slot() },
+            Op::Ret { .. } => Op::Ret { frames: self.frames(belief) },
+            Op::Bulk { .. } => Op::Bulk { frames: self.frames(belief) },
+            Op::Ref { .. } => {
+                Op::Ref { dst: self.slot(), frames: self.frames(belief), to: self.below(2) as u8 }
+            }
+            Op::Send { .. } => Op::Send { slot: self.object(belief) },
+            Op::Store { .. } => {
+                Op::Store { obj: self.object(belief), src: self.slot(), field: self.below(2) as u8 }
+            }
+            Op::Load { .. } => {
+                Op::Load { dst: self.slot(), src: self.object(belief), field: self.below(2) as u8 }
+            }
+            Op::Up { .. } => {
+                Op::Up { frames: self.frames(belief), src: self.object(belief), dst: self.slot() }
+            }
+            Op::Move { .. } => Op::Move { dst: self.slot(), src: self.object(belief) },
+            Op::Clear { .. } => Op::Clear { slot: self.object(belief) },
+            other => self.fill(other),
+        }
+    }
+
+    fn call(&mut self) -> Op {
         let kind = self.weighed(&[
             (4, Function::Nosplit),
             (20, Function::Tiny),
@@ -361,56 +445,25 @@ impl Generator {
             (27, Function::Deferring),
             (3, Function::Leaf),
         ]);
-        let times = self.weighed(&[(55, 1), (25, 2), (15, 4), (5, 8)]);
-        let call = Op::Call { kind, times };
-        let g = self.goroutine();
-        let (on, hz) = (self.chance(85), self.hz());
-        let work = self.work(draft);
-        // Better one that has something on its stack.
+        Op::Call { kind, times: self.weighed(&[(55, 1), (25, 2), (15, 4), (5, 8)]) }
+    }
+
+    /// A goroutine to run: more often than not one that was let go with frames on its stack.
+    fn runnable(&mut self, draft: &Draft) -> Goroutine {
         let left = draft.left_with_frames();
-        let run = match Goroutine::ALL.iter().find(|g| left & 1 << g.code() != 0) {
+        match Goroutine::ALL.iter().find(|g| left & 1 << g.code() != 0) {
             Some(&g) if self.chance(60) => g,
-            _ => g,
-        };
-        let elsewhere = 8 * u32::from(left != 0);
-        let parked = draft.parked.min(3);
-        // Only with a goroutine, with a frame above, with an object, in a deferred call.
-        let lives = u32::from(belief.depth > 0);
-        let above = u32::from(belief.depth > 1);
-        let has = u32::from(belief.objects != 0);
-        let defers = u32::from(belief.deferring > 0);
-        // Only without foreign frames on its thread's stack.
-        let free = u32::from(belief.callbacks == 0);
-        self.weighed(&[
-            (34, call),
-            (6, Op::Syscall),
-            (5, Op::Foreign),
-            (6, Op::Alloc { slot }),
-            (4 + elsewhere, Op::Run { g: run }),
-            (1, Op::Rate { on }),
-            (1, Op::Hz { hz }),
-            (4 * lives, Op::Signal),
-            (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames }),
-            (lives + 10 * defers, Op::Panic),
-            (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
-            (6 * lives * free, Op::Yield),
-            (lives * free, Op::Park),
-            (4 * parked, Op::Ready { g }),
-            (1, Op::Spawn { g }),
-            (1, Op::Preempt { g }),
-            (2 * above, Op::SetPc),
-            (3, work),
-            (lives * free, Op::Exit),
-            (defers, Op::Defer),
-            (9 * above, Op::Bulk { frames }),
-            (2 * above, Op::Ref { dst: slot, frames, to: field }),
-            (8 * has, Op::Send { slot: src }),
-            (4 * has, Op::Store { obj: src, src: slot, field }),
-            (4 * has, Op::Load { dst: slot, src, field }),
-            (3 * has * above, Op::Up { frames, src, dst: slot }),
-            (has, Op::Move { dst: slot, src }),
-            (has, Op::Clear { slot: src }),
-        ])
+            _ => self.goroutine(),
+        }
+    }
+
+    fn slot(&mut self) -> u8 {
+        self.below(4) as u8
+    }
+
+    /// So many frames as there may be above the innermost one.
+    fn frames(&mut self, belief: &Belief) -> u8 {
+        1 + self.below(belief.depth.saturating_sub(1).clamp(1, 4)) as u8
     }
 
     /// Begins to hide an object from the collector: it hangs on another one, and while that waits to be

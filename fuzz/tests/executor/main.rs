@@ -13,6 +13,7 @@ mod harmless;
 mod kernel;
 mod oracle;
 mod profiler;
+mod relay;
 mod specimens;
 mod stepping;
 mod sweep;
