@@ -14,6 +14,7 @@ pub fn install() -> anyhow::Result<&'static AtomicBool> {
             process::exit(130);
         }
     };
-    ctrlc::set_handler(handler).context("cannot handle Ctrl-C")?;
+    ctrlc::set_handler(handler)
+        .context("cannot handle Ctrl-C, which takes a thread (a tight `ulimit -u` or `-v`?)")?;
     Ok(&ASKED)
 }

@@ -259,7 +259,7 @@ fn start_thread(state: &'static State, seat: usize, machine: Option<&'static M>)
                 Err(error) => drop(ready.send(Err(error))),
             }
         })
-        .map_err(system("starting a thread"))?;
+        .map_err(system("starting a thread (a tight `ulimit -u` or `-v`?)"))?;
     started
         .recv()
         .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))

@@ -194,7 +194,7 @@ fn start(storm: &'static Storm, index: usize, options: &StormOptions) -> Result<
             };
             serve(storm, seat, rate, &mut rng)
         })
-        .map_err(system("starting a thread"))?;
+        .map_err(system("starting a thread (a tight `ulimit -u` or `-v`?)"))?;
     let prepared = started.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
     prepared.and_then(|ready| ready).map_err(system("setting up a thread's signal stack and timer"))
 }

@@ -154,7 +154,7 @@ impl<'a> Stormer<'a> {
             command.args(["--seconds", &seconds.to_string()]);
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().with_context(cannot)?).stderr(log);
-        let child = command.spawn().context("cannot start the storm")?;
+        let child = command.spawn().context("cannot start the storm (a tight `ulimit -u` or `-v`?)")?;
         Ok(Stormer { dir, child, stats })
     }
 
