@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::ClockId;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
-use sigstorm::executor::Harness;
+use sigstorm::executor::{Feed, Harness};
 use sigstorm::outcome::Counts;
 use sigstorm::schedule::{Schedule, Stop};
 use sigstorm_compare::{Bench, Case, Line, lines};
@@ -38,17 +38,31 @@ fn spent(body: impl FnOnce()) -> Duration {
     processor_time() - before
 }
 
-/// Runs schedules, one after the other.
+/// Some schedules round and round, so many in all.
+struct Round<'a> {
+    schedules: &'a [Schedule],
+    next: &'a mut usize,
+    left: u64,
+}
+
+impl Feed for Round<'_> {
+    fn next(&mut self) -> Option<&Schedule> {
+        self.left = self.left.checked_sub(1)?;
+        *self.next += 1;
+        Some(&self.schedules[*self.next % self.schedules.len()])
+    }
+
+    fn ended(&mut self, _: &Counts) {}
+}
+
+/// Runs schedules, one after the other, as a hunt does.
 fn runs(harness: &Shared, name: &str, schedules: Vec<Schedule>) -> Case {
     let (harness, mut next) = (Rc::clone(harness), 0);
     Case::timed(name, move |times| {
         spent(|| {
-            let mut harness = harness.borrow_mut();
-            for _ in 0..times {
-                let run = harness.run(&schedules[next % schedules.len()], false);
-                assert!(run.finding.is_none(), "the core is healthy: {:?}", run.finding);
-                next += 1;
-            }
+            let mut round = Round { schedules: &schedules, next: &mut next, left: times };
+            let run = harness.borrow_mut().run_all(&mut round);
+            assert!(run.is_none(), "the core is healthy: {run:?}");
         })
     })
 }

@@ -25,28 +25,29 @@ const MODULE: &str = r#"//! Which mutant this process runs.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-static CHOSEN: AtomicU32 = AtomicU32::new(u32::MAX);
+static CHOSEN: AtomicU32 = AtomicU32::new(0);
 
 /// True where it is this one.
 #[inline]
 pub fn on(number: u32) -> bool {
-    let chosen = CHOSEN.load(Ordering::Relaxed);
-    if chosen == u32::MAX { choose() == number } else { chosen == number }
+    CHOSEN.load(Ordering::Relaxed) == number
 }
 
-#[cold]
-fn choose() -> u32 {
+// Before anything else runs: a choice when it is first asked for would be code that only one run
+// in the process comes to, and a sweep expects the same of every run.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CHOOSE: extern "C" fn() = choose;
+
+extern "C" fn choose() {
     // SAFETY: a name that ends in zero; nobody changes the environment.
     let value = unsafe { libc::getenv(c"SIGSTORM_MUTANT".as_ptr()) };
-    let mut number = 0;
     if !value.is_null() {
         // SAFETY: the environment's strings end in zero.
-        for &digit in unsafe { core::ffi::CStr::from_ptr(value) }.to_bytes() {
-            number = number * 10 + u32::from(digit - b'0');
-        }
+        let digits = unsafe { core::ffi::CStr::from_ptr(value) }.to_bytes();
+        let number = digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
+        CHOSEN.store(number, Ordering::Relaxed);
     }
-    CHOSEN.store(number, Ordering::Relaxed);
-    number
 }
 "#;
 
