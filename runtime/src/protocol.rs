@@ -125,6 +125,10 @@ pub fn extent_of(pc: usize) -> Option<&'static Extent> {
         sorted.sort_by_key(|extent| extent.start);
         sorted
     });
+    // Most that are asked for lie outside.
+    if !(by_address.first()?.start..by_address.last()?.end).contains(&pc) {
+        return None;
+    }
     let after = by_address.partition_point(|extent| extent.start <= pc);
     let extent = by_address.get(after.checked_sub(1)?)?;
     (pc < extent.end).then_some(extent)

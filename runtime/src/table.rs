@@ -276,8 +276,11 @@ pub fn init() {
 }
 
 /// The functions, in the order of their codes. Builds the table if need be.
+#[inline]
 pub fn directory() -> &'static [FunctionInfo] {
-    init();
+    if DIRECTORY.get().is_none() {
+        init();
+    }
     DIRECTORY.get().map_or(&[], Vec::as_slice)
 }
 
