@@ -217,6 +217,19 @@ impl Table {
         // reckoned from PC itself, so that a walk does not wait for the offset.
         unsafe { self.map.wrapping_sub(self.base).wrapping_add(pc).read() }
     }
+
+    /// The same, and its delta once more, as wide as it is added to SP: widening it after the load
+    /// would take a walk a cycle more for each frame.
+    #[inline(always)]
+    pub(crate) fn row_and_delta(self, pc: usize) -> (Row, usize) {
+        if pc.wrapping_sub(self.base) >= self.len {
+            return (Row::NONE, 0);
+        }
+        let map = self.map.wrapping_sub(self.base);
+        // SAFETY: as in `row`.
+        let (delta, row) = unsafe { (arch::load_wide(map as usize, pc), map.wrapping_add(pc).read()) };
+        (Row { delta: delta as u32, ..row }, delta)
+    }
 }
 
 fn section_words((start, stop): (usize, usize)) -> &'static [i32] {

@@ -140,6 +140,8 @@ pub struct Unwinder {
     pc: usize,
     sp: usize,
     row: Row,
+    /// The row's delta, as it is added to SP: the next load waits for nothing else.
+    delta: usize,
     /// Index of the next barrier to be met.
     barrier: usize,
     barriers: usize,
@@ -209,6 +211,7 @@ impl Unwinder {
             pc,
             sp: start.sp,
             row,
+            delta: row.delta(),
             barrier,
             barriers: g.barriers.len(),
             lo: g.stack.lo.get(),
@@ -236,22 +239,24 @@ impl Unwinder {
             let end = self.sp + self.row.delta();
             return if end == self.top { Ok(Some(frame)) } else { failed(WalkError::ShortOfTop { end }) };
         }
-        let slot = self.sp + self.row.delta();
+        let slot = self.sp + self.delta;
         if slot < self.lo || slot >= self.top {
             return failed(WalkError::OutOfStack { slot });
         }
         // SAFETY: a slot that cannot be read faults in a load that has an exception row.
-        let mut pc = unsafe { arch::load_at_or(self.sp, self.row.delta(), FAULTED) };
-        let mut row = self.table.row(pc);
+        let mut pc = unsafe { arch::load_at_or(self.sp, self.delta, FAULTED) };
+        let (mut row, mut delta) = self.table.row_and_delta(pc);
         if !row.is_plain() {
             match self.special(slot, pc, row) {
                 Ok(found) => (pc, row) = found,
                 Err(error) => return failed(error),
             }
+            delta = row.delta();
         }
         self.pc = pc;
         self.sp = slot + 8;
         self.row = row;
+        self.delta = delta;
         Ok(Some(Frame { slot: Some(slot), ..frame }))
     }
 

@@ -701,6 +701,26 @@ pub(crate) unsafe fn load_at_or(base: usize, offset: usize, fallback: usize) -> 
     value
 }
 
+/// The first half of the `index`th word from `base` on, widened.
+///
+/// # Safety
+/// It is readable, and nobody writes it.
+#[inline(always)]
+pub(crate) unsafe fn load_wide(base: usize, index: usize) -> usize {
+    let value: usize;
+    // SAFETY: a plain load (caller); to write half a register clears the other half.
+    unsafe {
+        asm!(
+            "mov {value:e}, dword ptr [{base} + {index} * 8]",
+            base = in(reg) base,
+            index = in(reg) index,
+            value = lateout(reg) value,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    value
+}
+
 /// Reads a byte and forgets it. Where it cannot be read, it is this instruction that faults.
 ///
 /// # Safety
