@@ -16,8 +16,7 @@ mod common;
 use common::{defects, keep, report, run};
 use libfuzzer_sys::{fuzz_crossover, fuzz_mutator, fuzz_target};
 use sigstorm::generate::{Generator, stopped};
-use sigstorm::schedule::{STEP_BYTES, Schedule};
-use sigstorm::worker;
+use sigstorm::schedule::Schedule;
 
 /// So often a schedule is run with a stop.
 const STOPS: usize = 4;
@@ -37,13 +36,9 @@ fuzz_target!(init: { defects(); }, |bytes: &[u8]| -> () {
 // The engine wants the same mutation for the same seed, so each has a generator of its own.
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let max_size = max_size.min(data.len());
-    worker::mutate_with(&mut Generator::new(u64::from(seed), None), &mut data[..max_size], size)
+    Generator::new(u64::from(seed), None).next_bytes(&mut data[..max_size], size)
 });
 
 fuzz_crossover!(|one: &[u8], other: &[u8], out: &mut [u8], seed: u32| {
-    let mut generator = Generator::new(u64::from(seed), None);
-    let bytes = generator.cross(&Schedule::decode(one), &Schedule::decode(other)).encode();
-    let size = bytes.len().min(out.len() / STEP_BYTES * STEP_BYTES);
-    out[..size].copy_from_slice(&bytes[..size]);
-    size
+    Generator::new(u64::from(seed), None).cross_bytes(one, other, out)
 });

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use sigstorm_runtime::{Defect, canary};
 
 use crate::executor::{Feed, Harness, feedback};
-use crate::generate::Generator;
+use crate::generate::{Generator, put};
 use crate::outcome::{Counts, Finding, Run, Verdict};
 use crate::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
 use crate::shared::Shared;
@@ -344,43 +344,15 @@ pub fn mutate(data: &mut [u8], size: usize) -> usize {
         match worker.run_ahead(AHEAD) {
             // The engine runs it once more, and keeps it.
             Some(new) => put(&new, data),
-            None => mutate_always(&mut worker.desk.generator, data, size),
+            None => worker.desk.generator.mutate_bytes(data, size),
         }
     })
-}
-
-/// As [`mutate`], with a generator of the caller's.
-pub fn mutate_with(generator: &mut Generator, data: &mut [u8], size: usize) -> usize {
-    if generator.starts_over() {
-        put(&generator.schedule(), data)
-    } else {
-        mutate_always(generator, data, size)
-    }
-}
-
-fn mutate_always(generator: &mut Generator, data: &mut [u8], size: usize) -> usize {
-    let mut schedule = Schedule::decode(&data[..size.min(data.len())]);
-    if schedule.steps.len() < 4 {
-        schedule = generator.schedule();
-    } else {
-        generator.mutate(&mut schedule);
-    }
-    put(&schedule, data)
 }
 
 /// The engine wants an input made from two: the body of `LLVMFuzzerCustomCrossOver`.
 pub fn cross(one: &[u8], other: &[u8], out: &mut [u8]) -> usize {
     WORKER.with_borrow_mut(|worker| {
         let Some(worker) = worker.as_mut() else { return 0 };
-        let crossed = worker.desk.generator.cross(&Schedule::decode(one), &Schedule::decode(other));
-        put(&crossed, out)
+        worker.desk.generator.cross_bytes(one, other, out)
     })
-}
-
-/// Writes as many whole steps as fit.
-fn put(schedule: &Schedule, out: &mut [u8]) -> usize {
-    let bytes = schedule.encode();
-    let size = bytes.len().min(out.len() / STEP_BYTES * STEP_BYTES);
-    out[..size].copy_from_slice(&bytes[..size]);
-    size
 }

@@ -6,9 +6,11 @@
 //! here says what should meet what.
 
 mod belief;
+mod input;
 mod places;
 mod stopped;
 
+pub use input::put;
 pub use stopped::stopped;
 
 use rand_chacha::ChaCha8Rng;
@@ -77,7 +79,7 @@ impl Generator {
 
     /// True more often than not: better something new than another mutation. With 20 of 100
     /// most planted defects took longer to be found than without any feedback (`museum`).
-    pub fn starts_over(&mut self) -> bool {
+    fn starts_over(&mut self) -> bool {
         self.chance(70)
     }
 
