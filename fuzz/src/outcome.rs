@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use sigstorm_runtime::CodeClass;
 use sigstorm_runtime::profiler::Skip;
 
+use crate::schedule::Op;
+
 sigstorm_runtime::named_codes! {
     /// What the oracle found.
     pub enum Verdict {
@@ -38,7 +40,7 @@ sigstorm_runtime::named_codes! {
 }
 
 /// What was counted over one run or many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counts {
     /// Schedules run.
@@ -73,6 +75,19 @@ pub struct Counts {
     pub read_alone: u64,
     /// Samples without a traceback that were read, by reason, in the order of `Skip::ALL`.
     pub read_skips: [u64; Skip::ALL.len()],
+    /// Steps that were begun, by [`Op::kind`].
+    pub kinds: [u64; Op::KINDS],
+    /// Frames of right tracebacks, by the code of their function.
+    pub frames: [u64; FRAMES],
+}
+
+/// Codes below this one are of functions of the goroutine side, and so of frames.
+pub const FRAMES: usize = 32;
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts::from_words([0; Counts::WORDS])
+    }
 }
 
 impl Counts {
@@ -103,7 +118,7 @@ impl Counts {
     }
 
     /// From words.
-    pub fn from_words(words: [u64; Counts::WORDS]) -> Counts {
+    pub const fn from_words(words: [u64; Counts::WORDS]) -> Counts {
         // SAFETY: as above; every bit pattern is a `u64`.
         unsafe { core::mem::transmute::<[u64; Counts::WORDS], Counts>(words) }
     }

@@ -50,18 +50,18 @@ pub const FOUND: i32 = 77;
 pub const BROKEN: i32 = 78;
 
 /// Words of the file `stats`; the counts come first.
-pub const STATS_WORDS: usize = 64;
+pub const STATS_WORDS: usize = 192;
 /// The word with the number of features.
-pub const FEATURES: usize = 40;
+pub const FEATURES: usize = 160;
 /// The word that changes while the worker lives.
-pub const HEARTBEAT: usize = 42;
+pub const HEARTBEAT: usize = 162;
 /// Two words each, once it is so: schedules and microseconds until the first defect's faulty
 /// code had run,
-pub const REACHED: usize = 48;
+pub const REACHED: usize = 168;
 /// until its condition had held,
-pub const TRIGGERED: usize = 50;
+pub const TRIGGERED: usize = 170;
 /// and until something was found.
-pub const DETECTED: usize = 52;
+pub const DETECTED: usize = 172;
 /// Bytes of the file `current`: a length and the schedule's bytes.
 pub const CURRENT_BYTES: usize = 64 * 1024;
 

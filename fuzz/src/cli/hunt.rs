@@ -56,7 +56,11 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
     let told = out.object(&summary).and_then(|()| {
         out.say(&summary::table(&plan, &totals, seconds))?;
         match &report {
-            None => out.say(&format!("nothing found in {seconds:.1} s")),
+            None => {
+                let never =
+                    summary::never(&totals.counts).map_or(String::new(), |never| format!("; {never}"));
+                out.say(&format!("nothing found in {seconds:.1} s{never}"))
+            }
             Some(report) => tell(report, written.as_deref(), &args.reports, out),
         }
     });

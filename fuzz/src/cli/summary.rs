@@ -5,8 +5,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
 use serde::Serialize;
 use sigstorm::outcome::{Counts, Verdict};
-use sigstorm_runtime::CodeClass;
+use sigstorm::schedule::Op;
 use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::{CodeClass, Function};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -34,6 +35,8 @@ pub struct Summary<'a> {
     interrupted_calls: u64,
     events: u64,
     accounting: Accounting,
+    steps_by_kind: BTreeMap<&'static str, u64>,
+    frames: BTreeMap<&'static str, u64>,
 }
 
 /// What became of every signal that was sent. But for the run that ended with a finding, `sent`
@@ -99,6 +102,8 @@ impl<'a> Summary<'a> {
             interrupted_calls: counts.interrupted_calls,
             events: counts.events,
             accounting: Accounting::new(counts),
+            steps_by_kind: by_kind(counts).collect(),
+            frames: by_function(counts).collect(),
         }
     }
 }
@@ -139,6 +144,40 @@ fn by_reason(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
 
 fn by_class(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
     CodeClass::ALL.iter().map(|class| class.name()).zip(counts.interrupted)
+}
+
+/// Steps that were begun, by the name of what they do.
+fn by_kind(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    Op::names().zip(counts.kinds)
+}
+
+/// Frames of right tracebacks, by function: of those that have any. A leaf is in no table.
+fn by_function(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    let has_frames = |function: &&Function| {
+        function.on_goroutine_stack()
+            && !matches!(
+                function,
+                Function::Trampoline | Function::SwitchIn | Function::SwitchOut | Function::Leaf
+            )
+    };
+    let count = |function: &Function| (function.name(), counts.frames[usize::from(function.code())]);
+    Function::ALL.iter().filter(has_frames).map(count)
+}
+
+/// What none of the schedules has come to, in words; nothing where that is nothing.
+pub fn never(counts: &Counts) -> Option<String> {
+    let none = |of: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        of.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+    };
+    let what = [
+        ("steps", none(&mut by_kind(counts))),
+        ("frames in tracebacks", none(&mut by_function(counts))),
+        ("reasons to skip", none(&mut by_reason(counts))),
+        ("interrupted", none(&mut by_class(counts))),
+    ];
+    let named = what.iter().filter(|(_, names)| !names.is_empty());
+    let said: Vec<_> = named.map(|(what, names)| format!("{what}: {names}")).collect();
+    (!said.is_empty()).then(|| format!("never: {}", said.join("; ")))
 }
 
 /// The counts side by side: what was done, why walks were skipped, what code was interrupted.
@@ -213,6 +252,19 @@ mod tests {
         assert_eq!(violations(None), 0);
         assert_eq!(violations(Some("fault")), 1);
         assert_eq!(violations(Some("harness-error")), 0);
+    }
+
+    #[test]
+    fn what_was_never_come_to_is_said() {
+        let mut counts = totals().counts;
+        let said = never(&counts).expect("there is much");
+        assert!(said.contains("steps: resume, ") && said.contains("frames in tracebacks: entry, "), "{said}");
+        assert!(said.contains("foreign-thread") && !said.contains("lock-held"), "{said}");
+        counts.kinds.fill(1);
+        counts.frames.fill(1);
+        counts.skips.fill(1);
+        counts.interrupted.fill(1);
+        assert_eq!(never(&counts), None);
     }
 
     #[test]

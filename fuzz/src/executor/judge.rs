@@ -5,12 +5,14 @@ use sigstorm_runtime::core::GOROUTINES;
 use sigstorm_runtime::g::status;
 use sigstorm_runtime::heap::Heap;
 use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SampleFrame, Skip};
+use sigstorm_runtime::table::Table;
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
 use super::hooks::index;
 use super::state::{EXT, M1, State, Violation};
 use super::trace::What as Event;
 use super::truth::{Right, RightFrame, Seen, Truth};
+use crate::outcome::FRAMES;
 
 /// Where a sample saw its goroutine, as the goroutine stands now.
 pub(crate) fn seen(g: &G, sample: &Sample, in_kernel: bool) -> Seen {
@@ -138,7 +140,13 @@ impl State {
         if !right {
             self.fail(seat, Violation::Traceback(seat));
         }
-        self.counts().tracebacks += 1;
+        let (counts, table) = (self.counts(), Table::get());
+        counts.tracebacks += 1;
+        for frame in sample.frames() {
+            if let Some(function) = table.row(frame.pc).function() {
+                counts.frames[usize::from(function.code()) % FRAMES] += 1;
+            }
+        }
         self.note(seat, Event::Sample("right"), m.current());
     }
 

@@ -44,8 +44,13 @@ impl State {
         feedback::hit(0);
         // The options that count are steps with an effect.
         let config = options(&schedule.steps);
-        let applied = schedule.steps.iter().take_while(|s| s.actor == Actor::World).count();
-        self.counts().steps += applied.min(6) as u64;
+        let applied = schedule.steps.iter().take_while(|s| s.actor == Actor::World);
+        let mut options = 0;
+        for step in applied {
+            self.counts().kinds[step.op.kind()] += 1;
+            options += 1;
+        }
+        self.counts().steps += options.min(6);
         // What the core does here is nobody's step.
         let seat = SEAT.replace(CONTROLLER);
         // SAFETY: nobody is at work (above).

@@ -17,6 +17,13 @@ use super::{Actor, Class, Goroutine, Work};
 use sigstorm_runtime::Function;
 use std::sync::OnceLock;
 
+impl Op {
+    /// What the kinds of operation are called, in their order.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        TABLE.iter().map(Row::name)
+    }
+}
+
 /// What the table says of one operation.
 pub(super) struct Row {
     /// How it is written; begins with its name.
@@ -77,10 +84,17 @@ macro_rules! ops {
         }),+];
 
         impl Op {
+            /// How many kinds of operation there are.
+            pub const KINDS: usize = [$(Ordinal::$Variant),+].len();
+
             /// What the table says of it.
             pub(super) fn row(&self) -> &'static Row {
-                let ordinal = match self { $(Op::$Variant { .. } => Ordinal::$Variant,)+ };
-                &TABLE[ordinal as usize]
+                &TABLE[self.kind()]
+            }
+
+            /// Which of the kinds of operation it is, below [`KINDS`](Self::KINDS).
+            pub fn kind(&self) -> usize {
+                match self { $(Op::$Variant { .. } => Ordinal::$Variant as usize,)+ }
             }
 
             /// The argument byte, or nothing if a payload is outside its range.
