@@ -93,9 +93,18 @@ fn at_instructions(stop: &Stop) -> bool {
     matches!(stop, Stop::Instr { .. })
 }
 
-/// `hunt` itself for some seconds: the engine chooses by feedback. Time for a schedule on one
-/// core, and how many ran.
-fn hunt(seconds: u64) -> (f64, u64) {
+/// What a schedule of some kind takes and does, on average.
+struct Average {
+    name: String,
+    ns: f64,
+    steps: f64,
+    hand_overs: f64,
+    signals: f64,
+    tracebacks: f64,
+}
+
+/// `hunt` itself for some seconds: the engine chooses by feedback. What a schedule takes on one core.
+fn hunt(seconds: u64) -> Average {
     let children = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("what the children have used");
         let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
@@ -114,8 +123,16 @@ fn hunt(seconds: u64) -> (f64, u64) {
     let text = String::from_utf8_lossy(&output.stdout);
     let summary: serde_json::Value =
         serde_json::from_str(text.lines().last().expect("a summary")).expect("JSON");
-    let schedules = summary["schedules"].as_u64().expect("a count");
-    ((children() - before) * 1e9 / schedules as f64, schedules)
+    let count = |key: &str| summary[key].as_f64().expect("a count");
+    let schedules = count("schedules");
+    Average {
+        name: format!("of {STEPS} steps, with feedback"),
+        ns: (children() - before) * 1e9 / schedules,
+        steps: count("steps") / schedules,
+        hand_overs: count("handovers") / schedules,
+        signals: count("signals") / schedules,
+        tracebacks: count("tracebacks") / schedules,
+    }
 }
 
 /// Median time of a schedule over some passes, in nanoseconds.
@@ -140,14 +157,50 @@ fn figure(bench: &Bench, harness: &Shared, schedules: &[Schedule]) -> f64 {
     median(&mut pass, schedules.len(), passes)
 }
 
-/// What schedules of a kind do, on average.
-fn what_they_do(harness: &Shared, name: &str, schedules: &[Schedule]) -> Vec<String> {
+/// What schedules of a kind do, on average; what they take is not known yet.
+fn what_they_do(harness: &Shared, name: &str, schedules: &[Schedule]) -> Average {
     let (mut all, mut harness) = (Counts::default(), harness.borrow_mut());
     schedules.iter().for_each(|schedule| all.add(&harness.run(schedule, false).counts));
-    let average = |count: u64| format!("{:.1}", count as f64 / schedules.len() as f64);
-    let name = name.trim_start_matches("a schedule ").to_owned();
-    let counts = [all.steps, all.handovers, all.signals, all.tracebacks];
-    [name].into_iter().chain(counts.map(average)).collect()
+    let average = |count: u64| count as f64 / schedules.len() as f64;
+    Average {
+        name: name.trim_start_matches("a schedule ").to_owned(),
+        ns: f64::NAN,
+        steps: average(all.steps),
+        hand_overs: average(all.handovers),
+        signals: average(all.signals),
+        tracebacks: average(all.tracebacks),
+    }
+}
+
+/// What schedules do, and how much of what they take is the kernel's part: what as many hand-overs
+/// and signals take with nothing else done.
+fn tell(bench: &mut Bench, done: &[Average]) {
+    let one = |count: f64| format!("{count:.1}");
+    let rows = done.iter().map(|d| {
+        let counts = [d.steps, d.hand_overs, d.signals, d.tracebacks];
+        [d.name.clone()].into_iter().chain(counts.map(one)).collect()
+    });
+    bench.sheet(
+        "What a schedule does, on average",
+        &["schedules", "steps with an effect", "hand-overs", "signals", "right tracebacks"],
+        rows.collect(),
+    );
+    let hand_over = bench.rows().iter().find(|row| row.name == "a hand-over, threads 4");
+    let (Some(hand_over), true) = (hand_over.map(|row| row.theirs_ns), bench.measures()) else { return };
+    let signal = ring::signal();
+    let whole = |ns: f64| format!("{ns:.0}");
+    let rows = done.iter().map(|d| {
+        let (hand_overs, signals) = (d.hand_overs * hand_over, d.signals * signal);
+        let rest = d.ns - hand_overs - signals;
+        let share = format!("{:.0} %", 100.0 * (hand_overs + signals) / d.ns);
+        [d.name.clone(), whole(d.ns), whole(hand_overs), whole(signals), share, whole(rest)].to_vec()
+    });
+    bench.sheet(
+        "Where its time goes, ns of the processor: as many bare futex hand-overs among four threads, as many \
+         signals to oneself with an empty handler, and the rest",
+        &["schedules", "all", "hand-overs", "signals", "both, of all", "the rest"],
+        rows.collect(),
+    );
 }
 
 /// What a stop adds to a step: with it, less without it.
@@ -251,23 +304,20 @@ fn main() {
     ];
     let mut done = Vec::new();
     for (name, schedules) in kinds {
-        done.push(what_they_do(&harness, name, &schedules));
+        let mut average = what_they_do(&harness, name, &schedules);
         let mut theirs = vec![(random(), Some(0.5))];
-        if done.len() == 1 {
+        if done.is_empty() {
             theirs.push((pct(), None));
         }
         bench.compare_goals(name, runs(&harness, "sigstorm", schedules), theirs);
+        average.ns = bench.rows().last().map_or(f64::NAN, |row| row.ours_ns);
+        done.push(average);
     }
-    bench.sheet(
-        "What a schedule does, on average",
-        &["schedules", "steps with an effect", "hand-overs", "signals", "right tracebacks"],
-        done,
-    );
     if bench.measures() {
         // By turns with the model, too.
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..bench.choose(5, 1) {
-            ours.push(hunt(bench.choose(3, 1)).0);
+            ours.push(hunt(bench.choose(3, 1)));
             let runs = bench.choose(2_000, 200);
             theirs.push(
                 spent(|| {
@@ -279,13 +329,17 @@ fn main() {
                     / runs as f64,
             );
         }
+        let taken: Vec<f64> = ours.iter().map(|hunt| hunt.ns).collect();
         bench.row(
             &format!("a schedule of {STEPS} steps, with feedback (`hunt --jobs 1`)"),
             "shuttle, random",
-            &ours,
+            &taken,
             &theirs,
             None,
         );
+        ours.sort_by(|one, other| one.ns.total_cmp(&other.ns));
+        done.push(ours.swap_remove(ours.len() / 2));
+        tell(&mut bench, &done);
         stops_by_kind(&mut bench, &harness);
         growth(&mut bench, &harness);
         let hand_overs = lines(bench.rows(), "a hand-over, threads ", "baton");
@@ -301,8 +355,8 @@ fn main() {
          barriers, two rounds of calls and returns with a signal at one in four of them, three collector cycles; \
          its handler is a call on the mutator's thread, since `shuttle` has no signals. \
          A schedule like the model does the same with real threads, stacks and signals, one step in four held \
-         half-way. Where each step's thread is drawn anew, nearly all of the time goes into the kernel's \
-         switches between threads: `shuttle` switches between coroutines, at some 100 ns.",
+         half-way. Where each step's thread is drawn anew, half of the time goes into the kernel's switches \
+         between threads: `shuttle` switches between coroutines, at some 100 ns.",
     );
     bench.note(
         "Hand-overs are by the clock, schedules by the processor's time, kernel included. With feedback is the \

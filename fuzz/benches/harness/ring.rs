@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use sigstorm_compare::Case;
-use sigstorm_inject::Baton;
+use sigstorm_inject::{Baton, SignalStack};
 
 /// Something that goes round `threads` threads.
 trait Round: Sync {
@@ -77,6 +78,22 @@ fn time(round: &impl Round, threads: usize, times: u64) -> Duration {
         }
         start.elapsed()
     })
+}
+
+/// Nanoseconds for a signal that the calling thread sends itself, with an empty handler on a signal stack.
+pub fn signal() -> f64 {
+    const TIMES: u32 = 20_000;
+    extern "C" fn empty(_: libc::c_int) {}
+    let _stack = SignalStack::install().expect("a signal stack");
+    let action = SigAction::new(SigHandler::Handler(empty), SaFlags::SA_ONSTACK, SigSet::empty());
+    // SAFETY: the handler does nothing, and nobody else has this signal.
+    unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler for SIGUSR2");
+    let me = sigstorm_inject::gettid();
+    let start = Instant::now();
+    for _ in 0..TIMES {
+        sigstorm_inject::tgkill(me, libc::SIGUSR2).expect("a signal to oneself");
+    }
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES)
 }
 
 /// A hand-over of the baton among so many threads.

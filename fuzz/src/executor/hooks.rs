@@ -112,7 +112,6 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
             (0..GOROUTINES).for_each(|index| state.truth(index).asked.scan = false);
         }
         (Point::CopyAdjusted, Some(g)) => state.check_slots(seat, Some(index(g)), true),
-        (Point::BulkBegin, _) => thread.in_bulk.set(true),
         (Point::RecoverSwitched, Some(g)) => {
             state.truth(index(g)).recovered(thread.recovers_to.get());
         }

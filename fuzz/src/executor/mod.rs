@@ -161,7 +161,8 @@ impl Harness {
 
     /// Runs what `feed` has, one schedule after the other, up to the first finding: that run. Each
     /// begins on the thread on which the last one ended, so that the baton need not come back here in
-    /// between. After a finding this must not be called again.
+    /// between: all of them together may take as long as one run, 10 s of the processor's time. After a
+    /// finding this must not be called again.
     pub fn run_all(&mut self, feed: &mut dyn Feed) -> Option<Run> {
         let first = feed.next()?.clone();
         self.state.feed.set(Some(relay::lend(feed)));

@@ -419,8 +419,11 @@ impl State {
                 self.set_slot(seat, 0, slot, Value::Nil);
                 did
             }
-            // The truth follows at its last scheduling point.
-            Op::Bulk { frames } => m.bulk_move(up(frames)),
+            // The truth follows at its last scheduling point. Before its first, it may wait for the world.
+            Op::Bulk { frames } => {
+                self.threads[seat].in_bulk.set(true);
+                m.bulk_move(up(frames))
+            }
             _ => return self.had_effect(false),
         };
         if !did {

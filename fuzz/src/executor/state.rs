@@ -103,7 +103,7 @@ pub(crate) struct Thread {
     pub(crate) in_handler: Cell<bool>,
     /// True where its handler, when it ends, is back at a stop.
     pub(crate) held_again: Cell<bool>,
-    /// True while it moves the mailbox onto its goroutine's stack.
+    /// True while it moves the mailbox onto its goroutine's stack, or waits to.
     pub(crate) in_bulk: Cell<bool>,
     /// True while it puts something into the mailbox.
     pub(crate) in_send: Cell<bool>,

@@ -102,3 +102,20 @@ fn a_signal_on_its_way_to_the_wait_arrives_there() {
         String::new()
     });
 }
+
+/// Two moved the mailbox at once: one of them had begun to wait for the world before the other began.
+/// It takes a stop between two words, of which no point tells.
+#[test]
+fn who_waits_to_move_the_mailbox_is_not_overtaken() {
+    in_child("harmless::who_waits_to_move_the_mailbox_is_not_overtaken", "", |_| {
+        let mut harness = harness(&[]);
+        for index in 0..1024 {
+            let text = format!(
+                "m2 g2 call nosplit\nm1 g1 call tiny; alloc 0; send 0; syscall; ret; collect mark @ gc.phase\n\
+                 m2 bulk 1\nm1 resume; bulk 1 @ bulk_move#{index}\nm2 resume"
+            );
+            run_clean(&mut harness, &schedule(&text), true);
+        }
+        String::new()
+    });
+}
