@@ -498,3 +498,16 @@ fn a_hunt_accounts_for_every_signal() {
     assert!(parts.iter().all(|&part| part > 0) && skips.values().all(|n| *n != 0), "{summary}");
     assert_eq!(number("sent"), summary["signals"].as_u64().unwrap() + number("coalesced"), "{summary}");
 }
+
+/// This one changes the code itself, which a storm plants before there is a core.
+#[test]
+fn a_storm_over_what_must_stay_silent_is_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().to_str().unwrap();
+    for defect in ["order-check-inverted", "set-next-barrier-unlocked"] {
+        let storm = ["storm", "--seconds", "1", "--json", "--defect", defect, "--reports", reports];
+        let ran = sigstorm(&storm, b"");
+        assert_eq!(ran.code, Some(0), "{defect}: {}", ran.text());
+        assert!(ran.summary()["signals"].as_u64() > Some(0), "{defect}: {}", ran.text());
+    }
+}
