@@ -12,7 +12,6 @@ use super::hooks::index;
 use super::state::{EXT, M1, State, Violation};
 use super::trace::What as Event;
 use super::truth::{Right, RightFrame, Seen, Truth};
-use crate::outcome::FRAMES;
 
 /// Where a sample saw its goroutine, as the goroutine stands now.
 pub(crate) fn seen(g: &G, sample: &Sample, in_kernel: bool) -> Seen {
@@ -143,8 +142,9 @@ impl State {
         let (counts, table) = (self.counts(), Table::get());
         counts.tracebacks += 1;
         for frame in sample.frames() {
-            if let Some(function) = table.row(frame.pc).function() {
-                counts.frames[usize::from(function.code()) % FRAMES] += 1;
+            let function = table.row(frame.pc).function();
+            if let Some(count) = function.and_then(|f| counts.frames.get_mut(usize::from(f.code()))) {
+                *count += 1;
             }
         }
         self.note(seat, Event::Sample("right"), m.current());

@@ -28,11 +28,8 @@ pub(super) type Lent = NonNull<dyn Feed>;
 
 /// Lends a feed. Its lifetime is the lender's to see to.
 pub(super) fn lend(feed: &mut dyn Feed) -> Lent {
-    let feed: *mut (dyn Feed + '_) = feed;
-    // SAFETY: the two types differ in a lifetime alone, and the pointer is not null.
-    unsafe {
-        NonNull::new_unchecked(core::mem::transmute::<*mut (dyn Feed + '_), *mut (dyn Feed + 'static)>(feed))
-    }
+    // SAFETY: the two types differ in a lifetime alone.
+    unsafe { core::mem::transmute::<NonNull<dyn Feed + '_>, Lent>(NonNull::from(feed)) }
 }
 
 impl State {
