@@ -6,6 +6,8 @@
 //! every sample against a truth that it keeps itself; [`outcome`] is what comes of it.
 //! Engines and the command line are thin glue over these.
 
+#[cfg(feature = "libfuzzer")]
+pub mod current;
 pub mod executor;
 pub mod generate;
 pub mod museum;

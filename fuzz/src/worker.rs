@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use sigstorm_runtime::{Defect, canary};
 
+use crate::current::Current;
 use crate::executor::{Feed, Harness, feedback};
 use crate::generate::{Generator, put};
 use crate::outcome::{Counts, Finding, Run, Verdict};
@@ -62,8 +63,6 @@ pub const REACHED: usize = 168;
 pub const TRIGGERED: usize = 170;
 /// and until something was found.
 pub const DETECTED: usize = 172;
-/// Bytes of the file `current`: a length and the schedule's bytes.
-pub const CURRENT_BYTES: usize = 64 * 1024;
 
 // The engine comes with this crate, of which no Rust item is used.
 use libfuzzer_sys as _;
@@ -91,11 +90,10 @@ struct Worker {
 struct Desk {
     options: WorkerOptions,
     generator: Generator,
-    /// The bytes of the schedule under way, or of the last.
-    bytes: Vec<u8>,
+    current: Current,
+    /// The counts' words hold their sum over all runs.
     stats: Shared,
-    current: Shared,
-    counts: Counts,
+    schedules: u64,
     begun: Instant,
     until: Option<Instant>,
     /// Of reached and triggered, what has been published.
@@ -148,13 +146,13 @@ pub fn run(options: WorkerOptions) -> u8 {
 
 fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
     let stats = Shared::map(&options.dir.join("stats"), STATS_WORDS * 8)?;
-    let current = Shared::map(&options.dir.join("current"), CURRENT_BYTES)?;
+    let current = Current::map(&options.dir.join("current"))?;
     let begun = Instant::now();
     let harness = Harness::new(options.core, &options.defects)?;
     let generator = Generator::new(options.seed, options.steps);
     let until = options.seconds.map(|s| begun + Duration::from_secs(s));
-    let (bytes, counts, marked) = (Vec::new(), Counts::default(), [false; 2]);
-    let desk = Desk { generator, bytes, stats, current, counts, begun, until, marked, options };
+    let (schedules, marked) = (0, [false; 2]);
+    let desk = Desk { generator, current, stats, schedules, begun, until, marked, options };
     Ok(Worker { harness, desk })
 }
 
@@ -211,7 +209,7 @@ impl Worker {
     }
 
     fn one(&mut self, bytes: &[u8]) -> c_int {
-        self.desk.begins(bytes.to_vec());
+        self.desk.current.brought(bytes);
         let run = self.harness.run(&Schedule::decode(bytes), false);
         if run.finding.is_some() {
             self.desk.found(&run);
@@ -243,8 +241,7 @@ impl Feed for Ahead<'_> {
             return None;
         }
         self.left = self.left.checked_sub(1)?;
-        self.last = self.desk.generator.schedule();
-        self.desk.begins(self.last.encode());
+        self.last = self.desk.current.make(&mut self.desk.generator);
         Some(&self.last)
     }
 
@@ -254,29 +251,24 @@ impl Feed for Ahead<'_> {
 }
 
 impl Desk {
-    /// The parent knows what is under way, whatever becomes of it.
-    fn begins(&mut self, bytes: Vec<u8>) {
-        let kept = &bytes[..bytes.len().min(CURRENT_BYTES - 8)];
-        // SAFETY: the bytes fit the mapping behind its first word.
-        unsafe {
-            std::ptr::copy_nonoverlapping(kept.as_ptr(), self.current.as_ptr().add(1).cast(), kept.len())
-        };
-        self.current.set(0, kept.len() as u64);
-        self.bytes = bytes;
-    }
-
     fn counted(&mut self, counts: &Counts) {
-        self.current.set(0, 0);
-        self.counts.add(counts);
-        self.publish();
+        self.current.ended();
+        self.schedules += counts.schedules;
+        for (word, value) in counts.to_words().into_iter().enumerate() {
+            self.stats.set(word, self.stats.get(word) + value);
+        }
+        // SAFETY: no run is under way.
+        self.stats.set(FEATURES, unsafe { feedback::seen() });
+        self.stats.set(HEARTBEAT, self.schedules);
+        self.publish_marks();
     }
 
     /// A run has ended without a finding. Ends the process where that was the last.
     fn ended(&mut self, counts: &Counts) {
         self.counted(counts);
-        let enough = self.options.runs.is_some_and(|runs| self.counts.schedules >= runs);
-        let late = self.counts.schedules.is_multiple_of(64)
-            && self.until.is_some_and(|until| Instant::now() >= until);
+        let enough = self.options.runs.is_some_and(|runs| self.schedules >= runs);
+        let late =
+            self.schedules.is_multiple_of(64) && self.until.is_some_and(|until| Instant::now() >= until);
         if enough || late {
             exit(0);
         }
@@ -287,18 +279,12 @@ impl Desk {
         self.counted(&run.counts);
         self.mark(DETECTED);
         if let Some(finding) = &run.finding {
-            leave(&self.options.dir, &self.bytes, finding);
+            leave(&self.options.dir, &self.current.bytes(), finding);
         }
         exit(if run.verdict() == Some(Verdict::HarnessError) { BROKEN } else { FOUND });
     }
 
-    fn publish(&mut self) {
-        for (word, value) in self.counts.to_words().into_iter().enumerate() {
-            self.stats.set(word, value);
-        }
-        // SAFETY: no run is under way.
-        self.stats.set(FEATURES, unsafe { feedback::seen() });
-        self.stats.set(HEARTBEAT, self.counts.schedules);
+    fn publish_marks(&mut self) {
         if let Some(&defect) = self.options.defects.first()
             && self.marked != [true; 2]
         {
@@ -316,7 +302,7 @@ impl Desk {
     fn mark(&self, word: usize) {
         let elapsed = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.stats.set(word + 1, elapsed.max(1));
-        self.stats.set(word, self.counts.schedules);
+        self.stats.set(word, self.schedules);
     }
 }
 

@@ -36,7 +36,7 @@
 use std::cell::UnsafeCell;
 use std::io;
 
-use crate::signal::{gettid, mask_call, mask_of};
+use crate::signal::{getpid, gettid, mask_call, mask_of};
 use crate::sys::{Call, die, syscall};
 
 /// A thread's parking place.
@@ -73,11 +73,9 @@ impl Parking {
         let flags = (libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) as usize;
         // SAFETY: The call takes two numbers.
         let fd = unsafe { syscall(libc::SYS_eventfd2, [0, flags, 0, 0, 0, 0]) }.map_err(fail)?;
-        // SAFETY: The call takes nothing.
-        let process = unsafe { syscall(libc::SYS_getpid, [0; 6]) }.map_err(fail)?;
         Ok(Parking {
             tid: gettid(),
-            process,
+            process: getpid(),
             signal,
             poll: UnsafeCell::new(libc::pollfd { fd: fd as i32, events: libc::POLLIN, revents: 0 }),
             blocked: mask_of(signal),

@@ -13,28 +13,53 @@
 //! thread one, AddressSanitizer gives each thread one and *unmaps whichever is
 //! current* as the thread ends. So the previous stack is put back on drop.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::{Call, syscall};
 
-/// The calling thread's kernel id.
+thread_local! {
+    /// The calling thread's kernel id; zero before it was asked for.
+    static TID: Cell<i32> = const { Cell::new(0) };
+}
+
+/// This process's id; zero before it was asked for.
+static PROCESS: AtomicUsize = AtomicUsize::new(0);
+
+/// The calling thread's kernel id. The kernel is asked once a thread: a process that forks may not
+/// have asked before it does.
 pub fn gettid() -> i32 {
+    if TID.get() == 0 {
+        // SAFETY: The call takes nothing and touches nothing.
+        TID.set(unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as i32);
+    }
+    TID.get()
+}
+
+/// This process's id, as the kernel takes it. It is asked once: a process that forks may not have
+/// asked before it does.
+pub(crate) fn getpid() -> usize {
+    let known = PROCESS.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
     // SAFETY: The call takes nothing and touches nothing.
-    unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as i32
+    let process = unsafe { syscall(libc::SYS_getpid, [0; 6]) }.unwrap_or(0);
+    PROCESS.store(process, Ordering::Relaxed);
+    process
 }
 
 /// Sends `signal` to the thread `tid` of this process.
 pub fn tgkill(tid: i32, signal: i32) -> io::Result<()> {
-    // SAFETY: The call takes nothing and touches nothing.
-    let process = unsafe { syscall(libc::SYS_getpid, [0; 6]) }.unwrap_or(0);
     // SAFETY: The call touches no memory; an unknown thread or signal is an
     // error. What the signal's handler does is its installer's promise.
-    unsafe { syscall(libc::SYS_tgkill, [process, tid as usize, signal as usize, 0, 0, 0]) }
+    unsafe { syscall(libc::SYS_tgkill, [getpid(), tid as usize, signal as usize, 0, 0, 0]) }
         .map(drop)
         .map_err(io::Error::from_raw_os_error)
 }

@@ -4,8 +4,7 @@
 //!
 //! - `stats`: words: [`Counts`], and further up the number of features and a heartbeat. The
 //!   worker writes them while it runs; this side only reads.
-//! - `current`: the length of the schedule being run, as a word, and its bytes. If the
-//!   worker dies, that schedule is the finding.
+//! - `current`: the schedule being run ([`current`]). If the worker dies, that is the finding.
 //! - `finding.bin`, `finding.json`: what it found, before it ends with status 77, or 78 for
 //!   an error of the harness. Status 0 says that its budget is used up.
 //! - `log`: what it said.
@@ -13,8 +12,9 @@
 use super::{child, death};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use sigstorm::current;
 use sigstorm::outcome::{Counts, Finding, Verdict};
-use sigstorm::worker::{BROKEN, CURRENT_BYTES, DETECTED, FEATURES, FOUND, REACHED, STATS_WORDS, TRIGGERED};
+use sigstorm::worker::{BROKEN, DETECTED, FEATURES, FOUND, REACHED, STATS_WORDS, TRIGGERED};
 use sigstorm_runtime::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -225,7 +225,7 @@ impl Worker {
         // Written, not only made that long: a worker that maps a file with holes dies where
         // the disk is full.
         fs::write(dir.join("stats"), [0; STATS_WORDS * 8]).with_context(cannot)?;
-        fs::write(dir.join("current"), [0; CURRENT_BYTES]).with_context(cannot)?;
+        current::create(&dir.join("current")).with_context(cannot)?;
         let log = File::create(dir.join("log")).with_context(cannot)?;
         let stats = File::open(dir.join("stats")).with_context(cannot)?;
 
@@ -329,10 +329,7 @@ impl Worker {
 
     /// The schedule that it was running; empty if it was running none.
     fn current(&self) -> Vec<u8> {
-        let file = fs::read(self.dir.join("current")).unwrap_or_default();
-        let Some((length, bytes)) = file.split_first_chunk() else { return Vec::new() };
-        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        bytes[..length.min(bytes.len())].to_vec()
+        current::read(&self.dir.join("current"))
     }
 
     fn log(&self) -> Vec<String> {

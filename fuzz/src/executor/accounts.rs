@@ -232,7 +232,7 @@ impl State {
     /// At the end of a run, when what was left has been read: every signal must be accounted for.
     pub(crate) fn settle(&self) -> Option<Violation> {
         let accounts = self.accounts();
-        let counts = *self.counts();
+        let counts = &*self.counts();
         let skipped = |skip: Skip| counts.skips[usize::from(skip.code()) - 1];
         let (off, foreign) = (skipped(Skip::ProfilerOff), skipped(Skip::ForeignThread));
         if (CONTROLLER..SEATS).any(|seat| self.threads[seat].pending.get()) {

@@ -159,9 +159,11 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
         }
         (Point::TracebackDone, Some(_)) => thread.walked.set(state.is_right_now(seat)),
         (Point::SampleTaken, _) => {
-            let before = *state.counts();
+            let before = thread.trap.injected.take().then(|| *state.counts());
             state.judge(seat);
-            state.note_injected(seat, &before);
+            if let Some(before) = before {
+                state.note_injected(&before);
+            }
             state.file(seat, point, detail);
         }
         (Point::SampleWritten, _) => state.file(seat, point, detail),

@@ -69,7 +69,7 @@ pub(crate) struct TrapState {
     /// The instruction that its handler returns to.
     returns_to: Cell<usize>,
     /// Whether the signal that it handles came exactly where it was held.
-    injected: Cell<bool>,
+    pub(super) injected: Cell<bool>,
     /// When it was last held in its handler, and when that tried the lock.
     held_at: Cell<u64>,
     tried_at: Cell<u64>,
@@ -321,11 +321,8 @@ impl State {
         trap.interrupted.set(pc);
     }
 
-    /// Counts what became of its signal, if that came where it was held.
-    pub(crate) fn note_injected(&self, seat: usize, before: &Counts) {
-        if !self.threads[seat].trap.injected.replace(false) {
-            return;
-        }
+    /// Counts what became of a signal that came where its thread was held.
+    pub(crate) fn note_injected(&self, before: &Counts) {
         let (mut injected, now) = (self.injected.get(), self.counts());
         injected.right += now.tracebacks - before.tracebacks;
         injected.alone += now.alone - before.alone;

@@ -46,10 +46,33 @@ pub struct Generator {
     steps: Option<usize>,
 }
 
+/// Where a generator is, from which another goes on as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its random numbers' seed.
+    pub seed: [u8; 32],
+    /// How many words of those it has used.
+    pub at: u128,
+    /// The length that every schedule has, if it is fixed.
+    pub steps: Option<usize>,
+}
+
 impl Generator {
     /// A source that gives the same schedules for the same seed.
     pub fn new(seed: u64, steps: Option<usize>) -> Self {
         Generator { rng: ChaCha8Rng::seed_from_u64(seed), steps }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        Place { seed: self.rng.get_seed(), at: self.rng.get_word_pos(), steps: self.steps }
+    }
+
+    /// One that goes on from there.
+    pub fn resume(place: &Place) -> Self {
+        let mut rng = ChaCha8Rng::from_seed(place.seed);
+        rng.set_word_pos(place.at);
+        Generator { rng, steps: place.steps }
     }
 
     /// A number below `n`.
