@@ -78,6 +78,7 @@ impl Baton {
     }
 
     /// Makes `to` the holder and wakes it.
+    #[inline]
     pub fn pass(&self, to: usize) {
         let word = self.word(to);
         if word.swap(PASSED, Ordering::Release) == ASLEEP {
@@ -105,6 +106,7 @@ impl Baton {
     }
 
     /// Sleeps until the baton is passed to `me`, and takes it.
+    #[inline]
     pub fn wait(&self, me: usize) {
         self.take(self.word(me), None);
     }

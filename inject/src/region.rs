@@ -268,11 +268,13 @@ impl Region {
     }
 
     /// How many instructions function `f` has.
+    #[inline]
     pub fn count(&self, f: usize) -> usize {
         self.boundaries(f).len()
     }
 
     /// The address of instruction `index` of function `f`.
+    #[inline]
     pub fn address(&self, f: usize, index: usize) -> Option<usize> {
         let function = self.functions.get(f)?;
         let boundary = self.boundaries(f).get(index)?;

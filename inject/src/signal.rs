@@ -34,6 +34,7 @@ static PROCESS: AtomicUsize = AtomicUsize::new(0);
 
 /// The calling thread's kernel id. The kernel is asked once a thread: a process that forks may not
 /// have asked before it does.
+#[inline]
 pub fn gettid() -> i32 {
     if TID.get() == 0 {
         // SAFETY: The call takes nothing and touches nothing.
@@ -44,6 +45,7 @@ pub fn gettid() -> i32 {
 
 /// This process's id, as the kernel takes it. It is asked once: a process that forks may not have
 /// asked before it does.
+#[inline]
 pub(crate) fn getpid() -> usize {
     let known = PROCESS.load(Ordering::Relaxed);
     if known != 0 {
@@ -56,6 +58,7 @@ pub(crate) fn getpid() -> usize {
 }
 
 /// Sends `signal` to the thread `tid` of this process.
+#[inline]
 pub fn tgkill(tid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: The call touches no memory; an unknown thread or signal is an
     // error. What the signal's handler does is its installer's promise.

@@ -91,6 +91,7 @@ impl Barriers {
     }
 
     /// True where there are none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -102,6 +103,7 @@ impl Barriers {
     }
 
     /// Number of entries that were neither hit nor unwound.
+    #[inline]
     pub fn pending(&self) -> usize {
         self.len().saturating_sub(self.position())
     }

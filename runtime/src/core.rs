@@ -221,6 +221,7 @@ impl Core {
     }
 
     /// The goroutines, g1 first.
+    #[inline]
     pub fn goroutines(&self) -> &[G] {
         &self.gs
     }
@@ -247,6 +248,7 @@ impl Core {
     }
 
     /// Where the collector is in its cycle.
+    #[inline]
     pub fn phase(&self) -> Phase {
         Phase::from_code(self.phase.load(Ordering::SeqCst)).unwrap_or(Phase::Off)
     }
@@ -294,11 +296,13 @@ impl Core {
     }
 
     /// The profiling rate in signals a second; zero is off.
+    #[inline]
     pub fn rate(&self) -> u32 {
         self.profiler.rate.hz()
     }
 
     /// The profiler.
+    #[inline]
     pub fn profiler(&self) -> &Profiler {
         &self.profiler
     }

@@ -145,11 +145,13 @@ impl M {
     }
 
     /// How many foreign calls its goroutine is in.
+    #[inline]
     pub fn foreign_calls(&self) -> usize {
         self.foreign_calls.get()
     }
 
     /// True while its thread runs foreign code. Signal-safe.
+    #[inline]
     pub fn in_foreign_code(&self) -> bool {
         self.in_foreign_code.load(Ordering::Relaxed)
     }

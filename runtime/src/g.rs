@@ -87,6 +87,7 @@ pub struct Status(AtomicU32);
 
 impl Status {
     /// The status, scan bit and all.
+    #[inline]
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::SeqCst)
     }
@@ -187,6 +188,7 @@ impl G {
     }
 
     /// True where it was scanned in this cycle.
+    #[inline]
     pub fn scan_done(&self) -> bool {
         self.scan_done.load(Ordering::SeqCst)
     }
@@ -201,6 +203,7 @@ impl G {
     }
 
     /// True where it was asked to come to a safepoint: no SP is above its guard then.
+    #[inline]
     pub fn preempt_requested(&self) -> bool {
         self.guard.get() == usize::MAX
     }
@@ -247,6 +250,7 @@ impl G {
     }
 
     /// True while it waits for somebody to make it runnable.
+    #[inline]
     pub fn is_parked(&self) -> bool {
         self.parked.load(Ordering::SeqCst)
     }

@@ -73,6 +73,7 @@ impl StackLock {
     }
 
     /// Who holds it.
+    #[inline]
     pub fn owner(&self) -> Option<Owner> {
         Owner::from_word(self.0.load(Ordering::Acquire))
     }

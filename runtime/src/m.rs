@@ -155,6 +155,7 @@ impl M {
     }
 
     /// True where it holds no stack lock, as between any two operations.
+    #[inline]
     pub fn holds_no_lock(&self) -> bool {
         self.locks.get() == 0
     }

@@ -148,6 +148,7 @@ impl Sample {
     };
 
     /// The frames that count.
+    #[inline]
     pub fn frames(&self) -> &[SampleFrame] {
         &self.frames[..self.len]
     }
@@ -236,16 +237,19 @@ impl Profiler {
     }
 
     /// True while somebody reads the buffers.
+    #[inline]
     pub fn is_being_read(&self) -> bool {
         self.reading.load(Ordering::Relaxed)
     }
 
     /// How many samples of a machine were dropped because its buffer was full.
+    #[inline]
     pub fn dropped(&self, machine: u8) -> u64 {
         self.machines[usize::from(machine)].ring.dropped()
     }
 
     /// How many signals came to a machine while the rate was zero.
+    #[inline]
     pub fn off(&self) -> u64 {
         self.off.load(Ordering::SeqCst)
     }
@@ -266,6 +270,7 @@ impl Profiler {
     }
 
     /// The machine that holds the rate's lock, if one does.
+    #[inline]
     pub fn rate_holder(&self) -> Option<u8> {
         self.rate.holder()
     }
@@ -291,6 +296,7 @@ impl M {
 
     /// The rate at which this machine's timer is armed, as the core sees it; zero where it is
     /// disarmed. Signal-safe.
+    #[inline]
     pub fn profile_hz(&self) -> u32 {
         self.timer().hz()
     }

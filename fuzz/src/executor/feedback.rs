@@ -23,15 +23,13 @@ unsafe impl Sync for Map {}
 #[unsafe(link_section = "__libfuzzer_extra_counters")]
 static MAP: Map = Map(UnsafeCell::new([0; MAP_SIZE]));
 
-/// Mixes what makes up a feature into one number.
+/// Mixes what makes up a feature into its place in the map: a kind below eight, something below
+/// 2^29, and anything. The high bits of a product depend on all bits of its factors.
 #[inline(always)]
-pub(crate) fn mix(parts: [u32; 3]) -> u32 {
-    let mut hash = 0x9e37_79b9u32;
-    for part in parts {
-        hash = (hash ^ part).wrapping_mul(0x85eb_ca6b);
-        hash ^= hash >> 15;
-    }
-    hash
+pub(crate) fn mix([kind, what, with]: [u32; 3]) -> u32 {
+    let all = u64::from(kind) << 61 | u64::from(what) << 32 | u64::from(with);
+    let mixed = (all ^ all >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - MAP_SIZE.ilog2())) as u32
 }
 
 /// Every feature seen since the process began, a bit each, and how many that are.

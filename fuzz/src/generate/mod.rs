@@ -35,8 +35,19 @@ const SCAN: Op = Op::Scan { g: Goroutine::G1 };
 const SHRINK: Op = Op::Shrink { g: Goroutine::G1 };
 const DRAIN: Op = Op::Drain { objects: 1 };
 const COLLECT: Op = Op::Collect { work: Work::Mark };
+const STW: Op = Op::Collect { work: Work::Stw };
+const TERM: Op = Op::Collect { work: Work::Term };
+const SWEEP: Op = Op::Collect { work: Work::Sweep };
 const RATE: Op = Op::Rate { on: true };
 const HZ: Op = Op::Hz { hz: 100 };
+
+/// `weighed!(generator, { weight => thing, .. })`: one of the things. They are constants, so that
+/// only weights are put together at each choice.
+macro_rules! weighed {
+    ($generator:ident, { $($weight:expr => $thing:expr),+ $(,)? }) => {
+        $generator.weighed([$($weight),+], const { &[$($thing),+] })
+    };
+}
 
 /// A source of schedules.
 #[derive(Debug)]
@@ -88,16 +99,16 @@ impl Generator {
         from[self.below(from.len() as u32) as usize]
     }
 
-    /// One of some things, by weight.
-    fn weighed<T: Copy>(&mut self, from: &[(u32, T)]) -> T {
-        let mut left = self.below(from.iter().map(|(weight, _)| weight).sum());
-        for &(weight, thing) in from {
+    /// One of some things, by weight; the first where all weigh nothing.
+    fn weighed<T: Copy, const N: usize>(&mut self, weights: [u32; N], things: &[T; N]) -> T {
+        let mut left = self.below(weights.iter().sum());
+        for (&weight, &thing) in weights.iter().zip(things) {
             if left < weight {
                 return thing;
             }
             left -= weight;
         }
-        from[0].1
+        things[0]
     }
 
     /// True more often than not: better something new than another mutation. With 20 of 100
@@ -268,7 +279,7 @@ impl Generator {
         let actor = if self.chance(stay) {
             last
         } else {
-            self.weighed(&[(45, Actor::M1), (20, Actor::M2), (33, Actor::Gc), (2, Actor::Ext)])
+            weighed!(self, {45 => Actor::M1, 20 => Actor::M2, 33 => Actor::Gc, 2 => Actor::Ext})
         };
         let belief = *draft.belief(actor);
         // Told anything but a signal, a thread that is held goes on; one that is not after all
@@ -301,21 +312,21 @@ impl Generator {
     }
 
     fn goroutine(&mut self) -> Goroutine {
-        self.weighed(&[(50, Goroutine::G1), (30, Goroutine::G2), (12, Goroutine::G3), (8, Goroutine::G4)])
+        weighed!(self, {50 => Goroutine::G1, 30 => Goroutine::G2, 12 => Goroutine::G3, 8 => Goroutine::G4})
     }
 
     fn outside_op(&mut self, held: bool) -> Op {
         let resume = if held { 60 } else { 0 };
-        let op = self.weighed(&[
-            (resume, Op::Resume),
-            (40, Op::Signal),
-            (22, Op::Attach),
-            (12, Op::Detach),
-            (14, Op::Read),
-            (4, HZ),
-            (2, RATE),
-            (3, Op::Pend),
-        ]);
+        let op = weighed!(self, {
+            resume => Op::Resume,
+            40 => Op::Signal,
+            22 => Op::Attach,
+            12 => Op::Detach,
+            14 => Op::Read,
+            4 => HZ,
+            2 => RATE,
+            3 => Op::Pend,
+        });
         self.fill(op)
     }
 
@@ -326,36 +337,36 @@ impl Generator {
     fn collector_op(&mut self, draft: &Draft) -> Op {
         let parked = draft.parked.min(2);
         let op = if draft.sweeping {
-            self.weighed(&[
-                (74, Op::Sweep),
-                (18, SHRINK),
-                (2, Op::Signal),
-                (2, Op::Read),
-                (2, PREEMPT),
-                (4 * parked, READY),
-            ])
+            weighed!(self, {
+                74 => Op::Sweep,
+                18 => SHRINK,
+                2 => Op::Signal,
+                2 => Op::Read,
+                2 => PREEMPT,
+                4 * parked => READY,
+            })
         } else if draft.marking {
-            self.weighed(&[
-                (70, SCAN),
-                (2, PREEMPT),
-                (4 * parked, READY),
-                (12, Op::Term),
-                (7, DRAIN),
-                (14, SHRINK),
-                (1, Op::Signal),
-                (1, Op::Read),
-            ])
+            weighed!(self, {
+                70 => SCAN,
+                2 => PREEMPT,
+                4 * parked => READY,
+                12 => Op::Term,
+                7 => DRAIN,
+                14 => SHRINK,
+                1 => Op::Signal,
+                1 => Op::Read,
+            })
         } else {
-            self.weighed(&[
-                (70, Op::Mark),
-                (6, Op::Stw),
-                (18, SHRINK),
-                (2, Op::Signal),
-                (1, Op::Read),
-                (1, HZ),
-                (2, PREEMPT),
-                (4 * parked, READY),
-            ])
+            weighed!(self, {
+                70 => Op::Mark,
+                6 => Op::Stw,
+                18 => SHRINK,
+                2 => Op::Signal,
+                1 => Op::Read,
+                1 => HZ,
+                2 => PREEMPT,
+                4 * parked => READY,
+            })
         };
         self.fill(op)
     }
@@ -383,11 +394,10 @@ impl Generator {
 
     /// A part of a cycle as it comes next.
     fn work(&mut self, draft: &Draft) -> Op {
-        let collect = |work| Op::Collect { work };
         let op = match (draft.marking, draft.sweeping) {
-            (_, true) => self.weighed(&[(8, collect(Work::Sweep)), (2, SHRINK)]),
-            (true, _) => self.weighed(&[(6, SCAN), (2, collect(Work::Term)), (1, DRAIN), (1, SHRINK)]),
-            _ => self.weighed(&[(6, collect(Work::Mark)), (2, collect(Work::Stw)), (2, SHRINK)]),
+            (_, true) => weighed!(self, {8 => SWEEP, 2 => SHRINK}),
+            (true, _) => weighed!(self, {6 => SCAN, 2 => TERM, 1 => DRAIN, 1 => SHRINK}),
+            _ => weighed!(self, {6 => COLLECT, 2 => STW, 2 => SHRINK}),
         };
         self.fill(op)
     }
@@ -403,36 +413,36 @@ impl Generator {
         let defers = u32::from(belief.deferring > 0);
         // Only without foreign frames on its thread's stack.
         let free = u32::from(belief.callbacks == 0);
-        let op = self.weighed(&[
-            (34, CALL),
-            (6, Op::Syscall),
-            (5, Op::Foreign),
-            (6, Op::Alloc { slot: 0 }),
-            (4 + elsewhere, RUN),
-            (1, RATE),
-            (1, HZ),
-            (4 * lives, Op::Signal),
-            (if belief.recovered { 50 } else { 12 * above }, Op::Ret { frames: 1 }),
-            (lives + 10 * defers, Op::Panic),
-            (if belief.panicking && !belief.recovered { 50 } else { 0 }, Op::Recover),
-            (6 * lives * free, Op::Yield),
-            (lives * free, Op::Park),
-            (4 * parked, READY),
-            (1, SPAWN),
-            (1, PREEMPT),
-            (2 * above, Op::SetPc),
-            (3, COLLECT),
-            (lives * free, Op::Exit),
-            (defers, Op::Defer),
-            (9 * above, Op::Bulk { frames: 1 }),
-            (2 * above, Op::Ref { dst: 0, frames: 1, to: 0 }),
-            (8 * has, Op::Send { slot: 0 }),
-            (4 * has, Op::Store { obj: 0, src: 0, field: 0 }),
-            (4 * has, Op::Load { dst: 0, src: 0, field: 0 }),
-            (3 * has * above, Op::Up { frames: 1, src: 0, dst: 0 }),
-            (has, Op::Move { dst: 0, src: 0 }),
-            (has, Op::Clear { slot: 0 }),
-        ]);
+        let op = weighed!(self, {
+            34 => CALL,
+            6 => Op::Syscall,
+            5 => Op::Foreign,
+            6 => Op::Alloc { slot: 0 },
+            4 + elsewhere => RUN,
+            1 => RATE,
+            1 => HZ,
+            4 * lives => Op::Signal,
+            if belief.recovered { 50 } else { 12 * above } => Op::Ret { frames: 1 },
+            lives + 10 * defers => Op::Panic,
+            if belief.panicking && !belief.recovered { 50 } else { 0 } => Op::Recover,
+            6 * lives * free => Op::Yield,
+            lives * free => Op::Park,
+            4 * parked => READY,
+            1 => SPAWN,
+            1 => PREEMPT,
+            2 * above => Op::SetPc,
+            3 => COLLECT,
+            lives * free => Op::Exit,
+            defers => Op::Defer,
+            9 * above => Op::Bulk { frames: 1 },
+            2 * above => Op::Ref { dst: 0, frames: 1, to: 0 },
+            8 * has => Op::Send { slot: 0 },
+            4 * has => Op::Store { obj: 0, src: 0, field: 0 },
+            4 * has => Op::Load { dst: 0, src: 0, field: 0 },
+            3 * has * above => Op::Up { frames: 1, src: 0, dst: 0 },
+            has => Op::Move { dst: 0, src: 0 },
+            has => Op::Clear { slot: 0 },
+        });
         match op {
             Op::Call { .. } => self.call(),
             Op::Run { .. } => Op::Run { g: self.runnable(draft) },
@@ -460,17 +470,17 @@ impl Generator {
     }
 
     fn call(&mut self) -> Op {
-        let kind = self.weighed(&[
-            (4, Function::Nosplit),
-            (20, Function::Tiny),
-            (20, Function::Small),
-            (12, Function::Medium),
-            (8, Function::Large),
-            (6, Function::Huge),
-            (27, Function::Deferring),
-            (3, Function::Leaf),
-        ]);
-        Op::Call { kind, times: self.weighed(&[(55, 1), (25, 2), (15, 4), (5, 8)]) }
+        let kind = weighed!(self, {
+            4 => Function::Nosplit,
+            20 => Function::Tiny,
+            20 => Function::Small,
+            12 => Function::Medium,
+            8 => Function::Large,
+            6 => Function::Huge,
+            27 => Function::Deferring,
+            3 => Function::Leaf,
+        });
+        Op::Call { kind, times: weighed!(self, {55 => 1, 25 => 2, 15 => 4, 5 => 8}) }
     }
 
     /// A goroutine to run: more often than not one that was let go with frames on its stack.
@@ -517,7 +527,7 @@ impl Generator {
 
     /// A place that this operation is likely to pass.
     fn stop(&mut self, op: Op, belief: &Belief) -> Stop {
-        let hit = self.weighed(&[(75, 1), (15, 2), (6, 3), (4, 5)]);
+        let hit = weighed!(self, {75 => 1, 15 => 2, 6 => 3, 4 => 5});
         let recovers = belief.recovered && matches!(op, Op::Ret { .. });
         let protocol = protocol_of(op);
         if !protocol.is_empty() && self.chance(8) {
