@@ -112,24 +112,34 @@ impl Counts {
     }
 
     /// As words, for a shared page.
-    pub fn to_words(self) -> [u64; Counts::WORDS] {
+    pub fn words(&self) -> &[u64; Counts::WORDS] {
         // SAFETY: `repr(C)` and nothing but `u64`s, so there is no padding.
-        unsafe { core::mem::transmute::<Counts, [u64; Counts::WORDS]>(self) }
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+
+    /// The words, to be changed.
+    fn words_mut(&mut self) -> &mut [u64; Counts::WORDS] {
+        // SAFETY: as above; every bit pattern is a `u64`.
+        unsafe { &mut *core::ptr::from_mut(self).cast() }
     }
 
     /// From words.
     pub const fn from_words(words: [u64; Counts::WORDS]) -> Counts {
-        // SAFETY: as above; every bit pattern is a `u64`.
+        // SAFETY: as above.
         unsafe { core::mem::transmute::<[u64; Counts::WORDS], Counts>(words) }
     }
 
     /// Adds another's.
     pub fn add(&mut self, other: &Counts) {
-        let mut words = self.to_words();
-        for (mine, theirs) in words.iter_mut().zip(other.to_words()) {
+        for (mine, theirs) in self.words_mut().iter_mut().zip(other.words()) {
             *mine += theirs;
         }
-        *self = Counts::from_words(words);
+    }
+
+    /// Begins to count one schedule.
+    pub fn begin(&mut self) {
+        self.words_mut().fill(0);
+        self.schedules = 1;
     }
 }
 

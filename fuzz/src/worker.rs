@@ -254,7 +254,7 @@ impl Desk {
     fn counted(&mut self, counts: &Counts) {
         self.current.ended();
         self.schedules += counts.schedules;
-        for (word, value) in counts.to_words().into_iter().enumerate() {
+        for (word, &value) in counts.words().iter().enumerate() {
             self.stats.set(word, self.stats.get(word) + value);
         }
         // SAFETY: no run is under way.

@@ -357,7 +357,7 @@ impl State {
         self.late.set(None);
         self.heap().clear();
         self.injected.set(Injected::default());
-        *self.counts() = Counts { schedules: 1, ..Counts::default() };
+        self.counts().begin();
         self.trace().begin(trace);
         self.stale_stop.set(None);
     }

@@ -421,7 +421,7 @@ impl Generator {
             4 + elsewhere => RUN,
             1 => RATE,
             1 => HZ,
-            4 * lives => Op::Signal,
+            lives => Op::Signal,
             if belief.recovered { 50 } else { 12 * above } => Op::Ret { frames: 1 },
             lives + 10 * defers => Op::Panic,
             if belief.panicking && !belief.recovered { 50 } else { 0 } => Op::Recover,

@@ -60,7 +60,7 @@ fn traces(schedules: &[Schedule], times: usize, seed: u64) -> String {
     }
     let lines = first.iter().map(|result| {
         let ((hash, counts), _) = result.as_ref().expect("every schedule has run");
-        format!("{hash:016x} {:?}", counts.to_words())
+        format!("{hash:016x} {:?}", counts.words())
     });
     lines.collect::<Vec<_>>().join("\n")
 }
