@@ -214,13 +214,14 @@ fn feedback(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
         hit(mix([1, code, seat.min(GC) as u32]));
         return;
     };
-    let last = &state.last[index(g)];
-    let LastEvent { seat: other, point: before } = last.get();
-    if usize::from(other) != seat {
-        hit(mix([2, u32::from(before), code]));
-        last.set(LastEvent { seat: seat as u8, point: point.code() });
-    } else if before != point.code() {
-        last.set(LastEvent { seat: seat as u8, point: point.code() });
+    let now = LastEvent { seat: seat as u8, point: point.code() };
+    let last = state.last[index(g)].replace(now);
+    if last == now {
+        // Frame after frame of one walk: nobody has done anything to the goroutine in between.
+        return;
+    }
+    if last.seat != now.seat {
+        hit(mix([2, u32::from(last.point), code]));
     }
     let held = u32::from(state.ledger[index(g)].get().is_some());
     let pending = g.barriers.pending().min(3) as u32;

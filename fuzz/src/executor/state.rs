@@ -233,7 +233,7 @@ pub(crate) enum Violation {
 }
 
 /// The last event on a goroutine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastEvent {
     pub(crate) seat: u8,
     pub(crate) point: u8,
