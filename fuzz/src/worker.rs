@@ -2,8 +2,8 @@
 //!
 //! The engine is libFuzzer, driven through its library entry. It chooses what to mutate by
 //! the interleaving feedback; how is ours ([`generate`](crate::generate)). Most schedules are made
-//! from nothing and run beside the engine, which hears of those alone that come to something new:
-//! they find as much, and the engine's book-keeping takes a fifth of a run's time. The process
+//! from nothing and run beside the engine, which hears of the one in a batch that came to most that is
+//! new: they find as much, and the engine's book-keeping takes a fifth of a run's time. The process
 //! shares two small files with its parent: counters, and the schedule under way, so that
 //! whatever ends the process, the parent knows what it was doing.
 
@@ -196,16 +196,15 @@ impl Worker {
         }
     }
 
-    /// Runs schedules that are made from nothing, so many, or up to the first that comes to
-    /// something new: that one.
-    fn run_ahead(&mut self, most: u32) -> Option<Schedule> {
-        // SAFETY: no run is under way.
-        let seen = unsafe { feedback::seen() };
-        let mut ahead = Ahead { desk: &mut self.desk, left: most, seen, last: Schedule::default() };
-        match self.harness.run_all(&mut ahead) {
-            Some(run) => self.desk.found(&run),
-            None => ahead.is_new().then_some(ahead.last),
+    /// Runs so many schedules that are made from nothing. The one that came to most that is new, if
+    /// any did.
+    fn run_ahead(&mut self, count: u32) -> Option<Schedule> {
+        let mut ahead =
+            Ahead { desk: &mut self.desk, left: count, last: Schedule::default(), seen: seen(), best: None };
+        if let Some(run) = self.harness.run_all(&mut ahead) {
+            self.desk.found(&run);
         }
+        ahead.best.map(|(_, schedule)| schedule)
     }
 
     fn one(&mut self, bytes: &[u8]) -> c_int {
@@ -219,33 +218,37 @@ impl Worker {
     }
 }
 
-/// Schedules made from nothing, up to the first that comes to something new.
+/// Schedules made from nothing.
 struct Ahead<'a> {
     desk: &'a mut Desk,
     left: u32,
-    /// How many features there were before.
-    seen: u64,
     last: Schedule,
+    /// How many features there were before the last.
+    seen: u64,
+    /// How many the one that came to most brought, and which that is. An engine that hears of each has
+    /// more to keep than it can choose from, and does little else in its first seconds.
+    best: Option<(u64, Schedule)>,
 }
 
-impl Ahead<'_> {
-    fn is_new(&self) -> bool {
-        // SAFETY: no run is under way where this is asked.
-        unsafe { feedback::seen() != self.seen }
-    }
+/// How many features were seen so far. Asked where no run is under way.
+fn seen() -> u64 {
+    // SAFETY: no run is under way (above).
+    unsafe { feedback::seen() }
 }
 
 impl Feed for Ahead<'_> {
     fn next(&mut self) -> Option<&Schedule> {
-        if self.is_new() {
-            return None;
-        }
         self.left = self.left.checked_sub(1)?;
         self.last = self.desk.current.make(&mut self.desk.generator);
         Some(&self.last)
     }
 
     fn ended(&mut self, counts: &Counts) {
+        let new = seen() - self.seen;
+        self.seen += new;
+        if new > self.best.as_ref().map_or(0, |(most, _)| *most) {
+            self.best = Some((new, std::mem::take(&mut self.last)));
+        }
         self.desk.ended(counts);
     }
 }
@@ -257,8 +260,7 @@ impl Desk {
         for (word, &value) in counts.words().iter().enumerate() {
             self.stats.set(word, self.stats.get(word) + value);
         }
-        // SAFETY: no run is under way.
-        self.stats.set(FEATURES, unsafe { feedback::seen() });
+        self.stats.set(FEATURES, seen());
         self.stats.set(HEARTBEAT, self.schedules);
         self.publish_marks();
     }
