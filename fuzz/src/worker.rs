@@ -76,7 +76,7 @@ unsafe extern "C" {
 }
 
 /// So many schedules are made from nothing for each that is made from another.
-const AHEAD: u32 = 31;
+const AHEAD: u32 = 63;
 
 /// Without an engine so many run in a row: a fraction of the time after which they count as one that hangs.
 const AT_RANDOM: u32 = 1_000;
