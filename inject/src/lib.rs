@@ -51,24 +51,12 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("sigstorm-inject patches x86-64 code and reads Linux signal frames: it has no other port");
 
-mod affinity;
-mod baton;
-mod ladder;
-mod parking;
+mod local;
 mod region;
-mod signal;
-mod sys;
-mod text;
-mod trap;
 
-pub use affinity::{allowed_cores, nearest, pin};
-pub use baton::{Baton, SEATS};
-pub use ladder::Ladder;
-pub use parking::Parking;
-pub use region::{Boundary, CodeFunction, Flow, Known, Location, Region, RegionError};
-pub use signal::{
-    Context, ErrnoGuard, SIGNAL_STACK_SIZE, SignalStack, gettid, handlers_on_signal_stack, tgkill,
+pub use local::{
+    Baton, Call, Context, ErrnoGuard, Ladder, Parking, SEATS, SIGNAL_STACK_SIZE, SignalStack, Text,
+    TextError, Trap, TrapKind, allowed_cores, arm, arm_for, armed, disarm, gettid, handlers_on_signal_stack,
+    install, nearest, pin, tgkill,
 };
-pub use sys::Call;
-pub use text::{Text, TextError, arm, arm_for, armed, disarm};
-pub use trap::{Trap, TrapKind, install};
+pub use region::{Boundary, CodeFunction, Flow, Known, Location, Region, RegionError};

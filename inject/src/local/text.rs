@@ -28,8 +28,8 @@ use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering, compiler_fence};
 
-use crate::signal::gettid;
-use crate::sys::syscall;
+use super::signal::gettid;
+use super::sys::syscall;
 
 /// `int3`.
 pub(crate) const BREAKPOINT: u8 = 0xcc;
@@ -140,7 +140,7 @@ impl Text {
         if armed().is_some_and(|address| (self.start..self.end).contains(&address)) {
             disarm();
         }
-        crate::ladder::disarm_within(self.start, self.end);
+        super::ladder::disarm_within(self.start, self.end);
         change(self.start, self.end, libc::PROT_READ | libc::PROT_EXEC).map_err(|source| TextError::Protect {
             start: self.start,
             end: self.end,
@@ -274,7 +274,7 @@ pub(crate) fn is_mine(address: usize) -> bool {
 pub(crate) fn is_anothers(address: usize) -> bool {
     let [first, last] = &PAGES;
     let patched = first.load(Ordering::Relaxed) <= address && address < last.load(Ordering::Relaxed);
-    let ours = || armed() == Some(address) || crate::ladder::covers(address);
+    let ours = || armed() == Some(address) || super::ladder::covers(address);
     patched && (!has_breakpoint(address) || (ours() && is_for_another()))
 }
 

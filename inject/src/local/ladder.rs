@@ -45,9 +45,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_f
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 
+use super::signal::gettid;
+use super::text::{BREAKPOINT, set_owner};
 use crate::region::Region;
-use crate::signal::gettid;
-use crate::text::{BREAKPOINT, set_owner};
 
 /// The ladder that is armed, for the trap handler.
 static CURRENT: AtomicPtr<Ladder> = AtomicPtr::new(std::ptr::null_mut());

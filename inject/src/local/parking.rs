@@ -36,8 +36,8 @@
 use std::cell::UnsafeCell;
 use std::io;
 
-use crate::signal::{getpid, gettid, mask_call, mask_of};
-use crate::sys::{Call, die, syscall};
+use super::signal::{getpid, gettid, mask_call, mask_of};
+use super::sys::{Call, die, syscall};
 
 /// A thread's parking place.
 #[derive(Debug)]

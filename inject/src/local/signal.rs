@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::sys::{Call, syscall};
+use super::sys::{Call, syscall};
 
 thread_local! {
     /// The calling thread's kernel id; zero before it was asked for.

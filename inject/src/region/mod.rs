@@ -31,12 +31,12 @@ use std::os::unix::fs::FileExt;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use crate::{ladder, text};
+use crate::local;
 
-mod known;
+mod const_prop;
 mod listing;
 
-pub use known::Known;
+pub use const_prop::Known;
 
 /// A function of the region, by its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -351,12 +351,12 @@ fn is_filler(instruction: &Instruction) -> bool {
 fn copy(function: &CodeFunction) -> io::Result<Vec<u8>> {
     let mut code = vec![0; function.end - function.start];
     File::open("/proc/self/mem")?.read_exact_at(&mut code, function.start as u64)?;
-    if let Some((address, original)) = text::covered()
+    if let Some((address, original)) = local::text::covered()
         && (function.start..function.end).contains(&address)
     {
         code[address - function.start] = original;
     }
-    ladder::uncover(function.start, &mut code);
+    local::uncover(function.start, &mut code);
     Ok(code)
 }
 

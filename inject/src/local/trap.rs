@@ -33,10 +33,10 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::ladder;
-use crate::signal::{Context, ErrnoGuard, gettid, tgkill};
-use crate::sys::die;
-use crate::text::{BREAKPOINT, disarm, is_anothers, is_mine, wait_until_gone};
+use super::ladder;
+use super::signal::{Context, ErrnoGuard, gettid, tgkill};
+use super::sys::die;
+use super::text::{BREAKPOINT, disarm, is_anothers, is_mine, wait_until_gone};
 
 const TRAP_FLAG: usize = 1 << 8;
 const TRAP_TRACE: i32 = 2;

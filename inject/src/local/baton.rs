@@ -44,7 +44,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::sys::{Call, die, syscall};
+use super::sys::{Call, die, syscall};
 
 /// How many threads a baton can go round.
 pub const SEATS: usize = 8;
