@@ -1,5 +1,5 @@
-//! The baton between real threads: strict alternation, plain data handed over
-//! with it, time-outs, and sleep that signals do not end.
+//! The baton between real threads: strict turns, plain data handed over with it, time limits, and
+//! waits that signals do not end.
 
 mod common;
 
@@ -14,7 +14,7 @@ use sigstorm_inject::{Baton, ErrnoGuard, allowed_cores, gettid, pin, tgkill};
 const ROUNDS: usize = 10_000;
 const THREADS: usize = 3;
 
-/// Data that only the baton protects.
+/// Data that the baton alone protects.
 struct Plain {
     turns: usize,
     last: usize,
@@ -26,8 +26,8 @@ struct Shared {
     plain: UnsafeCell<Plain>,
 }
 
-// SAFETY: Only the thread that holds the baton touches `plain`: that is what
-// these tests test.
+// SAFETY: Only the thread that holds the baton touches `plain`, which is the property under
+// test.
 unsafe impl Sync for Shared {}
 
 /// Three threads, each on the core that `core` gives it, go round.
@@ -56,7 +56,7 @@ fn go_round(core: impl Fn(usize) -> usize) {
                     if round + 1 < ROUNDS {
                         shared.baton.pass_and_wait(me, next);
                     } else {
-                        // The last thread's last pass lands at seat 0.
+                        // The last thread's last pass lands at slot 0.
                         shared.baton.pass(next);
                     }
                 }
@@ -69,28 +69,28 @@ fn go_round(core: impl Fn(usize) -> usize) {
     assert_eq!(plain.turns, THREADS * ROUNDS, "an update was lost");
     assert_eq!(plain.wrong, 0, "turns out of order");
     assert!(baton.wait_timeout(0, Duration::ZERO), "the last pass was lost");
-    for seat in 0..THREADS {
-        assert!(!baton.wait_timeout(seat, Duration::ZERO), "a second baton at seat {seat}");
+    for slot in 0..THREADS {
+        assert!(!baton.wait_timeout(slot, Duration::ZERO), "a second baton at slot {slot}");
     }
 }
 
 #[test]
-fn three_threads_alternate_strictly_on_one_core() {
+fn three_threads_take_strict_turns_on_one_core() {
     go_round(|_| 0);
 }
 
 #[test]
-fn three_threads_alternate_strictly_across_cores() {
+fn three_threads_take_strict_turns_across_cores() {
     let cores = allowed_cores().expect("the mask can be read").len();
     go_round(|me| me % cores);
 }
 
 #[test]
-fn a_wait_ends_at_its_limit_or_with_the_baton() {
+fn timed_wait_ends_at_its_limit_or_with_the_baton() {
     let baton = Baton::new();
     let limit = Duration::from_millis(30);
     let start = Instant::now();
-    assert!(!baton.wait_timeout(5, limit), "nobody passed");
+    assert!(!baton.wait_timeout(5, limit), "no thread has passed it");
     assert!(start.elapsed() >= limit, "too early: {:?}", start.elapsed());
 
     thread::scope(|scope| {
@@ -102,7 +102,7 @@ fn a_wait_ends_at_its_limit_or_with_the_baton() {
     });
     assert!(!baton.wait_timeout(5, Duration::ZERO), "it was taken");
 
-    // A time-out leaves the seat usable for an untimed wait.
+    // A time-out leaves the slot usable for an untimed wait.
     thread::scope(|scope| {
         scope.spawn(|| baton.pass(5));
         baton.wait(5);
@@ -110,7 +110,7 @@ fn a_wait_ends_at_its_limit_or_with_the_baton() {
 }
 
 #[test]
-fn passing_races_with_the_limit_and_is_never_lost() {
+fn baton_passed_at_the_limit_is_never_lost() {
     let (there, back) = (Baton::new(), Baton::new());
     let mut by_timeout = 0;
     thread::scope(|scope| {
@@ -128,7 +128,7 @@ fn passing_races_with_the_limit_and_is_never_lost() {
         }
     });
     assert!(!there.wait_timeout(0, Duration::ZERO), "every pass was taken once");
-    // How often a limit ran out first is the scheduler's affair; that it can is seen below.
+    // The kernel's scheduler decides how many limits expire first; one does below.
     println!("{by_timeout} limits ran out first");
     assert!(!there.wait_timeout(0, Duration::from_nanos(200)), "nothing was passed");
 }
@@ -142,8 +142,8 @@ extern "C" fn count(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
 }
 
 #[test]
-fn signals_do_not_end_a_wait() {
-    in_child("signals_do_not_end_a_wait", || {
+fn wait_survives_signals_and_keeps_errno() {
+    in_child("wait_survives_signals_and_keeps_errno", || {
         // SAFETY: The handler adds to an atomic. Without SA_RESTART the futex
         // call returns EINTR.
         unsafe { common::handle(libc::SIGUSR1, 0, count) };
@@ -175,20 +175,20 @@ fn signals_do_not_end_a_wait() {
 }
 
 #[test]
-fn a_seat_that_does_not_exist_aborts() {
+fn passing_to_a_slot_that_does_not_exist_aborts() {
     use std::os::unix::process::ExitStatusExt;
-    let output = common::child_output("a_seat_that_does_not_exist_aborts", || {
-        Baton::new().pass(sigstorm_inject::SEATS);
+    let output = common::child_output("passing_to_a_slot_that_does_not_exist_aborts", || {
+        Baton::new().pass(sigstorm_inject::MAX_THREADS);
     });
     if let Some(output) = output {
         let text = common::describe(&output);
         assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
-        assert!(text.contains("no such seat"), "{text}");
+        assert!(text.contains("no such thread slot"), "{text}");
     }
 }
 
 #[test]
-fn errno_is_restored() {
+fn errno_guard_restores_errno() {
     set_errno(11);
     {
         let _guard = ErrnoGuard::save();

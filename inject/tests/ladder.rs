@@ -1,16 +1,16 @@
-//! The ladder: every boundary seen each time that it is come to, by the thread that comes
-//! there; and breakpoints that come back without single-stepping.
+//! The ladder: a stop at every boundary, each time that a thread reaches it; and breakpoints that
+//! count visits without single-stepping.
 
 mod common;
 
 use std::arch::naked_asm;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use common::in_child;
+use common::{Log, in_child};
 use sigstorm_inject::{
-    Baton, CodeFunction, Context, Ladder, Region, SignalStack, Text, Trap, TrapKind, arm, disarm, gettid,
-    install, tgkill,
+    Baton, CodeFunction, Context, Ladder, Region, SignalStack, Text, Trap, TrapKind, clear_breakpoint,
+    gettid, install_trap_handler, set_breakpoint, tgkill,
 };
 
 /// `ring(n)` calls `step` n times, and `spin` in the end: `3 * n + 1_000`.
@@ -69,45 +69,22 @@ fn functions() -> [CodeFunction; 3] {
     ]
 }
 
-/// What was seen, in order: `pc << 1 | profiled`.
-struct Log {
-    entries: [AtomicU64; 512],
-    len: AtomicUsize,
-}
-
-impl Log {
-    const fn new() -> Self {
-        Log { entries: [const { AtomicU64::new(0) }; 512], len: AtomicUsize::new(0) }
-    }
-
-    fn push(&self, entry: u64) {
-        let at = self.len.fetch_add(1, Ordering::SeqCst);
-        if let Some(slot) = self.entries.get(at) {
-            slot.store(entry, Ordering::SeqCst);
-        }
-    }
-
-    fn take(&self) -> Vec<u64> {
-        let len = self.len.swap(0, Ordering::SeqCst);
-        self.entries[..len].iter().map(|entry| entry.load(Ordering::SeqCst)).collect()
-    }
-}
-
 static REGION: OnceLock<Region> = OnceLock::new();
 static LADDER: OnceLock<Ladder> = OnceLock::new();
-static LOG: Log = Log::new();
+/// The boundaries that were reached, in order: `pc << 1 | profiled`.
+static LOG: Log<512> = Log::new();
 static SEND: AtomicBool = AtomicBool::new(false);
-/// The breakpoint that comes back: where, and how many times it is to be passed.
+/// The breakpoint that counts visits: its address, and the visits that are left.
 static AT: AtomicUsize = AtomicUsize::new(0);
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 static STOPS: AtomicUsize = AtomicUsize::new(0);
 static FLAG: AtomicUsize = AtomicUsize::new(0);
-/// Who takes turns at every boundary, if anybody does.
+/// Hands the turn to the other thread at every boundary, while `TURNS` is set.
 static BATON: Baton = Baton::new();
 static TURNS: AtomicBool = AtomicBool::new(false);
 
 std::thread_local! {
-    static SEAT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    static SLOT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 fn ladder() -> &'static Ladder {
@@ -116,22 +93,22 @@ fn ladder() -> &'static Ladder {
 
 fn on_trap(trap: &mut Trap<'_>) {
     if AT.load(Ordering::SeqCst) != 0 {
-        return come_back(trap);
+        return count_visits(trap);
     }
-    LOG.push((trap.pc() as u64) << 1);
+    LOG.push(trap.pc() << 1);
     if SEND.load(Ordering::SeqCst) && !trap.blocks(libc::SIGPROF) {
         tgkill(gettid(), libc::SIGPROF).expect("a signal");
     }
     if TURNS.load(Ordering::SeqCst) {
-        let seat = SEAT.get();
+        let slot = SLOT.get();
         let mine = ladder().close();
-        BATON.pass_and_wait(seat, 1 - seat);
+        BATON.pass_and_wait(slot, 1 - slot);
         ladder().open(mine);
     }
 }
 
 /// As an executor does with a hit count.
-fn come_back(trap: &mut Trap<'_>) {
+fn count_visits(trap: &mut Trap<'_>) {
     let at = AT.load(Ordering::SeqCst);
     match trap.kind() {
         TrapKind::Breakpoint if LEFT.load(Ordering::SeqCst) > 1 => {
@@ -149,7 +126,7 @@ fn come_back(trap: &mut Trap<'_>) {
             trap.set_single_step(false);
             ladder().disarm();
             // SAFETY: As above, and the ladder is disarmed.
-            unsafe { arm(at) };
+            unsafe { set_breakpoint(at) };
         }
     }
 }
@@ -157,7 +134,7 @@ fn come_back(trap: &mut Trap<'_>) {
 extern "C" fn on_sigprof(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: It is the handler's third argument.
     let context = unsafe { Context::from_raw(context) };
-    LOG.push((context.pc() as u64) << 1 | 1);
+    LOG.push(context.pc() << 1 | 1);
 }
 
 struct Stage {
@@ -171,7 +148,7 @@ fn stage() -> Stage {
     let stack = SignalStack::install().expect("memory");
     // SAFETY: Both handlers store into atomics and make raw system calls.
     unsafe {
-        install(on_trap).expect("it can be installed");
+        install_trap_handler(on_trap, &[libc::SIGPROF]).expect("it can be installed");
         common::handle(libc::SIGPROF, libc::SA_ONSTACK, on_sigprof);
     }
     let first = functions().iter().map(|f| f.start).min().expect("three functions");
@@ -182,14 +159,14 @@ fn stage() -> Stage {
 }
 
 /// The boundaries that `ring(n)` crosses, in order.
-fn path(n: u64) -> Vec<u64> {
+fn path(n: u64) -> Vec<usize> {
     let region = REGION.get().expect("staged");
-    let at = |f, index| region.address(f, index).expect("it exists") as u64;
-    let mut path: Vec<u64> = (0..3).map(|index| at(RING, index)).collect();
+    let at = |f, index| region.address(f, index).expect("it exists");
+    let mut path: Vec<usize> = (0..3).map(|index| at(RING, index)).collect();
     for _ in 0..n {
         path.extend([at(RING, 3), at(STEP, 0), at(STEP, 1), at(RING, 4), at(RING, 5)]);
     }
-    // The `loop` is come to three times, and seen once: it follows itself.
+    // The `loop` runs three times and is seen once: it follows itself.
     path.extend([at(RING, 6), at(RING, 7), at(SPIN, 0), at(SPIN, 1), at(SPIN, 2), at(RING, 8)]);
     path
 }
@@ -202,8 +179,8 @@ fn boundaries() -> Vec<usize> {
 }
 
 #[test]
-fn every_boundary_in_order() {
-    in_child("every_boundary_in_order", || {
+fn ladder_stops_at_every_boundary_in_order() {
+    in_child("ladder_stops_at_every_boundary_in_order", || {
         let _stage = stage();
         for (n, send) in [(0, false), (3, false), (0, true), (3, true)] {
             SEND.store(send, Ordering::SeqCst);
@@ -212,8 +189,8 @@ fn every_boundary_in_order() {
             assert!(ladder().is_armed());
             assert_eq!(ring(n), 3 * n + 1_000);
             ladder().disarm();
-            let expected: Vec<u64> = path(n).into_iter().flat_map(|pc| [pc << 1, pc << 1 | 1]).collect();
-            let expected: Vec<u64> = expected.into_iter().filter(|e| send || e & 1 == 0).collect();
+            let expected: Vec<usize> = path(n).into_iter().flat_map(|pc| [pc << 1, pc << 1 | 1]).collect();
+            let expected: Vec<usize> = expected.into_iter().filter(|e| send || e & 1 == 0).collect();
             assert_eq!(LOG.take(), expected, "{n}, {send}");
             assert_eq!(ring(n), 3 * n + 1_000);
             assert_eq!(LOG.take(), [], "nothing is armed any more");
@@ -222,51 +199,50 @@ fn every_boundary_in_order() {
 }
 
 #[test]
-fn two_threads_climb_in_turns() {
-    in_child("two_threads_climb_in_turns", || {
+fn two_threads_climb_one_ladder_in_turns() {
+    in_child("two_threads_climb_one_ladder_in_turns", || {
         let _stage = stage();
         TURNS.store(true, Ordering::SeqCst);
         // SAFETY: The staged text; the two threads that run it take turns.
         unsafe { ladder().arm_all() };
         let other = std::thread::spawn(|| {
             let _stack = SignalStack::install().expect("memory");
-            SEAT.set(1);
+            SLOT.set(1);
             BATON.wait(1);
             let result = ring(3);
-            // From here on the first is alone.
+            // From here on the first thread is alone.
             TURNS.store(false, Ordering::SeqCst);
             BATON.pass(0);
             result
         });
-        // It comes to its first boundary second, so it is done second.
+        // The second thread reaches its first boundary second, so it is done second.
         assert_eq!(ring(3), 1_009);
         BATON.pass(1);
         assert_eq!(other.join().expect("no panic"), 1_009);
         ladder().disarm();
-        let seen: Vec<u64> = LOG.take().into_iter().map(|entry| entry >> 1).collect();
-        let expected: Vec<u64> = path(3).into_iter().flat_map(|pc| [pc, pc]).collect();
+        let seen: Vec<usize> = LOG.take().into_iter().map(|entry| entry >> 1).collect();
+        let expected: Vec<usize> = path(3).into_iter().flat_map(|pc| [pc, pc]).collect();
         assert_eq!(seen, expected);
     });
 }
 
 #[test]
-fn a_breakpoint_comes_back_without_the_trap_flag() {
-    in_child("a_breakpoint_comes_back_without_the_trap_flag", || {
+fn breakpoint_counts_visits_without_the_trap_flag() {
+    in_child("breakpoint_counts_visits_without_the_trap_flag", || {
         let _stage = stage();
         let path = path(4);
         let loops = REGION.get().and_then(|region| region.address(SPIN, 1)).expect("it exists");
         for address in boundaries() {
             // The `loop` runs three times.
-            let crossed =
-                if address == loops { 3 } else { path.iter().filter(|&&pc| pc == address as u64).count() };
+            let crossed = if address == loops { 3 } else { path.iter().filter(|&&pc| pc == address).count() };
             for hit in 1..=crossed + 1 {
                 AT.store(address, Ordering::SeqCst);
                 LEFT.store(hit, Ordering::SeqCst);
                 STOPS.store(0, Ordering::SeqCst);
                 // SAFETY: A boundary of the staged text, run by this thread only.
-                unsafe { arm(address) };
+                unsafe { set_breakpoint(address) };
                 assert_eq!(ring(4), 1_012);
-                disarm();
+                clear_breakpoint();
                 ladder().disarm();
                 AT.store(0, Ordering::SeqCst);
                 let stops = STOPS.load(Ordering::SeqCst);
@@ -278,13 +254,13 @@ fn a_breakpoint_comes_back_without_the_trap_flag() {
         assert!(!ladder().is_armed());
         // Its hits 2, 3 and 4 need one step, two and three; and a return that follows a call may
         // return to itself.
-        assert_eq!(FLAG.load(Ordering::SeqCst), 7, "only there the trap flag is needed");
+        assert_eq!(FLAG.load(Ordering::SeqCst), 7, "only there is the trap flag needed");
     });
 }
 
 #[test]
-fn what_is_armed_is_not_taken_for_code_and_does_not_stay() {
-    in_child("what_is_armed_is_not_taken_for_code_and_does_not_stay", || {
+fn armed_ladder_is_not_decoded_as_code_and_goes_with_its_text() {
+    in_child("armed_ladder_is_not_decoded_as_code_and_goes_with_its_text", || {
         let stage = stage();
         let clean = REGION.get().expect("staged");
         assert_eq!(ladder().len(), (0..3).map(|f| clean.count(f)).sum::<usize>());

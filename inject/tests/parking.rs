@@ -1,5 +1,5 @@
-//! Parking: a thread that waits in a system call of somebody else's code, and is woken or
-//! signalled there, however soon.
+//! Parking: a thread that waits in a system call of other code, and is woken or signalled there,
+//! however soon.
 
 mod common;
 
@@ -10,15 +10,17 @@ use std::thread;
 
 use common::in_child;
 use sigstorm_inject::{Baton, Call, CodeFunction, Context, ErrnoGuard, Parking, Region, SignalStack, Text};
-use sigstorm_inject::{Trap, arm_for, armed, disarm, gettid, install, pin, tgkill};
+use sigstorm_inject::{
+    Trap, breakpoint, clear_breakpoint, gettid, install_trap_handler, pin, set_breakpoint_for, tgkill,
+};
 
 /// Times that each thread parks, and that it is signalled while it does, more or less.
 const ROUNDS: usize = 1_000;
 const MAIN: usize = 0;
 const PARKER: usize = 1;
 
-/// Makes `count` calls, given as words, each again as long as it is interrupted, and gives
-/// the last one's result.
+/// Makes `count` calls, given as words, each again as long as it is interrupted, and returns the
+/// last one's result.
 #[unsafe(naked)]
 unsafe extern "C" fn make(calls: *const [usize; 7], count: usize) -> isize {
     naked_asm!(
@@ -65,7 +67,7 @@ static BATON: Baton = Baton::new();
 static PARKING: OnceLock<Parking> = OnceLock::new();
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 static WRONG: AtomicUsize = AtomicUsize::new(0);
-/// Whether the handler wakes its own thread, or passes the baton on.
+/// Whether the handler wakes its own thread rather than passing the baton on.
 static WAKES_ITSELF: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_sigprof(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -78,7 +80,7 @@ extern "C" fn on_sigprof(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_
     SIGNALS.fetch_add(1, Ordering::SeqCst);
     match WAKES_ITSELF.swap(false, Ordering::SeqCst) {
         true => PARKING.get().expect("parked").wake(),
-        // From here on this thread has not the baton, and goes back to the wait.
+        // From here on this thread runs without the baton, back to the wait.
         false => BATON.pass(MAIN),
     }
 }
@@ -105,7 +107,7 @@ fn parker() -> thread::JoinHandle<()> {
         ready.send(()).expect("the main thread waits");
         BATON.wait(PARKER);
         for _ in 0..ROUNDS {
-            let calls = words(&[parking.block(), BATON.pass_call(MAIN), parking.wait()]);
+            let calls = words(&[parking.block_call(), BATON.pass_call(MAIN), parking.wait_call()]);
             // SAFETY: The calls are those that park, and their memory is static.
             let woken = unsafe { make(calls.as_ptr(), calls.len()) };
             WRONG.fetch_add(usize::from(woken != 1), Ordering::SeqCst);
@@ -118,8 +120,8 @@ fn parker() -> thread::JoinHandle<()> {
 }
 
 #[test]
-fn a_signal_arrives_at_the_instruction_after_the_wait() {
-    in_child("a_signal_arrives_at_the_instruction_after_the_wait", || {
+fn signal_to_a_parked_thread_arrives_after_its_wait_instruction() {
+    in_child("signal_to_a_parked_thread_arrives_after_its_wait_instruction", || {
         pin(0).expect("an allowed core");
         // SAFETY: The handler stores into atomics and makes system calls.
         unsafe {
@@ -153,56 +155,56 @@ fn a_signal_arrives_at_the_instruction_after_the_wait() {
         parker.join().expect("no panic");
         assert_eq!(SIGNALS.load(Ordering::SeqCst), sent, "a signal was lost, or came twice");
         assert!(sent > ROUNDS, "{sent}");
-        assert!(OTHERS.load(Ordering::SeqCst) > ROUNDS / 10, "they come once it does not wait");
+        assert!(OTHERS.load(Ordering::SeqCst) > ROUNDS / 10, "they arrive once it does not wait");
         assert_eq!(WRONG.load(Ordering::SeqCst), 0, "elsewhere, or not interrupted");
     });
 }
 
-static CAME: AtomicUsize = AtomicUsize::new(0);
+static HITS: AtomicUsize = AtomicUsize::new(0);
 
 fn on_trap(trap: &mut Trap<'_>) {
-    CAME.fetch_add(1, Ordering::SeqCst);
+    HITS.fetch_add(1, Ordering::SeqCst);
     WRONG.fetch_add(usize::from(trap.pc() != make as *const () as usize), Ordering::SeqCst);
 }
 
 #[test]
-fn a_breakpoint_for_another_thread_is_waited_for() {
-    in_child("a_breakpoint_for_another_thread_is_waited_for", || {
+fn thread_waits_at_a_breakpoint_for_another_thread() {
+    in_child("thread_waits_at_a_breakpoint_for_another_thread", || {
         pin(0).expect("an allowed core");
         let (start, end) = (make as *const () as usize, &raw const inject_test_make_end as usize);
         Region::decode(&[CodeFunction { name: "make", start, end }]).expect("code");
         // SAFETY: The program's own code.
         let _text = unsafe { Text::writable(start, end) }.expect("writable");
         // SAFETY: The handler stores into atomics.
-        unsafe { install(on_trap) }.expect("a handler");
+        unsafe { install_trap_handler(on_trap, &[libc::SIGPROF]) }.expect("a handler");
         let nothing = words(&[BATON.pass_call(7)]);
         for round in 0..ROUNDS {
-            // SAFETY: A boundary of writable code; the other thread may come there, too.
-            unsafe { arm_for(start, gettid()) };
+            // SAFETY: A boundary of writable code; the other thread may run it, too.
+            unsafe { set_breakpoint_for(start, gettid()) };
             let calls = nothing.clone();
-            // SAFETY: The call passes a baton that nobody waits for.
+            // SAFETY: The call passes a baton that no thread waits for.
             let other = thread::spawn(move || unsafe { make(calls.as_ptr(), 1) });
             for _ in 0..round % 4 {
                 thread::yield_now();
             }
-            assert_eq!(armed(), Some(start), "the other has taken it for its own");
-            // Now and then it is given up rather than come to.
+            assert_eq!(breakpoint(), Some(start), "the other has taken it for its own");
+            // Every fifth time it is given up rather than hit.
             if round % 5 == 0 {
-                assert_eq!(disarm(), Some(start));
+                assert_eq!(clear_breakpoint(), Some(start));
             } else {
                 // SAFETY: As above.
                 assert_eq!(unsafe { make(nothing.as_ptr(), 1) }, 0);
             }
             assert_eq!(other.join().expect("no panic"), 0);
         }
-        assert_eq!((CAME.load(Ordering::SeqCst), WRONG.load(Ordering::SeqCst)), (ROUNDS - ROUNDS / 5, 0));
-        assert_eq!(armed(), None);
+        assert_eq!((HITS.load(Ordering::SeqCst), WRONG.load(Ordering::SeqCst)), (ROUNDS - ROUNDS / 5, 0));
+        assert_eq!(breakpoint(), None);
     });
 }
 
 #[test]
-fn leaving_lets_the_signal_in_again() {
-    in_child("leaving_lets_the_signal_in_again", || {
+fn leaving_the_parking_place_unblocks_the_signal() {
+    in_child("leaving_the_parking_place_unblocks_the_signal", || {
         let blocked = || {
             // SAFETY: All-zero bytes are a valid set.
             let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -213,7 +215,7 @@ fn leaving_lets_the_signal_in_again() {
         };
         let parking = Parking::new(libc::SIGPROF).expect("a parking place");
         assert!(!blocked());
-        let calls = words(&[parking.block(), parking.wake_call(), parking.wait()]);
+        let calls = words(&[parking.block_call(), parking.wake_call(), parking.wait_call()]);
         // SAFETY: The calls are those that park, and it wakes itself.
         assert_eq!(unsafe { make(calls.as_ptr(), calls.len()) }, 1);
         assert!(blocked(), "until it leaves");

@@ -1,10 +1,12 @@
-//! Decoding a region: boundaries, addresses, checks that survive another
-//! layout, listings without addresses, and what is refused.
+//! Decoding a region: boundaries, addresses, checks that survive another layout, listings without
+//! addresses, and functions that are refused.
 
 mod common;
 
+use std::io;
+
 use common::{INNER, OUTER, functions, functions_again};
-use sigstorm_inject::{CodeFunction, Region, RegionError};
+use sigstorm_inject::{CodeFunction, CodeMemory, Known, Region, RegionError};
 
 /// A function made of bytes: the region reads, it does not run.
 fn bytes(name: &'static str, code: &[u8]) -> CodeFunction {
@@ -17,7 +19,7 @@ fn checks(region: &Region, f: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_samples_instructions() {
+fn sample_functions_are_cut_into_their_instructions() {
     let region = Region::decode(&functions()).expect("it is code");
     let listing: Vec<String> =
         (0..region.count(OUTER)).map(|index| region.disassemble(OUTER, index)).collect();
@@ -44,7 +46,7 @@ fn the_samples_instructions() {
 }
 
 #[test]
-fn every_byte_is_located() {
+fn every_byte_is_located_in_its_instruction() {
     // In both orders: numbers are the caller's, whatever the addresses.
     let [a, b] = functions();
     for order in [[a, b], [b, a]] {
@@ -76,7 +78,7 @@ fn every_byte_is_located() {
 }
 
 #[test]
-fn what_does_not_exist_is_absent() {
+fn functions_and_instructions_that_do_not_exist_are_absent() {
     let region = Region::decode(&functions()).expect("it is code");
     assert_eq!(region.boundaries(2), []);
     assert_eq!(region.count(2), 0);
@@ -88,14 +90,14 @@ fn what_does_not_exist_is_absent() {
 }
 
 #[test]
-fn checks_do_not_depend_on_the_layout() {
+fn checks_are_equal_in_another_layout() {
     let one = Region::decode(&functions()).expect("it is code");
     let two = Region::decode(&functions_again()).expect("it is code");
     for f in [OUTER, INNER] {
         assert_eq!(checks(&one, f), checks(&two, f));
         assert!(checks(&one, f).iter().all(|check| *check < 128));
     }
-    // The copies do differ, or this said nothing.
+    // The copies do differ, else this proves nothing.
     let [outer, _] = functions();
     let [again, _] = functions_again();
     assert_ne!(outer.start, again.start);
@@ -135,17 +137,16 @@ fn checks_ignore_relative_addresses_and_nothing_else() {
     }
 }
 
-/// Kept schedules hold check values. Change the hash and they rot: this test is
-/// to stop you.
+/// Kept schedules contain check values. Another hash would make them all useless.
 #[test]
-fn check_values_are_for_ever() {
+fn check_values_never_change() {
     let region = Region::decode(&functions()).expect("it is code");
     assert_eq!(checks(&region, OUTER), [86, 26, 95, 38, 114, 42, 33, 57, 41]);
     assert_eq!(checks(&region, INNER), [65, 42, 41]);
 }
 
 #[test]
-fn checks_spread() {
+fn checks_spread_over_their_values() {
     // add rax, imm8: 256 instructions that differ in one byte.
     let mut seen = [0u32; 128];
     for immediate in 0..=255u8 {
@@ -158,7 +159,7 @@ fn checks_spread() {
 }
 
 #[test]
-fn listings_name_what_is_inside() {
+fn listings_name_targets_inside_the_region_only() {
     // A function of this very layout, so that both branches have a name.
     let code = b"\xe8\x02\0\0\0\xeb\xf9\x90\xe8\x90\x90\x90\x09\x49\x8b\x46\x10";
     let (first, second) = code.split_at(7);
@@ -170,7 +171,7 @@ fn listings_name_what_is_inside() {
 }
 
 #[test]
-fn nonsense_is_refused() {
+fn functions_that_make_no_sense_are_refused() {
     let [outer, inner] = functions();
     let decode = |functions: &[CodeFunction]| Region::decode(functions).expect_err("nonsense");
 
@@ -200,15 +201,59 @@ fn nonsense_is_refused() {
 }
 
 #[test]
-fn what_can_only_die_is_told_from_what_can_return() {
+fn instructions_that_always_trap_are_told_from_those_that_can_return() {
     // test edi,edi; je to the `ret`; ud2; ret; and then filler.
     let code = [0x85, 0xff, 0x74, 0x02, 0x0f, 0x0b, 0xc3, 0x66, 0x90, 0xcc];
     let region = Region::decode(&[bytes("f", &code)]).expect("it is code");
     assert_eq!(region.count(0), 4, "filler is no instruction");
-    assert_eq!(region.doomed(0), [false, false, true, false]);
+    assert_eq!(region.always_traps(0), [false, false, true, false]);
     // A loop that nothing leaves, and a call before a trap.
     let code = [0xeb, 0xfe, 0xe8, 0, 0, 0, 0, 0x0f, 0x0b];
     let region = Region::decode(&[bytes("f", &code)]).expect("it is code");
-    assert_eq!(region.doomed(0), [true, true, true]);
-    assert!(region.doomed(1).is_empty());
+    assert_eq!(region.always_traps(0), [true, true, true]);
+    assert!(region.always_traps(1).is_empty());
+}
+
+/// Memory that is not this process's: one piece, at an address that is mapped nowhere here.
+struct Elsewhere(Vec<u8>);
+
+const ELSEWHERE: usize = 0x10;
+
+impl CodeMemory for Elsewhere {
+    fn read(&self, address: usize, into: &mut [u8]) -> io::Result<()> {
+        let start = address.checked_sub(ELSEWHERE).ok_or(io::ErrorKind::NotFound)?;
+        let bytes = self.0.get(start..start + into.len()).ok_or(io::ErrorKind::NotFound)?;
+        into.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[test]
+fn region_of_other_memory_never_reads_this_process() {
+    const WORD: usize = 0x7777_0000;
+    let mut memory = vec![
+        0xff, 0x15, 0x1a, 0, 0, 0, // 0: call [rip+1ah]: the table's first entry
+        0x48, 0x8b, 0x05, 0x1b, 0, 0, 0, // 1: mov rax,[rip+1bh]: its second, which is WORD
+        0x48, 0x8b, 0x08, // 2: mov rcx,[rax]
+        0x48, 0x85, 0xc9, // 3: test rcx,rcx
+        0x74, 0x01, // 4: je to the `ret`
+        0x90, // 5: nop
+        0xc3, // 6: ret
+    ];
+    let end = ELSEWHERE + memory.len();
+    memory.resize(0x20, 0);
+    memory.extend(0x1234_5678_usize.to_le_bytes());
+    memory.extend(WORD.to_le_bytes());
+    let function = CodeFunction { name: "elsewhere", start: ELSEWHERE, end };
+    let region = Region::decode_from(&[function], &Elsewhere(memory)).expect("it is code");
+    assert_eq!(region.count(0), 7);
+    assert_eq!(region.disassemble(0, 4), "je short elsewhere+0x16");
+    assert_eq!(region.flow(0)[0].calls, Some(0x1234_5678), "by the table's entry there");
+    assert_eq!(region.flow(0)[4].next, [Some(5), Some(6)]);
+    assert_eq!(region.flow_where(0, &[(WORD, Known::Zero)])[4].next, [None, Some(6)]);
+    assert_eq!(region.flow_where(0, &[(WORD, Known::NonZero)])[4].next, [Some(5), None]);
+
+    let beyond = CodeFunction { end: end + 0x100, ..function };
+    let error = Region::decode_from(&[beyond], &Elsewhere(vec![0x90; 0x20])).expect_err("too short");
+    assert!(matches!(error, RegionError::Unreadable { name: "elsewhere", .. }), "{error}");
 }

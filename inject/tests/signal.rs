@@ -1,4 +1,4 @@
-//! Signal stacks, the flag that every handler needs, and sending.
+//! Signal stacks, the flag that puts handlers on them, and sending.
 
 mod common;
 
@@ -29,8 +29,8 @@ fn mapping(address: usize) -> Option<String> {
 }
 
 #[test]
-fn the_previous_stack_comes_back() {
-    in_child("the_previous_stack_comes_back", || {
+fn dropped_signal_stack_gives_way_to_the_previous_one() {
+    in_child("dropped_signal_stack_gives_way_to_the_previous_one", || {
         thread::spawn(|| {
             let before = current();
             let outer = SignalStack::install().expect("memory");
@@ -45,7 +45,7 @@ fn the_previous_stack_comes_back() {
                 assert_eq!(inner.bounds().len(), 40_960, "whole pages");
                 assert_eq!(current().0, inner.bounds().start);
             }
-            assert_eq!(current(), (bounds.start, 0, bounds.len()), "the one before");
+            assert_eq!(current(), (bounds.start, 0, bounds.len()), "the previous one");
             drop(outer);
             // The kernel forgets where a disabled stack was.
             assert_eq!(current().1, before.1);
@@ -60,8 +60,8 @@ fn the_previous_stack_comes_back() {
 }
 
 #[test]
-fn without_a_previous_stack_there_is_none_afterwards() {
-    in_child("without_a_previous_stack_there_is_none_afterwards", || {
+fn thread_without_a_signal_stack_has_none_after_the_drop() {
+    in_child("thread_without_a_signal_stack_has_none_after_the_drop", || {
         thread::spawn(|| {
             let before = current();
             let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
@@ -72,7 +72,7 @@ fn without_a_previous_stack_there_is_none_afterwards() {
             drop(stack);
             assert_ne!(current().1 & libc::SS_DISABLE, 0);
             let again = libc::stack_t { ss_sp: before.0 as *mut _, ss_flags: before.1, ss_size: before.2 };
-            // SAFETY: It was this thread's stack before, and nobody unmapped it.
+            // SAFETY: It was this thread's stack before, and is still mapped.
             assert_eq!(unsafe { libc::sigaltstack(&again, ptr::null_mut()) }, 0);
         })
         .join()
@@ -81,7 +81,7 @@ fn without_a_previous_stack_there_is_none_afterwards() {
 }
 
 #[test]
-fn impossible_sizes_are_refused() {
+fn signal_stacks_of_impossible_sizes_are_refused() {
     for size in [usize::MAX, isize::MAX as usize, 1 << 60] {
         let error = SignalStack::install_sized(size).expect_err("no such memory");
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM), "{size:#x}: {error}");
@@ -95,7 +95,7 @@ extern "C" fn on_usr1(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
 }
 
 fn flags(signal: i32) -> i32 {
-    /// The C library's own affair, and in no libc crate.
+    /// The C library sets this flag itself; the libc crate does not define it.
     const SA_RESTORER: i32 = 0x0400_0000;
     // SAFETY: All-zero bytes are a valid sigaction.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -106,8 +106,8 @@ fn flags(signal: i32) -> i32 {
 }
 
 #[test]
-fn every_handler_gets_the_flag_once() {
-    in_child("every_handler_gets_the_flag_once", || {
+fn every_handler_is_moved_to_the_signal_stack_once() {
+    in_child("every_handler_is_moved_to_the_signal_stack_once", || {
         handlers_on_signal_stack().expect("handlers can be read");
         let stack = SignalStack::install().expect("memory");
         // SAFETY: The handler stores into an atomic.
@@ -130,7 +130,7 @@ fn every_handler_gets_the_flag_once() {
         let expected = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
         assert_eq!(flags(libc::SIGUSR1), expected, "the other flags are kept");
         assert_ne!(flags(libc::SIGRTMAX()) & libc::SA_ONSTACK, 0);
-        assert_eq!(flags(libc::SIGPIPE), ignored, "what is ignored is left alone");
+        assert_eq!(flags(libc::SIGPIPE), ignored, "an ignored signal is left alone");
         let at = send();
         assert!(stack.bounds().contains(&at), "{at:#x} is not in {:x?}", stack.bounds());
         assert_eq!(handlers_on_signal_stack().expect("handlers can be read"), 0);
@@ -138,7 +138,7 @@ fn every_handler_gets_the_flag_once() {
 }
 
 #[test]
-fn sending_fails_honestly() {
+fn sending_to_no_thread_or_no_signal_is_an_error() {
     let me = gettid();
     // Signal 0 only looks.
     tgkill(me, 0).expect("we live");

@@ -1,12 +1,11 @@
-//! Writable code: what is refused, what the kernel refuses, and that the code is
-//! protected and whole afterwards.
+//! Writable code: which ranges are refused, and that code is protected and whole afterwards.
 
 mod common;
 
 use std::fs;
 
 use common::{OUTER, functions, in_child, outer};
-use sigstorm_inject::{Region, Text, TextError, arm, armed, disarm};
+use sigstorm_inject::{Region, Text, TextError, breakpoint, clear_breakpoint, set_breakpoint};
 
 /// The permissions of the mapping that has `address`.
 fn permissions(address: usize) -> String {
@@ -27,7 +26,7 @@ fn byte(address: usize) -> u8 {
 }
 
 #[test]
-fn nonsense_is_refused() {
+fn ranges_that_are_not_code_are_refused() {
     let [f, _] = functions();
     let refuse = |start, end| {
         // SAFETY: Refused ranges are not touched, and code stays mapped.
@@ -46,15 +45,15 @@ fn nonsense_is_refused() {
     assert!(matches!(&error, TextError::NotCode { found, .. } if found == "nowhere"), "{error}");
     let error = refuse(f.start, usize::MAX);
     assert!(matches!(error, TextError::NotCode { .. }), "{error}");
-    // Code at first, then what lies behind it.
+    // The range begins with code and goes beyond it.
     let error = refuse(f.start, f.start + (1 << 40));
     assert!(matches!(error, TextError::NotCode { .. }), "{error}");
     assert_eq!(permissions(f.start), "r-xp");
 }
 
 #[test]
-fn writable_until_the_end() {
-    in_child("writable_until_the_end", || {
+fn pages_are_writable_until_their_last_text_ends() {
+    in_child("pages_are_writable_until_their_last_text_ends", || {
         let [f, _] = functions();
         let open = || {
             // SAFETY: This is a test's own code, which stays mapped.
@@ -62,58 +61,74 @@ fn writable_until_the_end() {
         };
         let text = open().expect("it is code");
         assert_eq!(permissions(f.start), "rwxp");
-        let again = open().expect_err("it is writable already");
-        assert!(matches!(&again, TextError::NotCode { found, .. } if found == "rwxp"), "{again}");
+        let second = open().expect("this crate has made it writable");
         assert_eq!(outer(2), 1_006, "it runs meanwhile");
         text.protect().expect("it can be protected");
+        assert_eq!(permissions(f.start), "rwxp", "the second has the page still");
+        drop(second);
         assert_eq!(permissions(f.start), "r-xp");
 
         drop(open().expect("and again"));
         assert_eq!(permissions(f.start), "r-xp");
+
+        // Code that the program itself has made writable stays as the program wants it.
+        let page = f.start & !4095;
+        let protect = |protection| {
+            // SAFETY: This is a test's own code, which stays readable and executable.
+            assert_eq!(unsafe { libc::mprotect(page as *mut _, 4096, protection) }, 0);
+        };
+        protect(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
+        let error = open().expect_err("the program has made it writable");
+        assert!(
+            matches!(&error, TextError::NotCode { found, address } if found == "rwxp" && *address == page),
+            "{error}"
+        );
+        assert_eq!(permissions(f.start), "rwxp");
+        protect(libc::PROT_READ | libc::PROT_EXEC);
     });
 }
 
 #[test]
-fn one_breakpoint_at_a_time() {
-    in_child("one_breakpoint_at_a_time", || {
+fn second_breakpoint_replaces_the_first() {
+    in_child("second_breakpoint_replaces_the_first", || {
         let [f, _] = functions();
         // SAFETY: This is a test's own code, which stays mapped.
         let text = unsafe { Text::writable(f.start, f.end) }.expect("it is code");
         let (one, two) = (f.start, f.start + 1);
         let before = (byte(one), byte(two));
-        assert_eq!((armed(), disarm()), (None, None));
+        assert_eq!((breakpoint(), clear_breakpoint()), (None, None));
 
-        // SAFETY: Both are boundaries in `text`; nobody runs the code.
-        unsafe { arm(one) };
-        assert_eq!((armed(), byte(one)), (Some(one), 0xcc));
+        // SAFETY: Both are boundaries in `text`; no thread runs the code.
+        unsafe { set_breakpoint(one) };
+        assert_eq!((breakpoint(), byte(one)), (Some(one), 0xcc));
         // SAFETY: As above.
-        unsafe { arm(two) };
-        assert_eq!((armed(), byte(one), byte(two)), (Some(two), before.0, 0xcc));
+        unsafe { set_breakpoint(two) };
+        assert_eq!((breakpoint(), byte(one), byte(two)), (Some(two), before.0, 0xcc));
         // SAFETY: As above.
-        unsafe { arm(two) };
-        assert_eq!(disarm(), Some(two), "arming twice keeps the original");
+        unsafe { set_breakpoint(two) };
+        assert_eq!(clear_breakpoint(), Some(two), "setting it twice keeps the original");
         assert_eq!((byte(one), byte(two)), before);
-        assert_eq!(disarm(), None);
+        assert_eq!(clear_breakpoint(), None);
 
-        // What is decoded is the code, not the patch.
+        // A region has the original bytes rather than the patch.
         let clean = Region::decode(&functions()).expect("it is code");
         // SAFETY: As above.
-        unsafe { arm(one) };
+        unsafe { set_breakpoint(one) };
         let patched = Region::decode(&functions()).expect("it is code");
         assert_eq!(clean.boundaries(OUTER), patched.boundaries(OUTER));
         assert_eq!(patched.disassemble(OUTER, 0), "push rbp");
 
         // Protected code has no breakpoint left in it.
         drop(text);
-        assert_eq!((armed(), byte(one)), (None, before.0));
+        assert_eq!((breakpoint(), byte(one)), (None, before.0));
         assert_eq!(outer(1), 1_003);
     });
 }
 
 /// The kernel's own policy, as SELinux or systemd would set it.
 #[test]
-fn a_policy_is_named() {
-    in_child("a_policy_is_named", || {
+fn refusal_by_a_kernel_policy_names_the_policy() {
+    in_child("refusal_by_a_kernel_policy_names_the_policy", || {
         const PR_SET_MDWE: i32 = 65;
         const PR_MDWE_REFUSE_EXEC_GAIN: u64 = 1;
         // SAFETY: This only forbids the process something.

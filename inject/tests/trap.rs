@@ -1,5 +1,5 @@
-//! Stopping a real thread: a breakpoint at every boundary, a signal that arrives
-//! exactly there, single steps through the same code, and traps that are not ours.
+//! Stopping a real thread: a breakpoint at every boundary, SIGPROF that arrives exactly there,
+//! single steps through the same code, and traps that are not ours.
 
 mod common;
 
@@ -8,43 +8,20 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use common::{INNER, OUTER, errno, functions, in_child, outer, set_errno, stack_pointer};
+use common::{INNER, Log, OUTER, errno, functions, in_child, outer, set_errno, stack_pointer};
 use sigstorm_inject::{
-    Context, Region, SignalStack, Text, Trap, TrapKind, arm, armed, disarm, gettid, install, tgkill,
+    Context, Region, SignalStack, Text, Trap, TrapKind, breakpoint, clear_breakpoint, gettid,
+    install_trap_handler, set_breakpoint, tgkill,
 };
 
-/// What the handlers saw, in order.
-struct Log {
-    entries: [AtomicUsize; 64],
-    len: AtomicUsize,
-}
-
-impl Log {
-    const fn new() -> Self {
-        Self { entries: [const { AtomicUsize::new(0) }; 64], len: AtomicUsize::new(0) }
-    }
-
-    fn push(&self, pc: usize) {
-        let at = self.len.fetch_add(1, Ordering::SeqCst);
-        if let Some(entry) = self.entries.get(at) {
-            entry.store(pc, Ordering::SeqCst);
-        }
-    }
-
-    fn take(&self) -> Vec<usize> {
-        let len = self.len.swap(0, Ordering::SeqCst);
-        self.entries[..len].iter().map(|entry| entry.load(Ordering::SeqCst)).collect()
-    }
-}
-
 static REGION: OnceLock<Region> = OnceLock::new();
-static BREAKPOINTS: Log = Log::new();
-static STEPS: Log = Log::new();
-static PROFILED: Log = Log::new();
+static BREAKPOINTS: Log<64> = Log::new();
+static STEPS: Log<64> = Log::new();
+static PROFILED: Log<64> = Log::new();
 /// Whether a trap sends SIGPROF, and whether it steps on.
 static SEND: AtomicBool = AtomicBool::new(false);
 static STEP: AtomicBool = AtomicBool::new(false);
-/// What must hold at a stop and did not.
+/// Broken invariants at stops.
 static WRONG: AtomicUsize = AtomicUsize::new(0);
 static BOUNDS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 static FRAME: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
@@ -64,7 +41,7 @@ fn on_trap(trap: &mut Trap<'_>) {
     let here = stack_pointer();
     let on_stack = (BOUNDS[0].load(Ordering::SeqCst)..BOUNDS[1].load(Ordering::SeqCst)).contains(&here);
     let context_agrees = trap.context().pc() == trap.pc() && trap.context().bp() == trap.bp();
-    if !on_stack || !context_agrees || armed().is_some() {
+    if !on_stack || !context_agrees || breakpoint().is_some() {
         WRONG.fetch_add(1, Ordering::SeqCst);
     }
     trap.set_single_step(STEP.load(Ordering::SeqCst) && inside.is_some());
@@ -93,7 +70,7 @@ fn stage() -> Stage {
     BOUNDS[1].store(stack.bounds().end, Ordering::SeqCst);
     // SAFETY: Both handlers store into atomics and make raw system calls.
     unsafe {
-        install(on_trap).expect("it can be installed");
+        install_trap_handler(on_trap, &[libc::SIGPROF]).expect("it can be installed");
         common::handle(libc::SIGPROF, libc::SA_ONSTACK, on_sigprof);
     }
     let first = region.functions().iter().map(|f| f.start).min().expect("two functions");
@@ -125,7 +102,7 @@ fn boundaries() -> Vec<usize> {
         .collect()
 }
 
-/// Arms each boundary in turn and runs to it; `send` makes SIGPROF arrive.
+/// Sets a breakpoint at each boundary in turn and runs to it; `send` makes SIGPROF arrive.
 fn stop_everywhere(send: bool) {
     SEND.store(send, Ordering::SeqCst);
     let (mut hit, mut missed) = (0, 0);
@@ -133,13 +110,13 @@ fn stop_everywhere(send: bool) {
         let path = path(x);
         for address in boundaries() {
             // SAFETY: A boundary of the staged text, run by this thread only.
-            unsafe { arm(address) };
+            unsafe { set_breakpoint(address) };
             set_errno(12);
             let result = outer(x);
             assert_eq!(errno(), 12, "a trap changed errno");
             assert_eq!(result, 3 * x + 1_000, "stopping at {address:#x} changed the result");
             let crossed = path.contains(&address);
-            assert_eq!(disarm(), (!crossed).then_some(address), "{address:#x} for {x}");
+            assert_eq!(clear_breakpoint(), (!crossed).then_some(address), "{address:#x} for {x}");
             let expected = if crossed { vec![address] } else { vec![] };
             assert_eq!(BREAKPOINTS.take(), expected, "stops");
             assert_eq!(PROFILED.take(), if send { expected } else { vec![] }, "samples");
@@ -148,35 +125,35 @@ fn stop_everywhere(send: bool) {
         }
     }
     assert_eq!((hit, missed), (7 + 12, 5));
-    assert_eq!(STEPS.take(), [], "nobody asked for steps");
+    assert_eq!(STEPS.take(), [], "no step was asked for");
     assert_eq!(WRONG.load(Ordering::SeqCst), 0);
 }
 
 #[test]
-fn a_breakpoint_at_every_boundary() {
-    in_child("a_breakpoint_at_every_boundary", || {
+fn thread_stops_at_a_breakpoint_at_every_boundary() {
+    in_child("thread_stops_at_a_breakpoint_at_every_boundary", || {
         let _stage = stage();
         stop_everywhere(false);
     });
 }
 
 #[test]
-fn a_signal_arrives_exactly_at_the_breakpoint() {
-    in_child("a_signal_arrives_exactly_at_the_breakpoint", || {
+fn sigprof_arrives_exactly_at_the_breakpoint() {
+    in_child("sigprof_arrives_exactly_at_the_breakpoint", || {
         let _stage = stage();
         stop_everywhere(true);
     });
 }
 
 #[test]
-fn registers_are_those_of_the_stopped_thread() {
-    in_child("registers_are_those_of_the_stopped_thread", || {
+fn trap_shows_the_stopped_threads_registers() {
+    in_child("trap_shows_the_stopped_threads_registers", || {
         let _stage = stage();
         let region = REGION.get().expect("staged");
         // At inner's `ret`, RAX is done; at its entry it is not.
         for (index, rax) in [(0, 1_000), (2, 1_021)] {
             // SAFETY: A boundary of the staged text, run by this thread only.
-            unsafe { arm(region.address(INNER, index).expect("it exists")) };
+            unsafe { set_breakpoint(region.address(INNER, index).expect("it exists")) };
             let sp = stack_pointer();
             assert_eq!(outer(7), 1_021);
             assert_eq!(FRAME[1].load(Ordering::SeqCst), rax);
@@ -188,8 +165,8 @@ fn registers_are_those_of_the_stopped_thread() {
 }
 
 #[test]
-fn steps_visit_the_boundaries_that_breakpoints_do() {
-    in_child("steps_visit_the_boundaries_that_breakpoints_do", || {
+fn single_steps_visit_the_same_boundaries_as_breakpoints() {
+    in_child("single_steps_visit_the_same_boundaries_as_breakpoints", || {
         let _stage = stage();
         STEP.store(true, Ordering::SeqCst);
         for send in [false, true] {
@@ -197,7 +174,7 @@ fn steps_visit_the_boundaries_that_breakpoints_do() {
             for x in [0, 5] {
                 let path = path(x);
                 // SAFETY: A boundary of the staged text, run by this thread only.
-                unsafe { arm(path[0]) };
+                unsafe { set_breakpoint(path[0]) };
                 assert_eq!(outer(x), 3 * x + 1_000);
                 assert_eq!(BREAKPOINTS.take(), path[..1]);
                 assert_eq!(STEPS.take(), path[1..]);
@@ -221,16 +198,16 @@ fn die_of(test: &str, trap: fn()) {
 }
 
 #[test]
-fn an_int3_of_the_program_kills_it() {
-    die_of("an_int3_of_the_program_kills_it", || {
+fn int3_of_the_program_kills_it() {
+    die_of("int3_of_the_program_kills_it", || {
         // SAFETY: It traps, and that is the test.
         unsafe { asm!("int3") };
     });
 }
 
 #[test]
-fn a_sigtrap_from_elsewhere_kills_it() {
-    die_of("a_sigtrap_from_elsewhere_kills_it", || {
+fn sigtrap_sent_by_the_program_kills_it() {
+    die_of("sigtrap_sent_by_the_program_kills_it", || {
         tgkill(gettid(), libc::SIGTRAP).expect("we live");
     });
 }
@@ -246,8 +223,8 @@ extern "C" fn earlier(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
 }
 
 #[test]
-fn what_is_not_ours_goes_to_the_earlier_handler() {
-    in_child("what_is_not_ours_goes_to_the_earlier_handler", || {
+fn foreign_traps_go_to_the_earlier_handler() {
+    in_child("foreign_traps_go_to_the_earlier_handler", || {
         // SAFETY: The handler stores into atomics.
         unsafe { common::handle(libc::SIGTRAP, 0, earlier) };
         let _stage = stage();
@@ -258,9 +235,9 @@ fn what_is_not_ours_goes_to_the_earlier_handler() {
         assert_eq!(SENT_ON_AT.load(Ordering::SeqCst), after);
         assert_eq!(BREAKPOINTS.take(), [], "our handler was not called");
         // SAFETY: As in `stage`.
-        unsafe { install(on_trap).expect("it can be installed") };
+        unsafe { install_trap_handler(on_trap, &[libc::SIGPROF]).expect("it can be installed") };
         // SAFETY: A boundary of the staged text, run by this thread only.
-        unsafe { arm(path(1)[0]) };
+        unsafe { set_breakpoint(path(1)[0]) };
         assert_eq!(outer(1), 1_003);
         assert_eq!(BREAKPOINTS.take().len(), 1, "ours again");
         tgkill(gettid(), libc::SIGTRAP).expect("we live");

@@ -2,52 +2,50 @@
 //!
 //! # Book-keeping
 //!
-//! Each thread has a seat, each seat one word on its own cache line:
+//! Each thread has a slot, and each slot is one word on its own cache line:
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `EMPTY` | the baton is not here, nobody is known to sleep |
-//! | `PASSED` | the baton lies here, its owner has not picked it up yet |
-//! | `ASLEEP` | the owner sleeps on this word, or is about to |
+//! | `EMPTY` | the baton is not here; no thread is known to sleep |
+//! | `PASSED` | the baton lies here; the slot's thread has not taken it yet |
+//! | `ASLEEP` | the slot's thread sleeps on this word, or is about to |
 //!
-//! `pass` stores `PASSED` and wakes only where it replaced `ASLEEP`. `wait`
-//! takes `PASSED` back to `EMPTY`, or else turns `EMPTY` into `ASLEEP` and asks
-//! the kernel to sleep while the word still says so.
+//! `pass` stores `PASSED` and wakes only if it replaced `ASLEEP`. `wait` takes `PASSED` back to
+//! `EMPTY`, or else turns `EMPTY` into `ASLEEP` and asks the kernel to sleep while the word
+//! still says so.
 //!
 //! # Correctness
 //!
 //! W waits, P passes; the word starts `EMPTY`.
 //!
 //! 1. P passes before W looks: W finds `PASSED`, takes it, never sleeps.
-//! 2. W has written `ASLEEP`, P passes before W is in the kernel: P's wake finds
-//!    nobody, but the kernel compares the word first and refuses to sleep.
+//! 2. W has written `ASLEEP`, P passes before W is in the kernel: P's wake finds no thread, but
+//!    the kernel compares the word first and refuses to let W sleep.
 //! 3. W sleeps, P passes: P replaced `ASLEEP`, so it wakes W.
-//! 4. A signal or a stray wake ends W's sleep: W looks again, finds `ASLEEP`,
-//!    and sleeps again.
-//! 5. W's time is up as P passes: W leaves by exchanging the word for `EMPTY`, and
-//!    what it got out decides. A baton is never lost between the two.
+//! 4. A signal or a stray wake ends W's sleep: W looks again, finds `ASLEEP`, and sleeps again.
+//! 5. W's limit expires as P passes: W exchanges the word for `EMPTY`, and the word that it got
+//!    out says whether it has the baton. A baton is never lost between the two.
 //!
-//! All of a thread's plain writes before `pass` are seen by the thread whose
-//! `wait` returns by it: `pass` releases, the exchange that takes acquires.
+//! The thread whose `wait` returns by a `pass` sees all plain writes before that `pass`: `pass`
+//! releases, and the exchange that takes the baton acquires.
 //!
 //! # Gotchas
 //!
-//! - A seat has one waiter. A signal handler that waits on the seat that its
-//!   own thread was interrupted waiting on would take the baton from under it:
-//!   block such signals while waiting.
-//! - After `pass` the caller still runs, without the baton: it may only wait, here or in
-//!   its [`Parking`](crate::Parking).
-//! - [`Baton::pass_call`] is `pass` for code that cannot call it. The kernel exchanges the
-//!   word and wakes in one system call, so case 3 holds as it stands.
-//! - Passing twice before it is picked up is passing once.
+//! - A slot has one waiter. A signal handler that waits on the slot on which its own thread was
+//!   interrupted waiting would take the baton from that wait: block such signals while waiting.
+//! - After `pass` the caller still runs, without the baton: it may only wait, here or in its
+//!   [`Parking`](crate::Parking).
+//! - [`Baton::pass_call`] is `pass` for code that cannot call it. The kernel exchanges the word
+//!   and wakes in one system call, so case 3 holds unchanged.
+//! - Passing twice before the baton is taken is passing once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::sys::{Call, die, syscall};
 
-/// How many threads a baton can go round.
-pub const SEATS: usize = 8;
+/// The number of thread slots of a baton: slots 0 to `MAX_THREADS - 1`.
+pub const MAX_THREADS: usize = 8;
 
 const EMPTY: u32 = 0;
 const PASSED: u32 = 1;
@@ -55,14 +53,14 @@ const ASLEEP: u32 = 2;
 
 #[derive(Debug)]
 #[repr(align(64))]
-struct Seat(AtomicU32);
+struct Slot(AtomicU32);
 
 /// A right to run that is handed round between threads.
 ///
-/// Nothing is held at first: the first `pass` puts it in circulation.
+/// No thread holds it at first: the first `pass` puts it into circulation.
 #[derive(Debug)]
 pub struct Baton {
-    seats: [Seat; SEATS],
+    slots: [Slot; MAX_THREADS],
 }
 
 impl Default for Baton {
@@ -72,30 +70,30 @@ impl Default for Baton {
 }
 
 impl Baton {
-    /// A baton that nobody holds yet.
+    /// A baton that no thread holds yet.
     pub const fn new() -> Self {
-        Self { seats: [const { Seat(AtomicU32::new(EMPTY)) }; SEATS] }
+        Self { slots: [const { Slot(AtomicU32::new(EMPTY)) }; MAX_THREADS] }
     }
 
-    /// Makes `to` the holder and wakes it.
+    /// Makes the thread of slot `to` the holder and wakes it.
     #[inline]
     pub fn pass(&self, to: usize) {
         let word = self.word(to);
         if word.swap(PASSED, Ordering::Release) == ASLEEP {
-            // Zero woken is case 2, so the count says nothing.
+            // In case 2 no thread is woken, so the count says nothing.
             if futex(word, libc::FUTEX_WAKE, 1, None).is_err() {
-                die("waking a seat of the baton failed");
+                die("waking a thread slot of the baton failed");
             }
         }
     }
 
-    /// A system call that passes the baton to `to`: for a thread that goes on to wait
-    /// elsewhere than at its seat, and makes the call with its last instruction but a few.
+    /// A system call that passes the baton to slot `to`, for a thread that then waits in its
+    /// [`Parking`](crate::Parking) rather than at its slot. Only a few instructions may follow it.
     ///
-    /// The word becomes `PASSED` and its owner is woken, whether it sleeps or not.
+    /// The word becomes `PASSED`, and the slot's thread is woken if it sleeps.
     pub fn pass_call(&self, to: usize) -> Call {
         const WAKE_ONE: usize = 1;
-        // Set the word to `PASSED`; where it was `ASLEEP` wake that many *more*, which is none.
+        // Set the word to `PASSED`; if it was `ASLEEP`, wake that many *more*, which is none.
         const THEN: usize = ((libc::FUTEX_OP_SET as usize) << 28)
             | ((libc::FUTEX_OP_CMP_EQ as usize) << 24)
             | ((PASSED as usize) << 12)
@@ -105,14 +103,14 @@ impl Baton {
         Call::new(libc::SYS_futex, [word, operation, WAKE_ONE, 0, word, THEN])
     }
 
-    /// Sleeps until the baton is passed to `me`, and takes it.
+    /// Sleeps until the baton is passed to slot `me`, and takes it.
     #[inline]
     pub fn wait(&self, me: usize) {
         self.take(self.word(me), None);
     }
 
-    /// Hands the baton to `to` and sleeps until it comes back to `me`. Passing
-    /// it to oneself is keeping it.
+    /// Passes the baton to slot `to` and sleeps until it comes back to slot `me`. Passing it to
+    /// one's own slot keeps it.
     pub fn pass_and_wait(&self, me: usize, to: usize) {
         if me != to {
             self.pass(to);
@@ -120,8 +118,8 @@ impl Baton {
         }
     }
 
-    /// As [`wait`](Self::wait), for at most `limit`; says whether it came. Where
-    /// it did not, `me` holds nothing and may wait again.
+    /// As [`wait`](Self::wait), for at most `limit`. Returns whether the baton came. If it did
+    /// not, the thread may wait again.
     pub fn wait_timeout(&self, me: usize, limit: Duration) -> bool {
         let deadline = deadline_after(limit);
         self.take(self.word(me), Some(&deadline))
@@ -138,26 +136,26 @@ impl Baton {
             match futex(word, libc::FUTEX_WAIT_BITSET, ASLEEP, deadline) {
                 Ok(()) | Err(libc::EAGAIN | libc::EINTR) => {}
                 Err(libc::ETIMEDOUT) => return leave(word),
-                Err(_) => die("sleeping on a seat of the baton failed"),
+                Err(_) => die("sleeping on a thread slot of the baton failed"),
             }
         }
     }
 
-    fn word(&self, seat: usize) -> &AtomicU32 {
-        match self.seats.get(seat) {
-            Some(Seat(word)) => word,
-            None => die("the baton has no such seat"),
+    fn word(&self, slot: usize) -> &AtomicU32 {
+        match self.slots.get(slot) {
+            Some(Slot(word)) => word,
+            None => die("the baton has no such thread slot"),
         }
     }
 }
 
-/// Case 5: gives up waiting, and says whether the baton came after all.
+/// Case 5: gives up waiting. Returns whether the baton came after all.
 fn leave(word: &AtomicU32) -> bool {
     word.swap(EMPTY, Ordering::Acquire) == PASSED
 }
 
-/// `limit` from now, as the kernel's monotonic clock counts; the end of time
-/// where that is beyond it.
+/// The time `limit` from now by the kernel's monotonic clock, or the clock's last time if that
+/// is earlier.
 fn deadline_after(limit: Duration) -> libc::timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: The pointer is to a live timespec, and the clock always exists.
@@ -191,28 +189,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passing_to_oneself_is_keeping() {
+    fn baton_passed_to_oneself_is_kept() {
         let baton = Baton::new();
         baton.pass_and_wait(3, 3);
         assert!(!baton.wait_timeout(3, Duration::ZERO), "nothing was passed");
     }
 
     #[test]
-    fn what_was_passed_is_consumed_once() {
+    fn baton_passed_twice_is_taken_once() {
         let baton = Baton::new();
         baton.pass(2);
         baton.pass(2);
-        assert!(!baton.wait_timeout(1, Duration::ZERO), "seat 1 has nothing");
+        assert!(!baton.wait_timeout(1, Duration::ZERO), "slot 1 has nothing");
         baton.wait(2);
         assert!(!baton.wait_timeout(2, Duration::ZERO), "passing twice is passing once");
     }
 
     #[test]
-    fn passing_by_a_call_is_passing() {
+    fn pass_call_passes_as_pass_does() {
         let baton = Baton::new();
         // SAFETY: The call's word lives as long as the baton.
         let pass = |to| unsafe { baton.pass_call(to).make() };
-        assert_eq!(pass(5), Ok(0), "nobody sleeps there");
+        assert_eq!(pass(5), Ok(0), "no thread sleeps there");
         baton.wait(5);
         assert!(!baton.wait_timeout(5, Duration::ZERO), "it was passed once");
         std::thread::scope(|scope| {
@@ -227,7 +225,7 @@ mod tests {
 
     /// The window is too narrow to hit from outside.
     #[test]
-    fn a_baton_that_comes_with_the_limit_is_taken() {
+    fn baton_that_comes_with_the_limit_is_taken() {
         let baton = Baton::new();
         let word = baton.word(4);
         word.store(ASLEEP, Ordering::Relaxed);

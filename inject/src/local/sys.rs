@@ -1,22 +1,26 @@
-//! System calls by the instruction, or told to others who make them, and dying in place.
+//! System calls made by the instruction, system calls described for other code to make, and
+//! aborting in place.
 //!
-//! libc's wrappers store into `errno`. A scheduling point may sit between the
-//! program's own system call and its look at `errno`, so nothing here goes
-//! through them.
+//! libc's wrappers store into `errno`. A scheduling point may lie between the program's own
+//! system call and its reading of `errno`, so nothing here goes through them.
 
 use std::arch::asm;
 
-/// Makes a system call; the error is the kernel's positive error number.
+/// Makes a system call.
+///
+/// # Errors
+///
+/// The kernel's positive error number.
 ///
 /// # Safety
 ///
-/// As the system call itself: pointers among `args` are valid for what the
-/// kernel does with them, and the call breaks no promise that Rust relies on.
+/// As the system call itself: pointers among `args` are valid for the kernel's use of them, and
+/// the call breaks no promise that Rust relies on.
 pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<usize, i32> {
     let result: isize;
-    // SAFETY: The kernel clobbers RAX, RCX and R11 and keeps the rest; it uses
-    // no user stack. What it does to memory is the caller's promise, and the
-    // block is not `nomem`, so the compiler expects it to read and write.
+    // SAFETY: The kernel clobbers RAX, RCX and R11 and preserves the rest; it uses no user
+    // stack. Its effects on memory are the caller's promise, and the block is not `nomem`, so
+    // the compiler expects it to read and write.
     unsafe {
         asm!(
             "syscall",
@@ -35,12 +39,12 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<u
     if (-4095..0).contains(&result) { Err(-result as i32) } else { Ok(result as usize) }
 }
 
-/// A system call for somebody else to make, at an instruction of theirs.
+/// A system call for other code to make, at an instruction of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Its number.
+    /// The call's number.
     pub number: usize,
-    /// Its arguments, in the kernel's order.
+    /// The arguments, in the kernel's order.
     pub args: [usize; 6],
 }
 
@@ -49,7 +53,11 @@ impl Call {
         Call { number: number as usize, args }
     }
 
-    /// Makes it here and now; the error is the kernel's positive error number.
+    /// Makes the call.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's positive error number.
     ///
     /// # Safety
     ///
@@ -60,8 +68,8 @@ impl Call {
     }
 }
 
-/// Says why on standard error and aborts. For broken contracts in places that
-/// may not panic.
+/// Writes the reason to standard error and aborts: for broken contracts in code that must not
+/// panic.
 #[cold]
 pub(crate) fn die(why: &str) -> ! {
     for part in ["sigstorm-inject: ", why, "\n"] {

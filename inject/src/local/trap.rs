@@ -1,6 +1,6 @@
 //! SIGTRAP: stopping at a breakpoint or after a single step.
 //!
-//! # What a SIGTRAP can be
+//! # Causes of a SIGTRAP
 //!
 //! | cause | `si_code` | saved PC | here |
 //! |---|---|---|---|
@@ -10,21 +10,28 @@
 //! | another `int3` | `SI_KERNEL` | past it | previous disposition, `int3` again |
 //! | `kill`, a watchpoint, .. | other | anything | previous disposition, sent again |
 //!
-//! What is not ours ends honestly: the previous disposition is put back and the
-//! cause repeated under it, so by default the process dies of SIGTRAP with the
-//! PC where it was.
+//! A SIGTRAP that is not ours keeps its meaning: the previous disposition is put back and the
+//! cause repeated under it, so by default the process dies of SIGTRAP with the PC where it was.
 //!
 //! # At the handler
 //!
-//! At a breakpoint, the byte is restored and PC rewound *before* the handler is
-//! called: whatever happens there (a wait for the baton, a walk by another
-//! thread, arming the next breakpoint), the code is whole and the saved context
-//! is that of a thread about to run that instruction.
+//! At a breakpoint, the byte is restored and the PC rewound *before* the handler is called.
+//! During all that the handler does (waiting for the baton, letting another thread walk the
+//! stack, setting the next breakpoint) the code is whole, and the saved context is that of a
+//! thread about to run that instruction.
 //!
-//! SIGPROF is blocked in the handler. One that is sent to the own thread there
-//! is delivered as the handler returns, before the interrupted instruction: its
-//! frame has the boundary's PC. The trap flag, if set, goes into that frame, too,
-//! and not into the SIGPROF handler; stepping goes on after it.
+//! # The signal at the boundary
+//!
+//! The signals that [`install_trap_handler`] is told to hold off are blocked in the handler.
+//! A thread that sends itself one of them there receives it as the handler returns, before the
+//! interrupted instruction: the signal frame has the boundary's PC. Three things to know:
+//!
+//! - Any other signal interrupts the trap handler itself.
+//! - Of two signals that are pending, the kernel delivers the second on top of the first, at the
+//!   first instruction of the first one's handler, unless that handler's mask holds it off, too.
+//!   So send one a stop.
+//! - The trap flag, if set, goes into the signal frame and not into the signal's handler;
+//!   stepping goes on after it.
 
 use std::ffi::c_void;
 use std::io;
@@ -33,10 +40,10 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::ladder;
-use super::signal::{Context, ErrnoGuard, gettid, tgkill};
+use super::context::Context;
+use super::patch::{INT3, Stop, stop_at, wait_until_gone};
+use super::signal::{ErrnoGuard, gettid, tgkill};
 use super::sys::die;
-use super::text::{BREAKPOINT, disarm, is_anothers, is_mine, wait_until_gone};
 
 const TRAP_FLAG: usize = 1 << 8;
 const TRAP_TRACE: i32 = 2;
@@ -45,9 +52,9 @@ const SI_KERNEL: i32 = 0x80;
 /// Why a thread stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrapKind {
-    /// It reached the armed breakpoint, which is gone now.
+    /// It reached the breakpoint, which is gone now.
     Breakpoint,
-    /// It reached a boundary that a [`Ladder`](crate::Ladder) has armed, whose rung is open now.
+    /// It reached a boundary that a [`Ladder`](crate::Ladder) has armed; the rung is open now.
     Rung,
     /// It ran one instruction with the trap flag set.
     Step,
@@ -61,7 +68,7 @@ pub struct Trap<'a> {
 }
 
 impl<'a> Trap<'a> {
-    /// Why it stopped.
+    /// Why the thread stopped.
     pub fn kind(&self) -> TrapKind {
         self.kind
     }
@@ -91,8 +98,8 @@ impl<'a> Trap<'a> {
         self.context.r14()
     }
 
-    /// Whether the interrupted code has this signal blocked: one that is sent now arrives
-    /// only when it lets it in, as a handler does when it returns.
+    /// Returns whether the interrupted code has this signal blocked. A signal that is sent now
+    /// arrives only once that code unblocks it, as a handler does by returning.
     pub fn blocks(&self, signal: i32) -> bool {
         self.context.blocks(signal)
     }
@@ -102,42 +109,59 @@ impl<'a> Trap<'a> {
         &mut self.context
     }
 
-    /// Whether the thread traps again after its next instruction. Once set it
-    /// stays set, from step to step.
+    /// Sets whether the thread traps again after its next instruction. Once set it stays set,
+    /// from step to step.
     pub fn set_single_step(&mut self, on: bool) {
         let flags = self.context.flags();
         self.context.set_flags(if on { flags | TRAP_FLAG } else { flags & !TRAP_FLAG });
     }
 }
 
+/// A function that is called at each stop.
 type Handler = fn(&mut Trap<'_>);
 
 static HANDLER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// Installs `handler` for breakpoints and single steps, process-wide. A second
-/// call replaces the handler.
+/// Installs `handler` for breakpoints and single steps, for the whole process. A second call
+/// replaces the handler and the signals.
+///
+/// `held_off` are the signals that are blocked while `handler` runs: one that the stopped thread
+/// sends itself there ([`tgkill`](crate::tgkill)) arrives exactly at the instruction at which it
+/// stopped. A signal that is not among them interrupts `handler` itself. A fault's signal (such
+/// as SIGSEGV) may be among them, but then a fault of `handler` kills the process.
+///
+/// # Errors
+///
+/// If one of `held_off` is no signal, cannot be blocked (SIGKILL, SIGSTOP), or belongs to the C
+/// library; nothing is installed then. If the kernel refuses the handler.
 ///
 /// # Safety
 ///
-/// `handler` runs inside a signal handler at any instruction of the patched or
-/// stepped code: it must not allocate, lock, panic or unwind.
-pub unsafe fn install(handler: Handler) -> io::Result<()> {
-    HANDLER.store(handler as *mut (), Ordering::Release);
+/// `handler` runs inside a signal handler at any instruction of the patched or stepped code: it
+/// must not allocate, lock, panic or unwind.
+pub unsafe fn install_trap_handler(handler: Handler, held_off: &[i32]) -> io::Result<()> {
     // SAFETY: All-zero bytes are a valid sigaction: default, no flags, no mask.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     let entry: extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void) = on_sigtrap;
     action.sa_sigaction = entry as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
-    // SAFETY: The mask is a live field, and SIGPROF a valid signal.
-    unsafe { libc::sigaddset(&mut action.sa_mask, libc::SIGPROF) };
+    for &signal in held_off {
+        let can_be_blocked = ![libc::SIGKILL, libc::SIGSTOP].contains(&signal);
+        // SAFETY: The mask is a live field. A number that libc does not accept is an error.
+        if !can_be_blocked || unsafe { libc::sigaddset(&mut action.sa_mask, signal) } != 0 {
+            let why = format!("signal {signal} cannot be held off: not a signal that a handler can block");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+    }
+    HANDLER.store(handler as *mut (), Ordering::Release);
     let previous = sigaction(None)?;
     if previous.sa_sigaction != action.sa_sigaction {
-        // Kept from the first call where somebody put theirs over ours since:
-        // theirs calls ours, and would be called by it.
+        // Kept from the first call if other code has put its handler over ours since: that
+        // handler calls ours, and would be called by it.
         PREVIOUS.get_or_init(|| previous);
-        sigaction(Some(&action))?;
     }
+    sigaction(Some(&action))?;
     Ok(())
 }
 
@@ -162,28 +186,26 @@ extern "C" fn on_sigtrap(_signal: i32, info: *mut libc::siginfo_t, context: *mut
     let mut context = unsafe { Context::from_raw(context) };
     let before = context.pc().wrapping_sub(1);
     let kind = match code {
-        SI_KERNEL if is_mine(before) => {
-            disarm();
-            // SAFETY: The instruction at `before` is whole again, and the
-            // thread was about to run it when it met the breakpoint instead.
-            unsafe { context.set_pc(before) };
-            TrapKind::Breakpoint
-        }
-        SI_KERNEL if is_anothers(before) => {
-            wait_until_gone(before);
-            // SAFETY: As above: the instruction is whole, or has a breakpoint for this thread.
-            return unsafe { context.set_pc(before) };
-        }
-        SI_KERNEL if ladder::hit(before) => {
-            // SAFETY: As above: the rung is open, so its instruction is whole.
-            unsafe { context.set_pc(before) };
-            TrapKind::Rung
-        }
+        SI_KERNEL => match stop_at(before) {
+            Stop::Breakpoint => TrapKind::Breakpoint,
+            Stop::Rung => TrapKind::Rung,
+            Stop::NotYet => {
+                wait_until_gone(before);
+                // SAFETY: The instruction is whole, or has a breakpoint for this thread.
+                return unsafe { context.set_pc(before) };
+            }
+            Stop::Foreign => return not_ours(code, &mut context),
+        },
         TRAP_TRACE => TrapKind::Step,
         _ => return not_ours(code, &mut context),
     };
+    if kind != TrapKind::Step {
+        // SAFETY: The instruction at `before` is whole again, and the thread was about to run
+        // it when it met the breakpoint instead.
+        unsafe { context.set_pc(before) };
+    }
     let handler = HANDLER.load(Ordering::Acquire);
-    // SAFETY: `install` stored a `Handler` before it installed this function,
+    // SAFETY: `install_trap_handler` stored a `Handler` before it installed this function,
     // and nothing else is ever stored.
     let handler: Handler = unsafe { mem::transmute::<*mut (), Handler>(handler) };
     handler(&mut Trap { kind, context });
@@ -199,10 +221,9 @@ fn not_ours(code: i32, context: &mut Context<'_>) {
         die("the previous SIGTRAP handler cannot be put back");
     }
     let before = context.pc().wrapping_sub(1);
-    // SAFETY: With SI_KERNEL the processor has just run an `int3` that ends at
-    // the saved PC, so the byte before it is mapped, and readable as all code
-    // is here.
-    if code == SI_KERNEL && unsafe { (before as *const u8).read_volatile() } == BREAKPOINT {
+    // SAFETY: With SI_KERNEL the processor has just run an `int3` that ends at the saved PC,
+    // so the byte before it is mapped, and readable as all code is here.
+    if code == SI_KERNEL && unsafe { (before as *const u8).read_volatile() } == INT3 {
         // SAFETY: That is the `int3` which has just been run: it traps again.
         unsafe { context.set_pc(before) };
         return;

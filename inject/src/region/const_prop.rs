@@ -1,36 +1,35 @@
-//! Where instructions lead while words of memory are known to stay as they are.
+//! Constant propagation for a few memory words: a branch on a known word goes one way, so the
+//! other side is unreachable.
 //!
-//! A switch that nobody has thrown, a pointer that somebody has set: code that asks for them
-//! goes one way. To say which instructions no run comes to one must know which way that is.
-//! This follows such a word from its load to the branch that it decides, through registers
-//! alone; what passes through memory, or is reckoned with, is not followed, and both ways
-//! stay open.
+//! A switch that is never thrown and a pointer that is always set decide branches. A word is
+//! followed from its load to the branch that it decides, through registers only. A value that
+//! passes through memory or through arithmetic is not followed, and both sides stay reachable.
 
 use iced_x86::{
-    ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
-    OpAccess, OpKind, Register, RflagsBits,
+    ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    RflagsBits,
 };
 
-use super::{Flow, Region, word};
+use super::{Flow, Region};
 
-/// What is known of a word of memory.
+/// The constant property of a word of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// All its bits are zero.
     Zero,
-    /// Some are not.
+    /// At least one bit is set.
     NonZero,
 }
 
-/// What a register holds.
+/// A register's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     Unknown,
-    /// Where a known word is.
+    /// The address of a known word.
     Address(u64),
-    /// A known word.
+    /// The value of a known word.
     Word(Known),
-    /// Something with this lowest byte.
+    /// A value with this lowest byte.
     Byte(u8),
 }
 
@@ -44,7 +43,7 @@ struct State {
 impl State {
     const UNKNOWN: State = State { registers: [Value::Unknown; 16], zero: None, carry: None };
 
-    /// What holds after either.
+    /// The state that holds after either of two.
     fn meet(&self, other: &State) -> State {
         let mut met = *self;
         for (mine, theirs) in met.registers.iter_mut().zip(&other.registers) {
@@ -74,7 +73,7 @@ impl State {
         }
     }
 
-    /// Which way a branch goes, if that is known.
+    /// Returns whether a branch is taken, if that is known.
     fn taken(&self, condition: ConditionCode) -> Option<bool> {
         match condition {
             ConditionCode::e => self.zero,
@@ -86,13 +85,15 @@ impl State {
     }
 }
 
-struct Follower<'a> {
+/// The transfer function: from the state before an instruction to the state after it.
+struct Transfer<'a> {
+    region: &'a Region,
     known: &'a [(usize, Known)],
     info: InstructionInfoFactory,
 }
 
-impl Follower<'_> {
-    /// What an operand is.
+impl Transfer<'_> {
+    /// The value of an operand.
     fn operand(&self, state: &State, instruction: &Instruction, operand: u32) -> Value {
         match instruction.op_kind(operand) {
             OpKind::Register => state.of(instruction.op_register(operand)),
@@ -120,8 +121,9 @@ impl Follower<'_> {
             }
         }
         // A table of addresses, such as the linker's.
-        match word(address).filter(|_| size == 8 && instruction.is_ip_rel_memory_operand()) {
-            Some(held) if self.known.iter().any(|&(at, _)| at == held) => Value::Address(held as u64),
+        let held = self.region.words.get(&address);
+        match held.filter(|_| size == 8 && instruction.is_ip_rel_memory_operand()) {
+            Some(&held) if self.known.iter().any(|&(at, _)| at as u64 == held) => Value::Address(held),
             _ => Value::Unknown,
         }
     }
@@ -177,7 +179,7 @@ impl Follower<'_> {
             }
         }
         if matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall) {
-            // A call keeps what the C ABI says that it keeps.
+            // A call preserves the registers that the C ABI makes it preserve.
             use Register::{R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI};
             for register in [RAX, RCX, RDX, RSI, RDI, R8, R9, R10, R11] {
                 next.registers[register.number()] = Value::Unknown;
@@ -186,7 +188,7 @@ impl Follower<'_> {
         }
         if result != Value::Unknown && instruction.op0_kind() == OpKind::Register {
             let to = instruction.op0_register();
-            // The upper half of the register is zero, as that of a known word is.
+            // Writing a register's lower half clears its upper half, which is zero in a known zero.
             let fits = match result {
                 Value::Byte(_) => to.is_gpr8() && to.full_register().number() == to.number(),
                 Value::Word(Known::Zero) => to.is_gpr32() || to.is_gpr64(),
@@ -201,18 +203,16 @@ impl Follower<'_> {
 }
 
 impl Region {
-    /// Where each instruction of function `f` leads while these words, named by their
-    /// addresses, are as they are known to be.
+    /// Where each instruction of function `f` leads, as [`Region::flow`], while each of the
+    /// `known` words, named by its address, keeps its property.
     pub fn flow_where(&self, f: usize, known: &[(usize, Known)]) -> Vec<Flow> {
         let mut flow = self.flow(f);
-        let Some(function) = self.functions.get(f) else { return flow };
         if flow.iter().any(|flow| flow.anywhere) {
-            // It can be come to with anything in its registers.
+            // The target of such a jump can be reached with anything in the registers.
             return flow;
         }
-        let mut decoder = Decoder::with_ip(64, self.code(f), function.start as u64, DecoderOptions::NONE);
-        let code: Vec<Instruction> = flow.iter().map(|_| decoder.decode()).collect();
-        let mut follower = Follower { known, info: InstructionInfoFactory::new() };
+        let code = self.instructions(f);
+        let mut transfer = Transfer { region: self, known, info: InstructionInfoFactory::new() };
         let mut before: Vec<Option<State>> = vec![None; code.len()];
         let mut todo = vec![(0, State::UNKNOWN)];
         while let Some((index, state)) = todo.pop() {
@@ -222,28 +222,28 @@ impl Region {
                 continue;
             }
             *slot = Some(met);
-            let after = follower.after(&met, &code[index]);
-            let next = open(&flow[index], &code[index], &met);
+            let after = transfer.after(&met, &code[index]);
+            let next = successors(&flow[index], &code[index], &met);
             todo.extend(next.into_iter().flatten().map(|next| (next, after)));
         }
         for ((flow, instruction), state) in flow.iter_mut().zip(&code).zip(&before) {
             if let Some(state) = state {
-                flow.next = open(flow, instruction, state);
+                flow.next = successors(flow, instruction, state);
             }
         }
         flow
     }
 }
 
-/// Whether both operands are the same register.
+/// Returns whether both operands are the same register.
 fn same(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::Register
         && instruction.op1_kind() == OpKind::Register
         && instruction.op0_register() == instruction.op1_register()
 }
 
-/// The ways that are open in this state.
-fn open(flow: &Flow, instruction: &Instruction, state: &State) -> [Option<usize>; 2] {
+/// The successors that are reachable in this state.
+fn successors(flow: &Flow, instruction: &Instruction, state: &State) -> [Option<usize>; 2] {
     let [on, off] = flow.next;
     match state.taken(instruction.condition_code()) {
         _ if instruction.flow_control() != FlowControl::ConditionalBranch => flow.next,
@@ -259,12 +259,13 @@ mod tests {
     use crate::CodeFunction;
     use core::arch::naked_asm;
     use core::sync::atomic::AtomicU64;
+    use iced_x86::{Decoder, DecoderOptions};
 
     static SWITCH: AtomicU64 = AtomicU64::new(0);
 
-    /// Asks for the switch in every way that is followed, and in one that is not.
+    /// Tests the switch in every way that is followed, and in one that is not.
     #[unsafe(naked)]
-    extern "C" fn asks() {
+    extern "C" fn tests_switch() {
         naked_asm!(
             "mov rax, [rip + {switch}]", // 0
             "test eax, 4",               // 1
@@ -287,17 +288,17 @@ mod tests {
     }
 
     #[test]
-    fn a_known_word_decides_the_branches_that_ask_for_it() {
-        let start = asks as *const () as usize;
+    fn known_word_decides_branches_that_test_it() {
+        let start = tests_switch as *const () as usize;
         let mut decoder = Decoder::with_ip(
             64,
-            // SAFETY: its code, of 56 bytes, and what follows it in a test's large text section.
+            // SAFETY: The function has 56 bytes, and the text section goes on behind it.
             unsafe { core::slice::from_raw_parts(start as *const u8, 64) },
             start as u64,
             DecoderOptions::NONE,
         );
         let end = (0..14).map(|_| decoder.decode().next_ip()).last().unwrap() as usize;
-        let region = Region::decode(&[CodeFunction { name: "asks", start, end }]).expect("code");
+        let region = Region::decode(&[CodeFunction { name: "tests_switch", start, end }]).expect("code");
         let word = &raw const SWITCH as usize;
         let open = |known: &[(usize, Known)]| -> Vec<[Option<usize>; 2]> {
             let flow = region.flow_where(0, known);
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(open(&[]), both, "nothing is known");
         let quiet = [[Some(3), None], [Some(6), None], [Some(9), None], [Some(12), Some(13)]];
         assert_eq!(open(&[(word, Known::Zero)]), quiet);
-        assert_eq!(open(&[(word + 8, Known::Zero)]), both, "another word is");
-        assert_eq!(open(&[(word, Known::NonZero)]), both, "which bit, nobody knows");
+        assert_eq!(open(&[(word + 8, Known::Zero)]), both, "the known word is another one");
+        assert_eq!(open(&[(word, Known::NonZero)]), both, "the bit that is set is unknown");
     }
 }

@@ -1,19 +1,19 @@
-//! A region's instructions as people read them.
+//! A region's instructions as text.
 //!
-//! A listing goes into reports and traces, and these must be equal from run to run:
-//! no address may show. What lies in the region is written `function+0xoffset`,
-//! what lies elsewhere only as being elsewhere.
+//! A listing goes into reports and traces, which must be equal from run to run: it shows no
+//! address. A target in the region is written `function+0xoffset`; a target elsewhere is only
+//! said to be elsewhere.
 
 use iced_x86::{
     Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, OpKind, SymbolResolver, SymbolResult,
 };
 
-use super::{CodeFunction, Region, is_relative_branch};
+use super::decode::is_relative_branch;
+use super::{CodeFunction, Region};
 
 impl Region {
-    /// Instruction `index` of function `f` as text, such as
-    /// `mov rax,[r14+10h]` or `jne short leaf+0x1c`. What is outside the region is
-    /// `<code>` or `<data>`.
+    /// Instruction `index` of function `f` as text, such as `mov rax,[r14+10h]` or
+    /// `jne short leaf+0x1c`. A target outside the region is `<code>` or `<data>`.
     pub fn disassemble(&self, f: usize, index: usize) -> String {
         let (Some(decoded), Some(boundary), Some(address)) =
             (self.decoded.get(f), self.boundaries(f).get(index), self.address(f, index))

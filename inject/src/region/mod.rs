@@ -2,73 +2,68 @@
 //!
 //! # Book-keeping
 //!
-//! The caller names functions by their addresses; the region numbers them in
-//! that order and cuts each into instructions, numbered from 0. A *boundary* is
-//! an instruction's first byte: where a thread can be stopped before running it.
+//! The caller names functions by their addresses. The region numbers the functions in that
+//! order, cuts each into instructions, and numbers a function's instructions from 0. A
+//! *boundary* is an instruction's first byte: a thread can be stopped there before it runs
+//! the instruction.
 //!
-//! A schedule names a boundary by function, index and **check**, seven bits of
-//! a hash over the instruction's bytes. Displacements from the instruction
-//! pointer and branch targets are hashed as zeros, so the same source has the same
-//! check in a binary that was laid out differently; a schedule that was made for
-//! other code is noticed (127 times in 128) rather than misread.
+//! A schedule names a boundary by function, index and **check**. The check is seven bits of
+//! a hash over the instruction's bytes. Displacements from the instruction pointer and branch
+//! targets are hashed as zeros, so the same source has the same check in a binary with
+//! another layout. A schedule that was made for other code is noticed (127 times in 128)
+//! rather than misread.
+//!
+//! # Whose memory
+//!
+//! Nothing here assumes that the code belongs to this process. [`Region::decode_from`] reads
+//! through a [`CodeMemory`], once; a region never reads memory again. [`Region::decode`] is
+//! the same for this process.
 //!
 //! # Gotchas
 //!
-//! - The bytes are copied when the region is decoded (and what an armed
-//!   breakpoint covers is put back in the copy), so later patches do not show.
-//! - They are read through `/proc/self/mem`: an address that is not there is an
-//!   error, not a fault, and decoding is safe to call.
-//! - A linker that relaxes `call [rip+f@GOTPCREL]` to `call f` changes an
-//!   opcode, and so a check. One toolchain does it always or never. Absolute
-//!   addresses as plain immediates (code that is not position-independent)
-//!   cannot be told from numbers and are hashed.
-//! - Everything between `start` and `end` is taken for instructions, but for the filler
-//!   (`nop`, `int3`) that aligns what follows: keep jump tables out of the region.
+//! - Later patches do not show: the bytes are copied as the region is decoded, and the copy
+//!   has the original bytes where breakpoints lie.
+//! - An address that is not mapped is an error rather than a fault.
+//! - A linker that relaxes `call [rip+f@GOTPCREL]` to `call f` changes an opcode, and so a
+//!   check. One toolchain does it always or never.
+//! - Absolute addresses as plain immediates (code that is not position-independent) cannot be
+//!   told from numbers and are hashed.
+//! - Everything between `start` and `end` is taken for instructions, except the filler (`nop`,
+//!   `int3`) that aligns the next function. Keep jump tables out of the region.
 
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::FileExt;
-
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
-
-use crate::local;
 
 mod const_prop;
+mod decode;
+mod flow;
 mod listing;
 
 pub use const_prop::Known;
+pub use flow::Flow;
+
+use decode::Decoded;
 
 /// A function of the region, by its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodeFunction {
-    /// What people call it.
+    /// The name that reports show.
     pub name: &'static str,
-    /// Its first byte.
+    /// The address of its first byte.
     pub start: usize,
-    /// One past its last byte.
+    /// One past the address of its last byte.
     pub end: usize,
 }
 
 /// An instruction of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boundary {
-    /// Where it starts, counted from the function's start.
+    /// Bytes from the function's start to the instruction's first byte.
     pub offset: u16,
-    /// How many bytes it has, 1 to 15.
+    /// The instruction's length in bytes, 1 to 15.
     pub len: u8,
-    /// Seven bits (0 to 127) that tell it from others, whatever the addresses.
+    /// Seven bits (0 to 127) that tell the instruction from others, whatever its address.
     pub check: u8,
-}
-
-/// Where an instruction leads within its function, calls taken to return.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// The instructions that can come next.
-    pub next: [Option<usize>; 2],
-    /// What it calls, if that is written in it or in the table that it names.
-    pub calls: Option<usize>,
-    /// Whether it jumps wherever a register says.
-    pub anywhere: bool,
 }
 
 /// Where an address lies in the region.
@@ -76,12 +71,22 @@ pub struct Flow {
 pub struct Location {
     /// The function's number.
     pub function: usize,
-    /// The number of the instruction that has the byte.
+    /// The number of the instruction that contains the byte.
     pub index: usize,
-    /// The address, counted from the function's start.
+    /// Bytes from the function's start to the address.
     pub offset: u16,
-    /// Whether it is the instruction's first byte.
+    /// Whether the address is the instruction's first byte.
     pub exact: bool,
+}
+
+/// Memory with code in it: this process's, or another's.
+pub trait CodeMemory {
+    /// Fills `into` with the bytes from `address` on, as they are without breakpoints.
+    ///
+    /// # Errors
+    ///
+    /// If some of the bytes cannot be read, for example because nothing is mapped there.
+    fn read(&self, address: usize, into: &mut [u8]) -> io::Result<()>;
 }
 
 /// Why a region cannot be decoded.
@@ -108,7 +113,7 @@ pub enum RegionError {
     TooLong {
         /// The function.
         name: &'static str,
-        /// How many bytes it has.
+        /// Its size in bytes.
         size: usize,
     },
     /// Two functions share bytes.
@@ -119,31 +124,24 @@ pub enum RegionError {
         /// The other.
         second: &'static str,
     },
-    /// A function is not mapped.
+    /// A function's bytes cannot be read.
     #[error("{name} cannot be read: {source}")]
     Unreadable {
         /// The function.
         name: &'static str,
-        /// What the kernel said.
+        /// The reason that the memory gave.
         source: io::Error,
     },
-    /// Bytes that are no instruction, or one that reaches beyond the end.
+    /// Bytes that are no instruction, or an instruction that reaches beyond the end.
     #[error("{name}+{offset:#x} is no instruction: {bytes:02x?}")]
     Undecodable {
         /// The function.
         name: &'static str,
-        /// Where in it.
+        /// Bytes from the function's start.
         offset: usize,
         /// The bytes from there, at most 15.
         bytes: Vec<u8>,
     },
-}
-
-/// What is known of one function.
-#[derive(Debug)]
-struct Decoded {
-    code: Vec<u8>,
-    boundaries: Vec<Boundary>,
 }
 
 /// A marked code region and its instruction boundaries.
@@ -154,11 +152,19 @@ pub struct Region {
     decoded: Vec<Decoded>,
     /// The functions' numbers, by address.
     by_address: Vec<usize>,
+    /// The words that instructions read relative to the instruction pointer, such as entries
+    /// of the linker's table, by address, as they were when the region was decoded.
+    words: BTreeMap<u64, u64>,
 }
 
 impl Region {
-    /// Decodes `functions`, which keep their order.
-    pub fn decode(functions: &[CodeFunction]) -> Result<Self, RegionError> {
+    /// Decodes `functions` out of `memory`. The functions keep their order.
+    ///
+    /// # Errors
+    ///
+    /// If a function's addresses make no sense, functions overlap, a function cannot be read,
+    /// or its bytes are not instructions from start to end.
+    pub fn decode_from(functions: &[CodeFunction], memory: &impl CodeMemory) -> Result<Self, RegionError> {
         for function in functions {
             let CodeFunction { name, start, end } = *function;
             match end.checked_sub(start) {
@@ -176,98 +182,25 @@ impl Region {
                 return Err(RegionError::Overlap { first: first.name, second: second.name });
             }
         }
-        let decoded = functions.iter().map(decode_function).collect::<Result<_, _>>()?;
-        Ok(Self { functions: functions.to_vec(), decoded, by_address })
+        let mut words = BTreeMap::new();
+        let decoded = functions
+            .iter()
+            .map(|function| decode::function(function, memory, &mut words))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { functions: functions.to_vec(), decoded, by_address, words })
     }
 
-    /// The functions, as they were given.
+    /// The functions, in the order in which they were given.
     pub fn functions(&self) -> &[CodeFunction] {
         &self.functions
     }
 
-    /// The instructions of function `f`; none where there is no such function.
+    /// The instructions of function `f`, in order of address; empty if there is no such function.
     pub fn boundaries(&self, f: usize) -> &[Boundary] {
         self.decoded.get(f).map_or(&[], |decoded| &decoded.boundaries)
     }
 
-    /// Where each instruction of function `f` leads.
-    pub fn flow(&self, f: usize) -> Vec<Flow> {
-        let (Some(decoded), Some(function)) = (self.decoded.get(f), self.functions.get(f)) else {
-            return Vec::new();
-        };
-        let options = DecoderOptions::NONE;
-        let mut decoder = Decoder::with_ip(64, &decoded.code, function.start as u64, options);
-        let code: Vec<Instruction> = decoded.boundaries.iter().map(|_| decoder.decode()).collect();
-        let find = |ip: u64| code.binary_search_by_key(&ip, Instruction::ip).ok();
-        let flow = |instruction: &Instruction| {
-            let next = find(instruction.next_ip());
-            let target = instruction.near_branch_target();
-            match instruction.flow_control() {
-                FlowControl::UnconditionalBranch => Flow { next: [find(target), None], ..Flow::default() },
-                FlowControl::ConditionalBranch => Flow { next: [next, find(target)], ..Flow::default() },
-                FlowControl::Call => {
-                    Flow { next: [next, None], calls: Some(target as usize), ..Flow::default() }
-                }
-                FlowControl::IndirectCall => {
-                    let calls = instruction
-                        .is_ip_rel_memory_operand()
-                        .then(|| word(instruction.ip_rel_memory_address()));
-                    Flow { next: [next, None], calls: calls.flatten(), ..Flow::default() }
-                }
-                // The last call of a function, by the linker's table or by a function's pointer.
-                FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
-                    Flow { calls: word(instruction.ip_rel_memory_address()), ..Flow::default() }
-                }
-                FlowControl::IndirectBranch if is_last_call(&code, instruction) => Flow::default(),
-                FlowControl::IndirectBranch => Flow { anywhere: true, ..Flow::default() },
-                FlowControl::Return | FlowControl::Exception => Flow::default(),
-                _ => Flow { next: [next, None], ..Flow::default() },
-            }
-        };
-        code.iter().map(flow).collect()
-    }
-
-    /// For each instruction of function `f` whether every way from it ends in a trap (`ud2`),
-    /// calls taken to return: such code throws, panics, or cleans up after a panic.
-    pub fn doomed(&self, f: usize) -> Vec<bool> {
-        let (Some(decoded), Some(function)) = (self.decoded.get(f), self.functions.get(f)) else {
-            return Vec::new();
-        };
-        let options = DecoderOptions::NONE;
-        let mut decoder = Decoder::with_ip(64, &decoded.code, function.start as u64, options);
-        let code: Vec<Instruction> = decoded.boundaries.iter().map(|_| decoder.decode()).collect();
-        let find = |ip: u64| code.binary_search_by_key(&ip, Instruction::ip).ok();
-        let mut doomed = vec![true; code.len()];
-        // What can leave the function is not doomed, nor is what can come to that.
-        loop {
-            let mut changed = false;
-            for (index, instruction) in code.iter().enumerate() {
-                let next = || find(instruction.next_ip()).is_some_and(|next| !doomed[next]);
-                let target = || find(instruction.near_branch_target()).is_none_or(|target| !doomed[target]);
-                let escapes = match instruction.flow_control() {
-                    FlowControl::Return | FlowControl::IndirectBranch => true,
-                    FlowControl::UnconditionalBranch => target(),
-                    FlowControl::ConditionalBranch => next() || target(),
-                    FlowControl::Exception => false,
-                    _ => next(),
-                };
-                if escapes && doomed[index] {
-                    doomed[index] = false;
-                    changed = true;
-                }
-            }
-            if !changed {
-                return doomed;
-            }
-        }
-    }
-
-    /// The bytes of function `f` as they were decoded.
-    pub(crate) fn code(&self, f: usize) -> &[u8] {
-        self.decoded.get(f).map_or(&[], |decoded| &decoded.code)
-    }
-
-    /// How many instructions function `f` has.
+    /// The number of instructions in function `f`.
     #[inline]
     pub fn count(&self, f: usize) -> usize {
         self.boundaries(f).len()
@@ -281,8 +214,8 @@ impl Region {
         Some(function.start + usize::from(boundary.offset))
     }
 
-    /// Where `address` lies, if it lies in the region. Two binary searches;
-    /// may be called in a signal handler.
+    /// Returns where `address` lies, or `None` if it lies outside the region. Makes two binary
+    /// searches; may be called in a signal handler.
     pub fn locate(&self, address: usize) -> Option<Location> {
         let start = |f: &usize| self.functions.get(*f).map_or(usize::MAX, |f| f.start);
         let after = self.by_address.partition_point(|f| start(f) <= address);
@@ -291,114 +224,16 @@ impl Region {
         if address >= end {
             return None;
         }
-        // Below 65,536, as `decode` made sure.
+        // Below 65,536: `decode_from` refuses longer functions.
         let offset = (address - start) as u16;
         let boundaries = self.boundaries(function);
         let index = boundaries.partition_point(|b| b.offset <= offset).checked_sub(1)?;
         let exact = boundaries.get(index)?.offset == offset;
         Some(Location { function, index, offset, exact })
     }
-}
 
-fn decode_function(function: &CodeFunction) -> Result<Decoded, RegionError> {
-    let name = function.name;
-    let code = copy(function).map_err(|source| RegionError::Unreadable { name, source })?;
-    let mut decoder = Decoder::with_ip(64, &code, function.start as u64, DecoderOptions::NONE);
-    let mut boundaries = Vec::new();
-    let mut instruction = Instruction::default();
-    let mut filler = 0;
-    while decoder.can_decode() {
-        let offset = decoder.position();
-        decoder.decode_out(&mut instruction);
-        if instruction.is_invalid() {
-            let bytes = code[offset..].iter().copied().take(15).collect();
-            return Err(RegionError::Undecodable { name, offset, bytes });
-        }
-        let len = instruction.len();
-        let mut bytes = code[offset..offset + len].to_vec();
-        let constants = decoder.get_constant_offsets(&instruction);
-        // A branch target counts as an immediate.
-        if instruction.is_ip_rel_memory_operand() && constants.has_displacement() {
-            let at = constants.displacement_offset();
-            bytes[at..at + constants.displacement_size()].fill(0);
-        }
-        if is_relative_branch(&instruction) && constants.has_immediate() {
-            let at = constants.immediate_offset();
-            bytes[at..at + constants.immediate_size()].fill(0);
-        }
-        filler = if is_filler(&instruction) { filler + 1 } else { 0 };
-        boundaries.push(Boundary { offset: offset as u16, len: len as u8, check: check(&bytes) });
+    /// The bytes of function `f` as they were decoded.
+    pub(crate) fn code(&self, f: usize) -> &[u8] {
+        self.decoded.get(f).map_or(&[], |decoded| &decoded.code)
     }
-    if filler < boundaries.len() {
-        boundaries.truncate(boundaries.len() - filler);
-    }
-    Ok(Decoded { code, boundaries })
-}
-
-/// The word at an address, such as an entry of a table of functions.
-fn word(address: u64) -> Option<usize> {
-    let mut bytes = [0; 8];
-    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, address).ok()?;
-    Some(u64::from_le_bytes(bytes) as usize)
-}
-
-/// Whether it is what compilers and linkers put between functions.
-fn is_filler(instruction: &Instruction) -> bool {
-    matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
-}
-
-/// A function's bytes, without the breakpoints that may be in them.
-fn copy(function: &CodeFunction) -> io::Result<Vec<u8>> {
-    let mut code = vec![0; function.end - function.start];
-    File::open("/proc/self/mem")?.read_exact_at(&mut code, function.start as u64)?;
-    if let Some((address, original)) = local::text::covered()
-        && (function.start..function.end).contains(&address)
-    {
-        code[address - function.start] = original;
-    }
-    local::uncover(function.start, &mut code);
-    Ok(code)
-}
-
-/// Whether a jump to where a register or memory says goes to another function: the address was
-/// loaded as it is. That of a case in this function is reckoned from a table's entry.
-fn is_last_call(code: &[Instruction], jump: &Instruction) -> bool {
-    if jump.op0_kind() == OpKind::Memory {
-        return jump.memory_index() == Register::None;
-    }
-    let register = jump.op0_register();
-    let mut before = code.iter().take_while(|i| i.ip() < jump.ip()).collect::<Vec<_>>();
-    while let Some(instruction) = before.pop() {
-        if instruction.flow_control() != FlowControl::Next {
-            return false;
-        }
-        let writes = instruction.op_count() != 0
-            && instruction.op0_kind() == OpKind::Register
-            && instruction.op0_register().full_register() == register;
-        if writes && instruction.mnemonic() != Mnemonic::Push {
-            return instruction.mnemonic() == Mnemonic::Mov
-                && instruction.op1_kind() == OpKind::Memory
-                && instruction.memory_index() == Register::None;
-        }
-    }
-    false
-}
-
-/// Whether the first operand is a place in the code.
-fn is_relative_branch(instruction: &Instruction) -> bool {
-    use OpKind::{NearBranch16, NearBranch32, NearBranch64};
-    matches!(instruction.op0_kind(), NearBranch16 | NearBranch32 | NearBranch64)
-}
-
-/// FNV-1a, folded to seven bits. Kept schedules hold these values: a test pins
-/// some.
-fn check(bytes: &[u8]) -> u8 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    // The lowest bits of FNV-1a depend on the lowest bits of the bytes alone:
-    // fold the rest in.
-    let hash = hash ^ (hash >> 32);
-    let hash = hash ^ (hash >> 16);
-    ((hash ^ (hash >> 7)) & 0x7f) as u8
 }

@@ -1,8 +1,8 @@
 //! Running a test in a process of its own, and the code that tests stop in.
 //!
-//! Handlers, patches and the breakpoint are process-wide, and a test that goes
-//! wrong with them takes the process along. So such a test starts this same
-//! executable again with its own name, and judges what came of it.
+//! Handlers, patches and the breakpoint belong to the whole process, and a failing test can take
+//! the process along. So such a test starts this same executable again with its own name, and
+//! judges how that process ended.
 
 // Each test file uses its part.
 #![allow(dead_code)]
@@ -10,13 +10,14 @@
 use std::arch::{asm, naked_asm};
 use std::env;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sigstorm_inject::CodeFunction;
 
 const VARIABLE: &str = "SIGSTORM_INJECT_CHILD";
 
-/// Runs `body` in a child process and asserts that it came to its end there.
-/// `test` is the name of the calling test.
+/// Runs `body` in a child process and asserts that it ran to its end there. `test` is the name of
+/// the calling test.
 #[track_caller]
 pub fn in_child(test: &str, body: impl FnOnce()) {
     let Some(output) = child_output(test, body) else {
@@ -27,12 +28,11 @@ pub fn in_child(test: &str, body: impl FnOnce()) {
     assert!(text.contains(&marker(test)), "no marker: the body never ran\n{text}");
 }
 
-/// Runs `body` in a child process and returns what came of it; `None` in the
-/// child itself.
+/// Runs `body` in a child process and returns the child's output; `None` in the child itself.
 pub fn child_output(test: &str, body: impl FnOnce()) -> Option<Output> {
     if env::var(VARIABLE).is_ok_and(|name| name == test) {
         // A child that hangs dies of SIGALRM, and its parent says so.
-        // SAFETY: It sets a timer; nobody here handles its signal.
+        // SAFETY: The call sets a timer, whose signal has no handler here.
         unsafe { libc::alarm(60) };
         body();
         println!("{}", marker(test));
@@ -47,7 +47,7 @@ pub fn child_output(test: &str, body: impl FnOnce()) -> Option<Output> {
 }
 
 pub fn marker(test: &str) -> String {
-    format!("[{test} came to its end]")
+    format!("[{test} ran to its end]")
 }
 
 pub fn describe(output: &Output) -> String {
@@ -62,8 +62,8 @@ pub fn describe(output: &Output) -> String {
 pub static ADDEND: u64 = 1_000;
 
 /// `outer(x)` is `3 * x + ADDEND`, and `ADDEND` for 0, by the other branch.
-/// The code is the same in both copies, the layout is not: whichever function
-/// the linker puts first, what follows it moves the other.
+/// Both copies have the same code in different layouts: the padding behind a function moves the
+/// next one.
 macro_rules! sample {
     ($outer:ident, $inner:ident, $outer_end:literal, $inner_end:literal, $skip:literal) => {
         #[unsafe(naked)]
@@ -146,8 +146,8 @@ pub fn functions_again() -> [CodeFunction; 2] {
     ]
 }
 
-/// Where the stack is. The address of a local will not do: AddressSanitizer
-/// keeps locals elsewhere.
+/// The stack pointer. The address of a local will not do: AddressSanitizer keeps locals
+/// elsewhere.
 #[inline(always)]
 pub fn stack_pointer() -> usize {
     let sp;
@@ -170,7 +170,7 @@ pub fn set_errno(value: i32) {
 ///
 /// # Safety
 ///
-/// The handler does only what a handler may.
+/// The handler does nothing that a signal handler must not do.
 pub unsafe fn handle(
     signal: i32,
     flags: i32,
@@ -183,4 +183,29 @@ pub unsafe fn handle(
     // SAFETY: The record is live; the handler is the caller's promise.
     let result = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Numbers that handlers saw, in order; those beyond `N` are counted only.
+pub struct Log<const N: usize> {
+    entries: [AtomicUsize; N],
+    len: AtomicUsize,
+}
+
+impl<const N: usize> Log<N> {
+    pub const fn new() -> Self {
+        Log { entries: [const { AtomicUsize::new(0) }; N], len: AtomicUsize::new(0) }
+    }
+
+    pub fn push(&self, entry: usize) {
+        let at = self.len.fetch_add(1, Ordering::SeqCst);
+        if let Some(slot) = self.entries.get(at) {
+            slot.store(entry, Ordering::SeqCst);
+        }
+    }
+
+    /// Returns the numbers and empties the log.
+    pub fn take(&self) -> Vec<usize> {
+        let len = self.len.swap(0, Ordering::SeqCst);
+        self.entries[..len].iter().map(|entry| entry.load(Ordering::SeqCst)).collect()
+    }
 }
