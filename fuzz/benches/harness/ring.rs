@@ -26,7 +26,7 @@ impl Round for Baton {
 }
 
 /// A word for each thread: one is its turn.
-struct Bare([AtomicU32; sigstorm_inject::SEATS]);
+struct Bare([AtomicU32; sigstorm_inject::MAX_THREADS]);
 
 fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
     // SAFETY: the word outlives the call; no time-out. An answer would tell nothing that the
@@ -104,7 +104,7 @@ pub fn baton(threads: usize) -> Case {
 /// The same with nothing but futexes.
 pub fn bare(threads: usize) -> Case {
     Case::timed("bare futex", move |times| {
-        time(&Bare([const { AtomicU32::new(0) }; sigstorm_inject::SEATS]), threads, times)
+        time(&Bare([const { AtomicU32::new(0) }; sigstorm_inject::MAX_THREADS]), threads, times)
     })
     .per(threads)
 }

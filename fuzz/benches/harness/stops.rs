@@ -43,7 +43,7 @@ fn run(stops: usize) {
     // SAFETY: the function's first byte, in writable text that stays so; this thread alone
     // runs that code; the function has no preconditions.
     unsafe {
-        inject::arm(first());
+        inject::set_breakpoint(first());
         walked();
     }
     assert_eq!(STOPS.load(Ordering::Relaxed), stops);
@@ -55,7 +55,7 @@ pub fn measure(bench: &mut Bench) {
     // SAFETY: the program's own text, which is never unmapped.
     let text = unsafe { Text::writable(page, first() + INSTRUCTIONS + 1) }.expect("writable text");
     // SAFETY: it counts and sets a flag.
-    unsafe { inject::install(on_trap) }.expect("the trap handler");
+    unsafe { inject::install_trap_handler(on_trap, &[libc::SIGPROF]) }.expect("the trap handler");
     let breakpoint = Case::new("sigstorm", || {
         STEPPING.store(false, Ordering::Relaxed);
         run(1);

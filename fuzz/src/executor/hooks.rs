@@ -34,7 +34,7 @@ static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 pub(crate) fn install() -> io::Result<()> {
     sigstorm_runtime::hooks::install(&HOOKS);
     // SAFETY: `on_trap` allocates nothing and panics nowhere.
-    unsafe { inject::install(super::instruction::on_trap) }
+    unsafe { inject::install_trap_handler(super::instruction::on_trap, &[libc::SIGPROF]) }
 }
 
 fn on_point(point: Point, g: *const G, detail: usize) {

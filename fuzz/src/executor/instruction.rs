@@ -117,7 +117,7 @@ impl TrapState {
 
     /// Takes its breakpoint away for good.
     pub(crate) fn disarm(&self) {
-        inject::disarm();
+        inject::clear_breakpoint();
         if self.coming_back.replace(false)
             && let Some(ladder) = ladder()
         {
@@ -251,7 +251,7 @@ impl State {
             // SAFETY: an instruction boundary of the marked code, writable for the process's life.
             // The calling thread holds the baton; it is the one that is to come there, or passes
             // the baton on to that one before it comes there itself.
-            unsafe { inject::arm_for(address, self.threads[seat].tid.get()) };
+            unsafe { inject::set_breakpoint_for(address, self.threads[seat].tid.get()) };
         }
     }
 
@@ -282,7 +282,7 @@ impl State {
         } else if trap.coming_back.get() {
             ladder.disarm();
         } else if self.threads[seat].at_instruction.get().is_some() {
-            inject::disarm();
+            inject::clear_breakpoint();
         }
     }
 
@@ -304,7 +304,7 @@ impl State {
 
     /// Takes every breakpoint away.
     pub(crate) fn disarm_all(&self) {
-        inject::disarm();
+        inject::clear_breakpoint();
         if let Some(ladder) = ladder() {
             ladder.disarm();
         }
@@ -378,7 +378,7 @@ impl State {
         recorder.width = width;
         recorder.visits.clear();
         recorder.visits.resize((steps + 1) * width, Visits::default());
-        inject::disarm();
+        inject::clear_breakpoint();
         // A recorded thread waits at its seat, and not in the kernel: there it would run without
         // the baton for some instructions.
         recorder.parked = self.parks.replace(false);

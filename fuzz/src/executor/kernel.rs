@@ -32,7 +32,7 @@
 //!
 //! * The signal is blocked there and arrives in the wait, at one place.
 //! * A breakpoint in the loop that another thread has for itself is not for M1, which waits
-//!   until it is gone ([`inject::arm_for`]).
+//!   until it is gone ([`inject::set_breakpoint_for`]).
 //! * One for M1 is not armed there by others: in the loop M1 may or may not come to it. What
 //!   follows the loop it comes to once it was woken, and those are armed by who wakes it;
 //!   those still further, as soon as M1 is back. Before that no other thread comes there,
@@ -128,7 +128,7 @@ impl State {
             thread.parked.set(true);
             self.leave_order(target, order)
         };
-        let calls = [parking.block(), self.pass_call(pass), parking.wait()];
+        let calls = [parking.block_call(), self.pass_call(pass), parking.wait_call()];
         let calls = calls.map(|call| SystemCall { number: call.number, args: call.args });
         let Some(calls) = SystemCalls::new(&calls) else {
             self.fail(seat, Violation::Harness("a stub does not make as many calls"));
@@ -199,7 +199,7 @@ impl State {
         }
         if let Some((address, _)) = thread.at_instruction.get()
             && !thread.trap.is_coming_back()
-            && inject::armed() != Some(address)
+            && inject::breakpoint() != Some(address)
         {
             self.arm_at(seat, address);
         }

@@ -77,7 +77,8 @@ fn led_to(flow: &[Flow]) -> Vec<bool> {
 fn protocol(region: &Region, f: usize) -> Vec<Option<&'static str>> {
     let quiet = [(defect::word(), Known::Zero)];
     let watched = [quiet[0], (hooks::word(), Known::NonZero)];
-    let (doomed, written, flow) = (region.doomed(f), led_to(&region.flow(f)), region.flow_where(f, &watched));
+    let (always_traps, written, flow) =
+        (region.always_traps(f), led_to(&region.flow(f)), region.flow_where(f, &watched));
     let (in_quiet, in_watched) = (led_to(&region.flow_where(f, &quiet)), led_to(&flow));
     let calls = |index: usize, targets: &[usize]| flow[index].calls.is_some_and(|to| targets.contains(&to));
     let reason = |index: usize| match index {
@@ -85,7 +86,7 @@ fn protocol(region: &Region, f: usize) -> Vec<Option<&'static str>> {
             Some("it only fills a gap")
         }
         _ if !written[index] => Some("nothing but a panic's clean-up leads there"),
-        _ if doomed[index] || calls(index, &throw::code()) => Some(THROWS),
+        _ if always_traps[index] || calls(index, &throw::code()) => Some(THROWS),
         _ if !in_quiet[index] || calls(index, &canary::code()) => Some(PLANTED),
         _ if !in_watched[index] => Some("only a core that nobody watches comes there"),
         _ if calls(index, &[traceback::wrong_code()]) => Some(WRONG),

@@ -15,7 +15,7 @@ use sigstorm::executor::{Harness, signal_here};
 use sigstorm::generate::Generator;
 use sigstorm::outcome::Run;
 use sigstorm::schedule::{Schedule, Stop};
-use sigstorm_inject::{Trap, arm};
+use sigstorm_inject::{Trap, set_breakpoint};
 use sigstorm_runtime::table::info;
 use sigstorm_runtime::{CodeClass, Function, marked_code};
 
@@ -54,7 +54,7 @@ pub fn stepped(each: fn(&mut Trap<'_>) -> bool) -> Harness {
     assert!(STEPPER.set(stepper).is_ok(), "a process has one stepper");
     // SAFETY: `on_trap` allocates nothing, locks nothing and panics nowhere. The executor's
     // own handler, which it replaces, only serves stops at instructions.
-    unsafe { sigstorm_inject::install(on_trap) }.expect("a trap handler");
+    unsafe { sigstorm_inject::install_trap_handler(on_trap, &[libc::SIGPROF]) }.expect("a trap handler");
     harness
 }
 
@@ -63,7 +63,7 @@ pub fn step_through(harness: &mut Harness, schedule: &Schedule) -> Run {
     let stepper = STEPPER.get().expect("a stepper");
     // SAFETY: an instruction of the marked code, which the harness keeps writable; every
     // thread waits, and those that are to run get the baton from this one.
-    unsafe { arm(stepper.switch_in) };
+    unsafe { set_breakpoint(stepper.switch_in) };
     harness.run(&without_instructions(schedule), false)
 }
 
@@ -102,7 +102,7 @@ fn on_trap(trap: &mut Trap<'_>) {
         // Back on its own stack, in Rust.
         trap.set_single_step(false);
         // SAFETY: as where it was armed first; this thread holds the baton.
-        unsafe { arm(stepper.switch_in) };
+        unsafe { set_breakpoint(stepper.switch_in) };
         return;
     }
     // The trap flag is lost for one instruction on the way back from the kernel.
@@ -110,7 +110,7 @@ fn on_trap(trap: &mut Trap<'_>) {
     trap.set_single_step(!enters);
     if enters {
         // SAFETY: as above; the next instruction of the same thread.
-        unsafe { arm(stepper.kernel.1) };
+        unsafe { set_breakpoint(stepper.kernel.1) };
     }
     // It arrives before the next instruction, as this handler returns.
     if (stepper.each)(trap) && signal_here().is_ok() {
