@@ -113,8 +113,11 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("sigstorm-inject patches x86-64 code and reads Linux signal frames: it has no other port");
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod local;
-mod old_names;
 mod region;
 
 pub use local::{
@@ -122,5 +125,4 @@ pub use local::{
     TextError, Trap, TrapKind, allowed_cores, breakpoint, clear_breakpoint, gettid, handlers_on_signal_stack,
     install_trap_handler, nearest, pin, set_breakpoint, set_breakpoint_for, tgkill,
 };
-pub use old_names::{SEATS, arm, arm_for, armed, disarm, install};
 pub use region::{Boundary, CodeFunction, CodeMemory, Flow, Known, Location, Region, RegionError};
