@@ -1,24 +1,24 @@
-//! Makes a chosen thing happen at a chosen instant on a real thread.
+//! Makes a chosen event happen at a chosen instant on a real thread.
 //!
 //! This crate knows nothing of the program that it attacks. It offers the five things that a
 //! controlled run is made of:
 //!
-//! - **Which thread runs** ([`Baton`], [`pin`]). One of the program's real OS threads runs; the
+//! - **One running thread** ([`Baton`], [`pin`]). One of the program's real OS threads runs; the
 //!   others sleep in a futex, one word for each thread slot. All threads share one core: there a
 //!   hand-over costs under a microsecond in each direction, and across cores forty times that.
-//! - **Where a thread stops** ([`Region`], [`Text`], [`set_breakpoint`],
+//! - **A stop at any instruction** ([`Region`], [`Text`], [`set_breakpoint`],
 //!   [`install_trap_handler`]). A marked code region is decoded once into its instruction
 //!   boundaries. A one-shot breakpoint on one of them stops the thread exactly there, inside our
 //!   SIGTRAP handler, where it may wait for the baton for as long as the schedule likes. A
 //!   [`Ladder`] stops it at every boundary that it reaches; the trap flag does the same at ten
 //!   times the cost.
-//! - **What happens there** ([`tgkill`]). A signal that the stopped thread sends itself in the
+//! - **A signal exactly there** ([`tgkill`]). A signal that the stopped thread sends itself in the
 //!   trap handler is held off and arrives as the handler returns, so the PC that the signal's
 //!   handler finds *is* the boundary. [`install_trap_handler`] is told which signals are held
 //!   off; any can be.
-//! - **In the kernel** ([`Parking`]). A thread can wait for the baton in a system call that
+//! - **A wait in the kernel** ([`Parking`]). A thread can wait for the baton in a system call that
 //!   other code makes, and be sent a signal there: it arrives at the instruction after the call.
-//! - **On which stack** ([`SignalStack`], [`handlers_on_signal_stack`]). A goroutine stack of
+//! - **A stack for handlers** ([`SignalStack`], [`handlers_on_signal_stack`]). A goroutine stack of
 //!   two kilobytes cannot hold a signal frame of twelve.
 //!
 //! # Example
@@ -81,7 +81,7 @@
 //! `region` decodes code, whichever process it belongs to. `local` controls the threads of this
 //! process. Arrows run from `local` to `region`, never back.
 //!
-//! # What can be called where
+//! # Calls allowed in handlers
 //!
 //! | call | in a handler | while other threads are stopped |
 //! |---|---|---|
@@ -96,7 +96,7 @@
 //! The calls marked *yes* neither allocate nor lock nor panic, and they leave `errno` alone:
 //! system calls are made by the instruction rather than through libc. If the caller has broken
 //! the contract (a thread slot that does not exist), they say so on standard error and abort: a
-//! harness that carries on with a wrong idea of who runs would report nonsense.
+//! harness that carries on with a wrong idea of which thread runs would report nonsense.
 //!
 //! # Gotchas
 //!

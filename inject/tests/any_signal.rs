@@ -165,7 +165,7 @@ fn mix(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
-/// What `attacked.c` does, in Rust.
+/// The function of `attacked.c`, in Rust.
 #[inline(never)]
 #[unsafe(link_section = "attacked_rust")]
 fn attacked_rust(text: &[u8]) -> u64 {
@@ -221,6 +221,37 @@ fn signal_that_is_not_held_off_lands_inside_the_trap_handler() {
         let (address, signals) = signal_at_first_instruction();
         assert_eq!(signals.len(), 1);
         assert_ne!(signals[0], address, "it was to be sent before the handler returns");
+    });
+}
+
+static SECOND: Log<64> = Log::new();
+
+extern "C" fn on_usr2(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: It is the handler's third argument.
+    let context = unsafe { Context::from_raw(context) };
+    SECOND.push(context.pc());
+}
+
+fn send_two(trap: &mut Trap<'_>) {
+    on_trap(trap);
+    if tgkill(gettid(), libc::SIGUSR2).is_err() {
+        SEND_FAILED.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn second_signal_of_a_stop_lands_at_the_first_ones_handler() {
+    in_child("second_signal_of_a_stop_lands_at_the_first_ones_handler", || {
+        let _stack = install(&[]);
+        // SAFETY: As in `install`.
+        unsafe {
+            install_trap_handler(send_two, &[libc::SIGUSR1, libc::SIGUSR2]).expect("signals that exist");
+            common::handle(libc::SIGUSR2, libc::SA_ONSTACK, on_usr2);
+        }
+        let (address, signals) = signal_at_first_instruction();
+        assert_eq!(signals, [address]);
+        assert_eq!(SECOND.take(), [on_usr1 as *const () as usize]);
+        assert!(!SEND_FAILED.load(Ordering::SeqCst));
     });
 }
 

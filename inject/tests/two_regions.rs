@@ -229,7 +229,7 @@ fn two_ladders_at_one_address_abort() {
     let output = child_output("two_ladders_at_one_address_abort", || {
         let _stage = stage();
         let again: &'static Ladder = Box::leak(Box::new(Ladder::new(region(INNER))));
-        // SAFETY: The staged text; nobody runs it.
+        // SAFETY: The staged text; no thread runs it.
         unsafe { ladder(INNER).arm_all() };
         // SAFETY: As above.
         unsafe { again.arm_all() };

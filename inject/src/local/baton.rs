@@ -118,8 +118,8 @@ impl Baton {
         }
     }
 
-    /// As [`wait`](Self::wait), for at most `limit`. Returns whether the baton came. If it did
-    /// not, the thread may wait again.
+    /// As [`wait`](Self::wait), for at most `limit`. Returns whether the baton was passed.
+    /// If it was not, the thread may wait again.
     pub fn wait_timeout(&self, me: usize, limit: Duration) -> bool {
         let deadline = deadline_after(limit);
         self.take(self.word(me), Some(&deadline))
@@ -149,7 +149,7 @@ impl Baton {
     }
 }
 
-/// Case 5: gives up waiting. Returns whether the baton came after all.
+/// Case 5: gives up waiting. Returns whether the baton was passed after all.
 fn leave(word: &AtomicU32) -> bool {
     word.swap(EMPTY, Ordering::Acquire) == PASSED
 }

@@ -1,6 +1,6 @@
 //! A ladder: breakpoints at many boundaries of a region at once.
 //!
-//! # What it is for
+//! # Uses
 //!
 //! *Recording*: every boundary is armed. A thread that reaches one stops in the trap handler;
 //! the byte there is restored so that the thread can go on, and the boundary at which it
@@ -18,7 +18,7 @@
 //! baton: a thread [closes](Ladder::close) it before it passes the baton on, so that other
 //! threads stop there, and [opens](Ladder::open) it when it has the baton again.
 //!
-//! # What can run next
+//! # Successors of an instruction
 //!
 //! | instruction | next |
 //! |---|---|

@@ -14,7 +14,7 @@
 //!    thread waits at its slot, [`Parking::wake_call`] or [`Parking::interrupt_call`] if it is
 //!    parked, too.
 //! 3. [`Parking::wait_call`]: sleeps until the thread is woken, with the signal let in and no
-//!    other. `EINTR` means that the signal came; then the call is made again.
+//!    other. `EINTR` means that the signal arrived; then the call is made again.
 //!
 //! # Correctness
 //!
@@ -24,8 +24,8 @@
 //! 2. U signals T before T is asleep: the signal is blocked until the wait's own mask lets it
 //!    in, which the kernel does as it puts the thread to sleep. So the signal *always* arrives at
 //!    the instruction after the wait, with `EINTR`, however late T gets there.
-//! 3. The signal's handler returns with the baton passed on again: T makes the wait again, and is
-//!    where it was.
+//! 3. The signal's handler returns with the baton passed on again: T makes the wait again, as
+//!    before.
 //! 4. A signal of another kind goes to another thread, or stays pending: so each `EINTR` is ours.
 //!
 //! From 2. up to 3. and from the handler's end up to the next 3. the thread runs *without the

@@ -16,9 +16,9 @@
 //! # At the handler
 //!
 //! At a breakpoint, the byte is restored and the PC rewound *before* the handler is called.
-//! During all that the handler does (waiting for the baton, letting another thread walk the
-//! stack, setting the next breakpoint) the code is whole, and the saved context is that of a
-//! thread about to run that instruction.
+//! While the handler runs (it may wait for the baton, let another thread walk the stack, or set
+//! the next breakpoint) the instruction is whole, and the saved context is that of a thread about
+//! to run it.
 //!
 //! # The signal at the boundary
 //!

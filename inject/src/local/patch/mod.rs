@@ -1,5 +1,5 @@
-//! The owner of patched code bytes: every breakpoint byte in this process is written here, and
-//! here alone is known what each one covers.
+//! The owner of patched code bytes: only this module writes breakpoint bytes, and only this
+//! module knows the byte that each one covers.
 //!
 //! # Book-keeping
 //!
@@ -16,8 +16,8 @@
 //! | asked by | question | answer |
 //! |---|---|---|
 //! | the SIGTRAP handler | whose `int3` was at this address? | [`stop_at`] |
-//! | a region | what are this code's own bytes? | [`restore_originals`] |
-//! | a [`Text`](crate::Text) that ends | take away what is patched in here | [`clear_within`] |
+//! | a region | which bytes does this code have without patches? | [`restore_originals`] |
+//! | a [`Text`](crate::Text) that ends | which patches lie in this range? | [`clear_within`] |
 //!
 //! # Correctness
 //!
@@ -72,7 +72,7 @@ struct Range {
     next: *const Range,
 }
 
-/// What an `int3` was.
+/// The cause of an `int3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     /// The breakpoint, which is gone now.
@@ -144,8 +144,8 @@ pub fn breakpoint() -> Option<usize> {
     }
 }
 
-/// For the trap handler: says what the `int3` at `address` was, which the calling thread has
-/// run. If it was the breakpoint or a rung for this thread, the byte is restored.
+/// For the trap handler: returns the cause of the `int3` at `address`, which the calling thread
+/// has run. If it was the breakpoint or a rung for this thread, the byte is restored.
 pub(super) fn stop_at(address: usize) -> Stop {
     loop {
         let writes = WRITES.load(Ordering::Acquire);
