@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sigstorm::schedule::Schedule;
+use sigstorm::schedule::{Schedule, Stop, checks};
 
 fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(target);
@@ -46,4 +46,64 @@ fn texts_survive_both_ways_or_are_refused_with_words() {
         }
     }
     assert!(read > 20 && refused > 20, "{read} are read, {refused} refused: some of each are wanted");
+}
+
+/// Every schedule that is kept, by its file: those of the corpora, and those of the museum's pages.
+fn kept() -> Vec<(PathBuf, Schedule)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut kept = Vec::new();
+    for folder in ["corpus/schedule", "corpus/sweep", "corpus/stops", "reports/museum"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            let schedule = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("md") => in_page(&String::from_utf8(bytes).unwrap()),
+                Some("svg") => None,
+                _ => Some(Schedule::from_file_bytes(&bytes).unwrap()),
+            };
+            kept.extend(schedule.map(|schedule| (path, schedule)));
+        }
+    }
+    kept
+}
+
+/// The schedule in a page's block, if it has one.
+fn in_page(page: &str) -> Option<Schedule> {
+    let begin = page.find("# sigstorm schedule 1\n")?;
+    let block = page[begin..].split("```").next()?;
+    Some(Schedule::parse(block).unwrap())
+}
+
+#[test]
+fn every_kept_stop_has_the_check_value_of_its_instruction() {
+    let region = sigstorm::executor::region().unwrap();
+    let (mut stops, mut of_goroutines) = (0, 0);
+    for (path, schedule) in kept() {
+        assert_eq!(checks::unchecked(&schedule), 0, "{}:\n{schedule}", path.display());
+        for step in &schedule.steps {
+            let Some(Stop::Instr { function, .. }) = step.stop else { continue };
+            stops += 1;
+            of_goroutines += u32::from(function.on_goroutine_stack());
+        }
+        // The goroutine side is assembly, the same in every build. What the compiler makes of the rest
+        // differs from one profile to another.
+        for doubt in checks::doubts(&schedule, &region) {
+            let Some(Stop::Instr { function, .. }) = doubt.what.stop else { continue };
+            assert!(!function.on_goroutine_stack(), "{}: {doubt}", path.display());
+        }
+    }
+    assert!(stops > 500 && of_goroutines > 500, "{stops} stops, {of_goroutines} of them in assembly");
+}
+
+#[test]
+fn kept_schedules_of_defects_name_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for folder in ["corpus/schedule", "reports/museum"] {
+        let texts = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        for path in texts.filter(|path| path.extension().is_some_and(|extension| extension == "txt")) {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let line = format!("\n# defect {name}\n");
+            assert!(fs::read_to_string(&path).unwrap().contains(&line), "{}", path.display());
+        }
+    }
 }

@@ -59,6 +59,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+pub mod checks;
 mod cursor;
 mod error;
 mod operand;
