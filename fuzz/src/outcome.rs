@@ -229,6 +229,10 @@ pub struct Run {
     pub finding: Option<Finding>,
     /// What became of its stops at instructions.
     pub injected: Injected,
-    /// Notes for the user, such as a stop whose instruction is no longer there.
+    /// Notes for the user, such as that the trace is cut.
     pub notes: Vec<String>,
+    /// Steps that had no effect, by index, where the run was traced.
+    pub inert: Vec<u32>,
+    /// Steps that had one, and a stop that was not reached, where the run was traced.
+    pub unreached: Vec<u32>,
 }

@@ -44,6 +44,10 @@ struct Answer<'a> {
     injected: Option<crate::outcome::Injected>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     crossings: &'a [Crossing],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    inert: &'a [u32],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unreached: &'a [u32],
 }
 
 fn answer(out: &mut impl Write, run: &Run, crossings: &[Crossing]) -> io::Result<()> {
@@ -58,6 +62,8 @@ fn answer(out: &mut impl Write, run: &Run, crossings: &[Crossing]) -> io::Result
         notes: &run.notes,
         injected: (run.injected.held != 0).then_some(run.injected),
         crossings,
+        inert: &run.inert,
+        unreached: &run.unreached,
     };
     serde_json::to_writer(&mut *out, &answer)?;
     out.write_all(b"\n")

@@ -90,6 +90,7 @@ impl State {
             }
             let Some(what) = self.effect(seat, step.op) else { continue };
             self.step.set(index as u32);
+            self.fates.had_effect(index as u32);
             self.counts().steps += 1;
             self.counts().kinds[step.op.kind()] += 1;
             self.met_stops(seat, step.op);
@@ -144,6 +145,7 @@ impl State {
         let thread = &self.threads[seat];
         if thread.in_handler.get() && !thread.in_kernel.get() && self.is_signalled(seat) {
             self.step.set(index);
+            self.fates.had_effect(index);
             self.counts().steps += 1;
             self.counts().kinds[Op::Pend.kind()] += 1;
             self.note(seat, Event::Op(Op::Pend), None);

@@ -283,6 +283,7 @@ impl State {
     pub(crate) fn set_stop(&self, seat: usize, stop: Option<Stop>) -> Option<usize> {
         let thread = &self.threads[seat];
         thread.stop.set(stop);
+        thread.stop_step.set(self.step.get());
         match stop? {
             Stop::Point { point, hit } => {
                 thread.at_point.set(Some((point, hit)));
@@ -290,9 +291,8 @@ impl State {
             }
             Stop::Instr { function, index, hit, check } => {
                 let address = self.resolve(function, index, check);
-                match address {
-                    Some(address) => self.break_at(seat, address, hit),
-                    None => self.stale_stop.set(Some(self.step.get())),
+                if let Some(address) = address {
+                    self.break_at(seat, address, hit);
                 }
                 address
             }
@@ -305,6 +305,7 @@ impl State {
         if let Some(stop) = thread.stop.get() {
             self.note(seat, Event::Stop(stop), g);
         }
+        self.fates.held(thread.stop_step.get());
         loop {
             thread.at.set(At::Stopped);
             let order = self.next_order(seat);
@@ -409,11 +410,13 @@ fn on_wait(wait: &Wait) {
             What::Signal => {
                 // Its handler may be held, and wait in turn: what the thread is at comes back after.
                 state.put_down(seat);
-                let armed = (thread.at_point.get(), thread.suspend(), thread.stop.get());
+                let armed =
+                    (thread.at_point.get(), thread.suspend(), thread.stop.get(), thread.stop_step.get());
                 thread.at.set(At::Running);
                 state.raise(seat, order.stop);
                 thread.at_point.set(armed.0);
                 thread.stop.set(armed.2);
+                thread.stop_step.set(armed.3);
                 thread.restore(armed.1);
                 state.pick_up(seat);
                 thread.at.set(At::Blocked(*wait));

@@ -478,6 +478,7 @@ pub(crate) fn on_trap(trap: &mut Trap<'_>) {
         let g = thread.machine.get().and_then(|m| m.current());
         state.note(seat, Event::Stop(stop), g);
     }
+    state.fates.held(thread.stop_step.get());
     state.injected.set(Injected { held: state.injected.get().held + 1, ..state.injected.get() });
     thread.trap.masked.set(masked);
     let level = usize::from(masked);

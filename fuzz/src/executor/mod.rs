@@ -9,6 +9,7 @@ mod accounts;
 mod collect;
 mod conduct;
 mod evidence;
+mod fates;
 pub mod feedback;
 mod foreign;
 mod hooks;
@@ -174,16 +175,13 @@ impl Harness {
     fn result(&self, finding: Option<Finding>, trace: bool) -> Run {
         let state = self.state;
         let mut notes = Vec::new();
-        if let Some(step) = state.stale_stop.get() {
-            notes.push(format!(
-                "step {}: its stop names an instruction that this build does not have there",
-                step + 1
-            ));
-        }
         if state.trace().dropped() != 0 {
             notes.push(format!("the trace is cut: {} more events", state.trace().dropped()));
         }
+        let (inert, unreached) = state.inert_and_unreached();
         Run {
+            inert,
+            unreached,
             counts: *state.counts(),
             trace_hash: state.trace().hash(),
             events: if trace { state.trace().events() } else { Vec::new() },

@@ -51,6 +51,7 @@ impl State {
             What::Signal => self.raise(seat, order.stop),
             What::Finish => self.finish(seat),
             What::Begin(op) => {
+                thread.begun.set(thread.step.get());
                 self.arm(seat, order.stop);
                 self.note(seat, Event::Op(op), machine.and_then(|m| m.current()));
                 self.perform(seat, machine, op);
@@ -110,6 +111,7 @@ impl State {
     fn had_effect(&self, did: bool) {
         if !did && !self.draining.get() {
             self.counts().steps -= 1;
+            self.step_did_nothing();
         }
     }
 

@@ -15,6 +15,7 @@ use sigstorm_runtime::wait::Wait;
 use sigstorm_runtime::{Core, M, Point};
 
 use super::accounts::Accounts;
+use super::fates::Fates;
 use super::instruction::{Recorder, Releases, TrapState};
 use super::relay::Lent;
 use super::trace::Trace;
@@ -97,8 +98,12 @@ pub(crate) struct Thread {
     pub(crate) trap: TrapState,
     /// The step whose order it carries out.
     pub(crate) step: Cell<u32>,
+    /// The step whose operation it has begun.
+    pub(crate) begun: Cell<u32>,
     /// The stop as the schedule has it.
     pub(crate) stop: Cell<Option<Stop>>,
+    /// The step that has it.
+    pub(crate) stop_step: Cell<u32>,
     /// True from the beginning of its signal handler to its end.
     pub(crate) in_handler: Cell<bool>,
     /// True where its handler, when it ends, is back at a stop.
@@ -150,7 +155,9 @@ impl Thread {
             at_instruction: Cell::new(None),
             trap: TrapState::new(),
             step: Cell::new(0),
+            begun: Cell::new(0),
             stop: Cell::new(None),
+            stop_step: Cell::new(0),
             in_handler: Cell::new(false),
             held_again: Cell::new(false),
             in_bulk: Cell::new(false),
@@ -281,8 +288,8 @@ pub(crate) struct State {
     pub(super) feed: Cell<Option<Lent>>,
     /// True from when a run was begun by the thread that ended the last one, up to its first order.
     pub(super) begins: Cell<bool>,
-    /// A stop named an instruction that is not there (any more).
-    pub(crate) stale_stop: Cell<Option<u32>>,
+    /// What became of each step.
+    pub(crate) fates: Fates,
     /// True where threads wait in the kernel while they are in a system call.
     pub(crate) parks: Cell<bool>,
 }
@@ -330,7 +337,7 @@ impl State {
             violation: Cell::new(None),
             feed: Cell::new(None),
             begins: Cell::new(false),
-            stale_stop: Cell::new(None),
+            fates: Fates::new(),
             parks: Cell::new(true),
         }
     }
@@ -359,7 +366,7 @@ impl State {
         self.injected.set(Injected::default());
         self.counts().begin();
         self.trace().begin(trace);
-        self.stale_stop.set(None);
+        self.fates.begin(trace);
     }
 
     /// Runs `f` on the steps.
