@@ -29,7 +29,7 @@
 //! use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 //!
 //! use sigstorm_inject::{
-//!     CodeFunction, Region, SignalStack, Text, clear_breakpoint, gettid, handlers_on_signal_stack,
+//!     CodeFunction, Region, SignalStack, Text, clear_breakpoint, confine, gettid, handlers_on_signal_stack,
 //!     install_trap_handler, set_breakpoint, tgkill,
 //! };
 //!
@@ -122,7 +122,7 @@ mod region;
 
 pub use local::{
     Baton, Call, Context, ErrnoGuard, Ladder, MAX_THREADS, Parking, SIGNAL_STACK_SIZE, SignalStack, Text,
-    TextError, Trap, TrapKind, allowed_cores, breakpoint, clear_breakpoint, gettid, handlers_on_signal_stack,
-    install_trap_handler, nearest, pin, set_breakpoint, set_breakpoint_for, tgkill,
+    TextError, Trap, TrapKind, allowed_cores, breakpoint, clear_breakpoint, confine, gettid,
+    handlers_on_signal_stack, install_trap_handler, nearest, pin, set_breakpoint, set_breakpoint_for, tgkill,
 };
 pub use region::{Boundary, CodeFunction, CodeMemory, Flow, Known, Location, Region, RegionError};

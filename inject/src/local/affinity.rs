@@ -1,8 +1,7 @@
-//! Which core a worker's threads share.
+//! The core that a worker's threads share.
 //!
-//! Engines pin, too (AFL its target, a container all of us), so a core is
-//! chosen from the mask that this process *inherited*, never from what the
-//! machine has. The mask is read once: after the first [`pin`] the thread's
+//! Fuzzing engines and containers pin processes, too, so a core is chosen from the mask that this
+//! process *inherited*, never from all that the machine has. The mask is read once: after the first [`pin`] the thread's
 //! own mask has a single core in it and would say nothing.
 
 use std::io;
@@ -10,23 +9,45 @@ use std::sync::OnceLock;
 
 static INHERITED: OnceLock<Vec<usize>> = OnceLock::new();
 
-/// The cores that this process may run on, in order, as they were when this
-/// crate was first asked. Never empty.
+/// The numbers of the cores that this process may run on, in order, as they were at the first
+/// call. Never empty.
+///
+/// # Errors
+///
+/// If the kernel does not tell the mask.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
     inherited().map(<[usize]>::to_vec)
 }
 
 /// Pins the calling thread, and the threads it starts from now on, to the
-/// `nth` of [`allowed_cores`] (counted round and round), and says which it is.
+/// `nth` of [`allowed_cores`] (modulo their number). Returns that core's number.
+///
+/// # Errors
+///
+/// If the kernel refuses, or does not tell the mask.
 pub fn pin(nth: usize) -> io::Result<usize> {
     let cores = inherited()?;
-    let core = cores[nth % cores.len()];
-    let mut mask = vec![0u64; core / 64 + 1];
-    mask[core / 64] = 1 << (core % 64);
+    confine(&[nth])?;
+    Ok(cores[nth % cores.len()])
+}
+
+/// Makes the calling thread, and the threads it starts from now on, run only on these of
+/// [`allowed_cores`] (modulo their number).
+///
+/// # Errors
+///
+/// If the kernel refuses, as it does for an empty list.
+pub fn confine(nths: &[usize]) -> io::Result<()> {
+    let cores = inherited()?;
+    let mut mask = vec![0u64; cores.iter().max().map_or(1, |last| last / 64 + 1)];
+    for nth in nths {
+        let core = cores[nth % cores.len()];
+        mask[core / 64] |= 1 << (core % 64);
+    }
     // SAFETY: The kernel reads as many bytes as the mask has; thread 0 is the
     // caller.
     let result = unsafe { libc::sched_setaffinity(0, size_of_val(&mask[..]), mask.as_ptr().cast()) };
-    if result == 0 { Ok(core) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The core on which the kernel runs the calling thread, counted among [`allowed_cores`]:
@@ -90,6 +111,10 @@ mod tests {
                 let child = std::thread::spawn(|| current().expect("the mask can be read"));
                 assert_eq!(child.join().expect("no panic"), [core], "children inherit");
             }
+            let all: Vec<usize> = (0..allowed.len()).collect();
+            confine(&all).expect("every allowed core");
+            assert_eq!(current().expect("the mask can be read"), allowed);
+            assert!(confine(&[]).is_err());
             assert_eq!(allowed_cores().expect("kept"), allowed, "pinning does not narrow it");
         })
         .join()

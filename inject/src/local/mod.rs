@@ -10,7 +10,6 @@
 //! - `baton`, `parking`, `context`, `signal`, `signal_stack`, `affinity`
 //! - `sys`: system calls by the instruction
 
-#[allow(clippy::missing_errors_doc)]
 mod affinity;
 mod baton;
 mod context;
@@ -24,7 +23,7 @@ mod sys;
 mod text;
 mod trap;
 
-pub use affinity::{allowed_cores, nearest, pin};
+pub use affinity::{allowed_cores, confine, nearest, pin};
 pub use baton::{Baton, MAX_THREADS};
 pub use context::Context;
 pub use ladder::Ladder;
