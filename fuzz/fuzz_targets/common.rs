@@ -8,7 +8,7 @@ use std::process::{abort, exit};
 use sigstorm::executor::Harness;
 use sigstorm::outcome::{Finding, Run};
 use sigstorm::planted;
-use sigstorm::schedule::Schedule;
+use sigstorm::schedule::{Schedule, checks};
 use sigstorm_runtime::Defect;
 
 thread_local! {
@@ -80,7 +80,12 @@ fn named(bytes: &[u8], prefix: &str) -> String {
 /// `replay` and `collect`. Its bytes.
 #[allow(dead_code, reason = "not every target makes schedules of its own")]
 pub fn keep(schedule: &Schedule) -> Vec<u8> {
-    let bytes = schedule.encode();
+    // Its stop says which instruction it means: another build may have another one there.
+    let checked = HARNESS.with_borrow(|harness| {
+        let region = harness.as_ref().and_then(Harness::region)?;
+        Some(checks::with_checks(schedule, region))
+    });
+    let bytes = checked.as_ref().unwrap_or(schedule).encode();
     let path = artifact(&bytes);
     if let Err(error) = std::fs::write(&path, &bytes) {
         eprintln!("{} cannot be written: {error}", path.display());

@@ -23,14 +23,16 @@ Try first:
                           hunt in the core as it is, on every core, until Ctrl-C
 
 Exit status:
-  0  nothing found        2  wrong usage, or a file that cannot be read
-  1  a violation          3  the harness itself is wrong (wins over 1)
+  0  it ran, and nothing was found    2  wrong usage, or a file that cannot be read
+  1  a violation                      3  no answer: the harness itself is wrong (wins
+                                         over 1), or nothing was run (loses to 1 and 2)
 
 `sigstorm --help` lists all commands; `sigstorm COMMAND --help` says what each one takes.
 ";
 
 const EXIT_CODES: &str = "\
-Exit status: 0 nothing found; 1 a violation; 2 wrong usage or unreadable input; 3 harness error (wins over 1).";
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 wrong usage or unreadable input; 3 no answer: a
+harness error (wins over 1), or nothing was run.";
 
 /// Fuzzing and fault injection for stack barriers, stack copies and profiling signals.
 #[derive(Debug, Parser)]
@@ -100,10 +102,12 @@ Examples:
   sigstorm hunt                                   the core as it is, every core, until Ctrl-C
   sigstorm hunt --seconds 60 --defect copystack-unlocked
   sigstorm hunt --runs 100000 --jobs 1 --seed 7   the same schedules every time
-  sigstorm hunt --corpus corpus/schedule          start from kept schedules, and keep new ones
+  sigstorm hunt --corpus fuzz/corpus/hunt         keep schedules that are new, and start from them next time
 
-A finding is shrunk and left in REPORTS/ID/: report.txt to read, schedule.txt to replay.
-Exit status: 0 nothing found; 1 a violation; 2 wrong usage; 3 harness error.")]
+A finding is shrunk and left in REPORTS/ID/: report.txt to read, schedule.txt to replay. Workers take the
+idlest cores that no other sigstorm has taken.
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 wrong usage; 3 no answer: a harness error, or
+no schedule, no signal, or a worker with less than 5 % of a core (\"inconclusive\" in the summary).")]
 pub struct Hunt {
     /// Stop after so many seconds [default: go on until Ctrl-C]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
@@ -144,8 +148,9 @@ Examples:
   sigstorm replay reports/fault-1a2b3c4d/schedule.bin --defect remove-unlocked --trace
   sigstorm replay corpus/schedule/* --times 10    is every run of a schedule the same?
 
-Exit status: 0 nothing found; 1 a violation; 2 a file cannot be read (the others are still run);
-3 harness error, such as a schedule whose runs differ.")]
+A file may name the defects that it was made with (`# defect NAME`), and a run without them is told so.
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 a file cannot be read (the others are still
+run); 3 no answer: a harness error, such as a schedule whose runs differ, or no step had an effect.")]
 pub struct Replay {
     /// Schedules, as text or as bytes; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
@@ -251,7 +256,7 @@ Examples:
 A trial is one worker on one core that begins with nothing, and ends with its first finding or its
 budget. A full run leaves REPORTS/museum.md and a page for each specimen in REPORTS/museum/.
 Exit status: 0 all are found in 9 of 10 trials, and the silent ones are silent; 1 not so; 2 wrong
-usage; 3 harness error.")]
+usage; 3 no answer: a harness error, or a trial that ran nothing.")]
 pub struct Museum {
     /// How many trials of each specimen
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -292,7 +297,8 @@ Examples:
 
 In a folder, at any depth, it takes AFL's findings (crashes/id:*) and libFuzzer's (crash-*). Each is run
 again; of one verdict the first few are shrunk and left in REPORTS/ID/, as a hunt's are.
-Exit status: 0 nothing found; 1 a violation; 2 a file or folder cannot be read; 3 harness error.")]
+Exit status: 0 nothing found; 1 a violation; 2 a file or folder cannot be read, or there is nothing to collect
+and no folder of an engine's; 3 harness error.")]
 pub struct Collect {
     /// Folders to look through, and files
     #[arg(value_name = "DIR", required = true)]
@@ -315,7 +321,8 @@ Examples:
 
 A storm shows that something is wrong, and where; there is no schedule to replay, and the same seed gives
 the same work but not the same meetings. For a small reproducer, hunt.
-Exit status: 0 nothing found; 1 a violation; 2 wrong usage; 3 harness error.")]
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 wrong usage; 3 no answer: a harness error, no
+signal, or threads with less than 5 % of a core.")]
 pub struct Storm {
     /// Stop after so many seconds [default: go on until Ctrl-C]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
@@ -371,6 +378,9 @@ pub struct Stormer {
     /// Where its random choices begin
     #[arg(long)]
     pub seed: u64,
+    /// The cores that it runs on, counted among those that it may use [default: all]
+    #[arg(long, value_delimiter = ',')]
+    pub cores: Vec<usize>,
     #[command(flatten)]
     pub planted: Planted,
     /// The process that started it, without which it ends
@@ -428,8 +438,8 @@ Examples:
 
 At each instruction there is a run with a signal, and one for each thing that another thread may do
 meanwhile. What was done where is in REPORTS/sweep/coverage.html, and coverage.txt.
-Exit status: 0 nothing found; 1 a violation; 2 a file cannot be read (the others are still swept);
-3 harness error.")]
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 a file cannot be read (the others are still
+swept) or nothing can be reached; 3 no answer: a harness error, or nothing was disturbed.")]
 pub struct Sweep {
     /// Schedules, as text or as bytes; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
@@ -443,9 +453,9 @@ pub struct Sweep {
     /// How many runs at a time, each on a core [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
     pub jobs: Option<u16>,
-    /// The first job's core, counted among those that there are
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
-    pub core: usize,
+    /// The first job's core, counted among those that there are [default: the idlest]
+    #[arg(long, value_name = "N", hide = true)]
+    pub core: Option<usize>,
     /// End with the first violation
     #[arg(long)]
     pub first: bool,

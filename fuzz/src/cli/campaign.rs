@@ -9,6 +9,8 @@
 //!   an error of the harness. Status 0 says that its budget is used up.
 //! - `log`: what it said.
 
+use super::inconclusive::{self, Reason};
+use super::pace::Pace;
 use super::{child, death};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -30,8 +32,13 @@ const GLANCE: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(100);
 /// A worker whose counts stand still for so long hangs.
 const STILL: Duration = Duration::from_secs(120);
-/// So much longer than its budget a worker may take to end its last schedule.
+/// So much longer than its budget a worker may take that stands still and could go on: the executor
+/// has a limit of its own for a run that hangs, and says more about it.
 const GRACE: Duration = Duration::from_secs(30);
+/// And so much any other: it looks at the clock after each schedule.
+const MOMENT: Duration = Duration::from_secs(2);
+/// A worker that gets on at all does so within this.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the workers shall do.
 #[derive(Clone, Debug)]
@@ -50,8 +57,8 @@ pub struct Plan {
     pub corpus: Option<PathBuf>,
     /// Random schedules, without an engine.
     pub random: bool,
-    /// The first one's core; the others are pinned to those after it.
-    pub core: usize,
+    /// Their cores, counted among the allowed ones, one after the other and round and round.
+    pub cores: Vec<usize>,
     /// What is planted. The first one's canary is looked at.
     pub defects: Vec<Defect>,
     /// Another build of this binary, if it is not this one.
@@ -71,7 +78,7 @@ impl Default for Plan {
             seconds: None,
             corpus: None,
             random: false,
-            core: 0,
+            cores: vec![0],
             defects: Vec::new(),
             program: None,
             environment: Vec::new(),
@@ -90,15 +97,23 @@ impl Plan {
     fn seed(&self, worker: usize) -> u64 {
         self.seed.wrapping_add((worker as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
+
+    /// A worker's core.
+    fn core(&self, worker: usize) -> usize {
+        self.cores[worker % self.cores.len().max(1)]
+    }
 }
 
 /// What the workers have done so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// The sum of what they counted.
     pub counts: Counts,
     /// Interleavings that the one that saw most has seen: they see much the same.
     pub features: u64,
+    /// What share of a core each worker had, as far as that was measured: meanwhile lately, and at the
+    /// end all in all.
+    pub shares: Vec<Option<f64>>,
 }
 
 /// How long something took: schedules, and the worker's own seconds.
@@ -141,6 +156,8 @@ pub struct Campaign {
     pub found: Option<Found>,
     /// How long it took.
     pub marks: Marks,
+    /// Why there is no answer, where nothing was found and nothing was run that could have.
+    pub inconclusive: Option<Reason>,
 }
 
 /// Runs the plan until something is found, the budget is used up, or `stop` is set; shows
@@ -153,7 +170,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Durati
     let begun = Instant::now();
     let start = |index| Worker::start(plan, index, &dir.path().join(format!("w{index}")));
     let mut workers = (0..plan.jobs).map(start).collect::<Result<Vec<_>>>()?;
-    let deadline = plan.seconds.map(|seconds| begun + Duration::from_secs(seconds) + GRACE);
+    let deadline = plan.seconds.map(|seconds| begun + Duration::from_secs(seconds) + MOMENT);
     let mut looked = begun;
     let mut found: Vec<Found> = Vec::new();
     while found.is_empty() && !stop.load(Ordering::SeqCst) && workers.iter().any(Worker::runs) {
@@ -174,17 +191,19 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Durati
         let late = deadline.is_some_and(|deadline| now > deadline);
         for worker in workers.iter_mut().filter(|worker| worker.runs()) {
             let still = now - worker.moved;
-            if still > STILL || (late && still > GRACE) {
+            // One that is not let cannot be told from one that would get on: it says nothing.
+            let hangs = still > PAUSE && !worker.pace.is_deprived();
+            if hangs && still > if late { GRACE } else { STILL } {
                 found.push(worker.hanging(still)?);
+            } else if late && !hangs {
+                worker.stop();
             }
         }
-        if late {
-            break;
-        }
-        watch(&totals(&workers), now - begun);
+        watch(&totals(&workers, Pace::lately), now - begun);
     }
     let seconds = begun.elapsed().as_secs_f64();
     for worker in &mut workers {
+        worker.look(Instant::now(), false)?;
         worker.stop();
         worker.look(Instant::now(), false)?;
     }
@@ -192,16 +211,25 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Durati
     let first = found.iter().position(harness).unwrap_or(0);
     let found = (!found.is_empty()).then(|| found.swap_remove(first));
     let marks = workers.first().map_or_else(Marks::default, Worker::marks);
-    Ok(Campaign { totals: totals(&workers), seconds, found, marks })
+    let totals = totals(&workers, Pace::share);
+    let Counts { schedules, signals, .. } = totals.counts;
+    let all_run = plan.runs.is_some_and(|runs| schedules >= runs);
+    let inconclusive = match found {
+        Some(_) => None,
+        None => inconclusive::of_campaign(schedules, signals, all_run, totals.shares.iter().copied()),
+    };
+    Ok(Campaign { totals, seconds, found, marks, inconclusive })
 }
 
-fn totals(workers: &[Worker]) -> Totals {
+/// The sum of what workers have done; each one's share of a core is what `share` says.
+fn totals(workers: &[Worker], share: fn(&Pace) -> Option<f64>) -> Totals {
     let mut totals = Totals::default();
     for worker in workers {
         let mut words = [0; Counts::WORDS];
         words.copy_from_slice(&worker.words[..Counts::WORDS]);
         totals.counts.add(&Counts::from_words(words));
         totals.features = totals.features.max(worker.words[FEATURES]);
+        totals.shares.push(share(&worker.pace));
     }
     totals
 }
@@ -216,6 +244,8 @@ struct Worker {
     words: [u64; STATS_WORDS],
     /// When its counts moved last.
     moved: Instant,
+    /// What it has of its core.
+    pace: Pace,
 }
 
 impl Worker {
@@ -240,7 +270,7 @@ impl Worker {
                 command.args([name, &value.to_string()]);
             }
         };
-        option("--core", Some((plan.core + index) as u64));
+        option("--core", Some(plan.core(index) as u64));
         option("--seed", Some(plan.seed(index)));
         option("--steps", plan.steps.map(|steps| steps as u64));
         option("--runs", plan.share(index));
@@ -253,8 +283,8 @@ impl Worker {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().with_context(cannot)?).stderr(log);
         let child = command.spawn().context("cannot start a worker")?;
-        let (dir, words) = (dir.to_path_buf(), [0; STATS_WORDS]);
-        Ok(Worker { dir, child: Some(child), stats, words, moved: Instant::now() })
+        let (dir, words, pace) = (dir.to_path_buf(), [0; STATS_WORDS], Pace::new(child.id()));
+        Ok(Worker { dir, child: Some(child), stats, words, moved: Instant::now(), pace })
     }
 
     fn runs(&self) -> bool {
@@ -289,8 +319,12 @@ impl Worker {
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
+        if self.runs() {
+            self.pace.look(now);
+        }
         if words != self.words || paused {
             self.moved = now;
+            self.pace.moves();
         }
         self.words = words;
         Ok(())

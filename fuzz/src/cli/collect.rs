@@ -5,6 +5,7 @@
 //! and equal ones share a report.
 
 use super::display::Shrinking;
+use super::origin;
 use super::output::{Out, complain};
 use super::report::Report;
 use super::runner::Runner;
@@ -36,6 +37,7 @@ struct Summary {
     reports: usize,
     verdict: Option<String>,
     unreadable: u64,
+    notes: Vec<String>,
 }
 
 /// `sigstorm collect`.
@@ -45,10 +47,11 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
     let mut summary = Summary { r#type: "summary", command: "collect", ..Summary::default() };
     let mut exit = Exit::Clean;
     let mut found = BTreeSet::new();
+    let mut searched = 0;
     for place in &args.places {
         match fs::metadata(place) {
             Ok(meta) if meta.is_dir() => {
-                findings(place, DEPTH, &mut found)
+                searched += findings(place, DEPTH, &mut found)
                     .map_err(|error| Trouble::Usage(format!("cannot read {}: {error}", place.display())))?;
             }
             Ok(_) => drop(found.insert(place.clone())),
@@ -60,6 +63,22 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
         }
     }
 
+    if found.is_empty() && exit == Exit::Clean {
+        // Whether an engine has found nothing yet, or this is another folder, makes a difference.
+        let wanted = "AFL's findings (crashes/id:*) and libFuzzer's (crash-*)";
+        let said = match searched {
+            0 => format!(
+                "there is nothing to collect: neither a folder of AFL's named crashes nor any file crash-*; in a folder it takes {wanted}, any other file by its name"
+            ),
+            _ => format!(
+                "no findings yet: {} of an engine without one; it takes {wanted}",
+                input::counted(searched, "folder")
+            ),
+        };
+        complain(&format!("{}{said}", if searched == 0 { "error: " } else { "note: " }));
+        summary.notes.push(said);
+        exit = if searched == 0 { Exit::Usage } else { Exit::Clean };
+    }
     let mut runner = Runner::new(&args.planted.defects);
     let mut written = BTreeSet::new();
     for file in found {
@@ -76,7 +95,9 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
             }
         };
         summary.files += 1;
-        let original = input.schedule.encode();
+        summary.notes.extend(input.warn(&args.planted.defects));
+        let schedule = origin::checked(&input.schedule);
+        let original = schedule.encode();
         let answer = runner.run(&original, false)?;
         let Some(finding) = answer.finding else { continue };
         let this = Exit::of_verdict(Some(&finding.verdict));
@@ -90,7 +111,7 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
         }
         let mut report = Report {
             finding,
-            schedule: input.schedule,
+            schedule,
             original,
             events: Vec::new(),
             defects: args.planted.defects.clone(),
@@ -118,24 +139,32 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
     summary.reports = written.len();
     out.object(&summary)?;
     let Summary { files, violations, reports, .. } = summary;
-    out.say(&format!("{files} files, {violations} violations, {reports} different reports"))?;
+    out.say(&format!(
+        "{}, {}, {}",
+        input::counted(files as usize, "file"),
+        input::counted(violations as usize, "violation"),
+        input::counted(reports, "different report")
+    ))?;
     Ok(exit)
 }
 
-/// Whatever an engine has left in a folder.
-fn findings(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+/// Whatever an engine has left in a folder. The number of folders in which engines leave their findings.
+fn findings(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<usize> {
+    // AFL's, and the one that cargo-fuzz makes.
+    let is_engines = |name: &str| name.starts_with("crashes") || name == "artifacts";
+    let mut engines = usize::from(folder.file_name().is_some_and(|name| is_engines(&name.to_string_lossy())));
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let of_afl = name.starts_with("id:")
             && folder.file_name().is_some_and(|folder| folder.to_string_lossy().starts_with("crashes"));
         if path.is_dir() && depth > 0 && !path.is_symlink() {
-            findings(&path, depth - 1, found)?;
+            engines += findings(&path, depth - 1, found)?;
         } else if path.is_file() && (of_afl || name.starts_with("crash-")) {
             found.insert(path.clone());
         }
     }
-    Ok(())
+    Ok(engines)
 }
 
 #[cfg(test)]
@@ -155,7 +184,7 @@ mod tests {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let mut found = BTreeSet::new();
-        findings(dir.path(), DEPTH, &mut found).unwrap();
+        assert_eq!(findings(dir.path(), DEPTH, &mut found).unwrap(), 1);
         let wanted = [crashes.join("id:000001"), dir.path().join("out/crash-1")];
         assert!(found.into_iter().eq(BTreeSet::from(wanted)));
     }

@@ -1,9 +1,11 @@
 //! `sigstorm show` and `sigstorm pack`: between the two forms of a schedule.
 
-use super::input::{self, Input};
+use super::input::{self, Input, counted};
+use super::origin;
 use super::output::Out;
 use super::{Exit, Outcome, Trouble, args, files};
 use serde::Serialize;
+use sigstorm::schedule::checks;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -27,7 +29,7 @@ struct Summary<'a> {
 /// `sigstorm show`.
 pub fn show(args: &args::Convert, out: &Out) -> Outcome {
     let input = load(args, out)?;
-    let text = input.schedule.to_text();
+    let text = input.origin.text(&input.schedule);
     let destination = destination(args);
     match destination {
         Some(path) => write(path, text.as_bytes())?,
@@ -59,7 +61,16 @@ pub fn pack(args: &args::Convert, out: &Out) -> Outcome {
 }
 
 fn load(args: &args::Convert, out: &Out) -> Result<Input, Trouble> {
-    let input = input::load(&args.file).map_err(Trouble::Usage)?;
+    let mut input = input::load(&args.file).map_err(Trouble::Usage)?;
+    let unchecked = checks::unchecked(&input.schedule);
+    input.schedule = origin::checked(&input.schedule);
+    if unchecked != 0 {
+        input.notes.push(format!(
+            "{}: {} given this build's check value",
+            input.name,
+            counted(unchecked, "stop")
+        ));
+    }
     for note in &input.notes {
         out.remark(&format!("note: {note}"));
     }

@@ -1,6 +1,7 @@
 //! What a person sees on the terminal meanwhile.
 
 use super::campaign::{Plan, Totals};
+use super::cores;
 use super::output::Out;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::time::Duration;
@@ -12,7 +13,7 @@ fn style(template: &str) -> ProgressStyle {
         .progress_chars("━╸─")
 }
 
-const ENDLESS: &str = "{spinner} {elapsed_precise}  {msg}";
+const ENDLESS: &str = "{spinner} {elapsed_precise} {prefix}\n{msg}";
 const BOUNDED: &str = "{bar:24} {elapsed_precise} {prefix}\n{msg}";
 const SWEEPING: &str = "{bar:24} {human_pos}/{human_len} runs {elapsed_precise} {prefix}  {msg}";
 const SHRINKING: &str = "{spinner} shrinking  {msg}";
@@ -56,7 +57,8 @@ impl Hunting {
                 .runs
                 .map(|runs| format!("{} of {} schedules", HumanCount(counts.schedules), HumanCount(runs))),
         ];
-        self.bar.set_prefix(budgets.into_iter().flatten().collect::<Vec<_>>().join(", "));
+        let share = (!totals.shares.is_empty()).then(|| cores::in_words(&totals.shares));
+        self.bar.set_prefix(budgets.into_iter().flatten().chain(share).collect::<Vec<_>>().join(", "));
         let rate = counts.schedules as f64 / elapsed.as_secs_f64().max(0.001) / self.plan.jobs as f64;
         self.bar.set_message(format!(
             "{} schedules/s per core, {} signals, {} right tracebacks, {} skips, {} interleavings seen",

@@ -1,12 +1,16 @@
 //! `sigstorm hunt`: explore, and make something readable of what is found.
 
 use super::campaign::{self, Campaign, Found, Plan};
+use super::cores::Cores;
 use super::display::{Hunting, Shrinking};
+use super::inconclusive::Reason;
 use super::input::counted;
+use super::origin;
 use super::output::{Out, complain};
+use super::passed_over::with_passed_over;
 use super::report::Report;
 use super::runner::Runner;
-use super::summary::{self, Progress, Summary};
+use super::summary::{self, Machine, Progress, Summary};
 use super::{Exit, Outcome, Trouble, args, death, files, interrupt, reduce};
 use anyhow::Result;
 use console::style;
@@ -29,9 +33,12 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
     for folder in args.corpus.iter().chain([&args.reports]) {
         files::writable_folder(folder).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
     }
-    let plan = plan(args);
+    let mut plan = plan(args);
     let stop = interrupt::install()?;
-    announce(&plan, out)?;
+    let cores = Cores::take(plan.jobs)?;
+    plan.cores = cores.nths();
+    announce(&plan, &cores, out)?;
+    let cores = cores.with_warnings(out);
 
     let display = Hunting::new(&plan, out);
     let mut told = 0;
@@ -44,18 +51,32 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
         }
     });
     display.end();
-    let Campaign { totals, seconds, found, .. } = campaign?;
+    let Campaign { totals, seconds, found, inconclusive, .. } = campaign?;
+    // What follows runs one schedule at a time, and is not in anybody's way.
+    let (numbers, warnings) = (cores.numbers(), cores.warnings());
+    drop(cores);
     // The next Ctrl-C is about shrinking.
     stop.store(false, Ordering::SeqCst);
 
     let report = found.map(|found| examine(found, &plan, totals.counts.schedules, seconds, stop, out));
     let written = report.as_ref().and_then(|report| keep(report, &args.reports));
     let verdict = report.as_ref().map(|report| report.finding.verdict.as_str());
-    let exit = Exit::of_verdict(verdict);
-    let summary = Summary::new(&plan, &totals, seconds, verdict, written.as_deref());
+    let exit = match inconclusive {
+        Some(_) => Exit::Inconclusive,
+        None => Exit::of_verdict(verdict),
+    };
+    let machine = Machine { cores: numbers, inconclusive, notes: warnings };
+    let summary = Summary::new(&plan, &totals, seconds, verdict, written.as_deref(), &machine);
     let told = out.object(&summary).and_then(|()| {
         out.say(&summary::table(&plan, &totals, seconds))?;
+        if let Some(said) = summary::pace(&plan, &totals, seconds) {
+            out.say(&said)?;
+        }
         match &report {
+            None if inconclusive.is_some() => {
+                let sentence = inconclusive.map_or("", Reason::sentence);
+                out.say(&style(format!("inconclusive: {sentence}")).yellow().bold().to_string())
+            }
             None => {
                 let never =
                     summary::never(&totals.counts).map_or(String::new(), |never| format!("; {never}"));
@@ -95,26 +116,31 @@ fn plan(args: &args::Hunt) -> Plan {
     }
 }
 
-fn announce(plan: &Plan, out: &Out) -> Result<(), Trouble> {
+fn announce(plan: &Plan, cores: &Cores, out: &Out) -> Result<(), Trouble> {
     let names: Vec<_> = plan.defects.iter().map(|defect| defect.name()).collect();
     let Plan { jobs, seed, .. } = plan;
-    out.object(&json!({"type": "start", "command": "hunt", "seed": seed, "jobs": jobs, "defects": names}))?;
+    out.object(&json!({
+        "type": "start", "command": "hunt", "seed": seed, "jobs": jobs, "defects": names, "cores": cores.numbers(),
+    }))?;
     let planted =
         if names.is_empty() { "the core as it is".into() } else { format!("planted: {}", names.join(", ")) };
     let seconds = plan.seconds.map(|seconds| format!("for {seconds} s"));
     let runs = plan.runs.map(|runs| format!("for {runs} schedules"));
     let budget = [seconds, runs].into_iter().flatten().collect::<Vec<_>>().join(" or ");
     let budget = if budget.is_empty() { "until Ctrl-C".into() } else { budget };
-    out.remark(&format!("hunting {budget}: {}, seed {seed}, {planted}", counted(*jobs, "worker")));
+    let numbers: Vec<String> = cores.numbers().iter().map(usize::to_string).collect();
+    let (workers, numbers) = (counted(*jobs, "worker"), numbers.join(", "));
+    out.remark(&format!("hunting {budget}: {workers} (core {numbers}), seed {seed}, {planted}"));
     Ok(())
 }
 
 /// Shrinks what was found, and takes a trace of it.
 fn examine(found: Found, plan: &Plan, schedules: u64, seconds: f64, stop: &AtomicBool, out: &Out) -> Report {
+    let schedule = origin::checked(&Schedule::decode(&found.bytes));
     let mut report = Report {
         finding: found.finding,
-        schedule: Schedule::decode(&found.bytes),
-        original: found.bytes,
+        original: schedule.encode(),
+        schedule,
         events: Vec::new(),
         defects: plan.defects.clone(),
         seed: plan.seed,
@@ -167,7 +193,7 @@ pub fn reproduce(report: &mut Report, stop: &AtomicBool, limit: Duration, shown:
             .push(format!("shrinking was ended after {} runs; `sigstorm shrink` goes on", reduced.runs));
     }
     let last = runner.run(&report.schedule.encode(), true)?;
-    report.events = last.events;
+    report.events = with_passed_over(last.events, &report.schedule, &last.inert, &last.unreached);
     report.notes.extend(last.notes);
     match last.finding {
         Some(finding) if finding.verdict == verdict => report.finding = finding,

@@ -10,26 +10,34 @@
 //! - [`museum`] plants defects and hunts for each; its table, pages and plot.
 //! - [`mutants`] changes the core in small ways, to see whether the oracles notice.
 //! - [`output`] is standard output, [`files`] are the files that are written, [`input`]
-//!   those that are read, [`interleaving`] lays out a trace.
+//!   those that are read ([`mistaken`]: texts that are not bytes; [`origin`]: defects and build),
+//!   [`interleaving`] lays out a trace.
 //!
-//! Exit status: 0 nothing found, 1 a violation, 2 wrong usage or unreadable input, 3 a
-//! harness error, which wins over 1.
+//! Exit status: 0 it ran and nothing was found, 1 a violation, 2 wrong usage or unreadable input, 3
+//! no answer: a harness error, which wins over 1, or nothing ran ([`inconclusive`]), over which 1 and
+//! 2 win.
 
 mod args;
 mod campaign;
 mod child;
 mod collect;
 mod convert;
+mod cores;
 mod death;
 mod display;
 mod files;
 mod hunt;
+mod inconclusive;
 mod input;
 mod interleaving;
 mod interrupt;
+mod mistaken;
 mod museum;
 mod mutants;
+mod origin;
 mod output;
+mod pace;
+mod passed_over;
 mod reduce;
 mod replay;
 mod report;
@@ -57,6 +65,9 @@ pub enum Exit {
     Violation = 1,
     /// Wrong usage, or input that cannot be read.
     Usage = 2,
+    /// Nothing was run that could have found anything, so there is no answer. It says least, so any
+    /// other but the first wins over it.
+    Inconclusive = 4,
     /// The harness is wrong. It wins over the others.
     Harness = 3,
 }
@@ -76,11 +87,21 @@ impl Exit {
     pub fn worse(self, other: Exit) -> Exit {
         let weight = |exit| match exit {
             Exit::Clean => 0,
-            Exit::Usage => 1,
-            Exit::Violation => 2,
-            Exit::Harness => 3,
+            Exit::Inconclusive => 1,
+            Exit::Usage => 2,
+            Exit::Violation => 3,
+            Exit::Harness => 4,
         };
         if weight(other) > weight(self) { other } else { self }
+    }
+
+    /// The status with which the process ends: there is no answer, whether the harness is wrong or
+    /// nothing was run.
+    pub fn status(self) -> u8 {
+        match self {
+            Exit::Inconclusive => Exit::Harness as u8,
+            exit => exit as u8,
+        }
     }
 }
 
@@ -139,7 +160,7 @@ pub fn main() -> ExitCode {
             Exit::Harness
         }
     });
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.status())
 }
 
 #[cfg(test)]
@@ -147,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_harness_error_wins() {
+    fn a_harness_error_wins_and_an_inconclusive_run_loses() {
         let harness = Exit::of_verdict(Some("harness-error"));
         assert_eq!(harness, Exit::Harness);
         let fault = Exit::of_verdict(Some("fault"));
@@ -156,8 +177,12 @@ mod tests {
             (Exit::Clean, fault, fault),
             (Exit::Usage, fault, fault),
             (Exit::of_verdict(None), Exit::Usage, Exit::Usage),
+            (Exit::Clean, Exit::Inconclusive, Exit::Inconclusive),
+            (Exit::Usage, Exit::Inconclusive, Exit::Usage),
+            (fault, Exit::Inconclusive, fault),
         ] {
             assert_eq!((a.worse(b), b.worse(a)), (worse, worse));
         }
+        assert_eq!([Exit::Clean, fault, Exit::Inconclusive, harness].map(Exit::status), [0, 1, 3, 3]);
     }
 }

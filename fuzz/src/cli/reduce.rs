@@ -3,6 +3,7 @@
 
 use super::display::Shrinking;
 use super::input::{self, counted};
+use super::origin::{self, Origin};
 use super::output::Out;
 use super::runner::{Answer, Runner};
 use super::{Exit, Outcome, Trouble, args, files, interrupt, shrink};
@@ -78,14 +79,13 @@ struct Summary<'a> {
     output: Option<&'a Path>,
     /// Where it is not written to a file.
     text: Option<String>,
+    notes: &'a [String],
 }
 
 /// `sigstorm shrink`.
 pub fn run(args: &args::Shrink, out: &Out) -> Outcome {
     let input = input::load(&args.file).map_err(Trouble::Usage)?;
-    for note in &input.notes {
-        out.remark(&format!("note: {note}"));
-    }
+    let notes = input.warn(&args.planted.defects);
     let stop = interrupt::install()?;
     let mut runner = Runner::new(&args.planted.defects);
     let Answer { finding, .. } = runner.run(&input.schedule.encode(), false)?;
@@ -101,10 +101,16 @@ pub fn run(args: &args::Shrink, out: &Out) -> Outcome {
         complete: true,
         output: None,
         text: None,
+        notes: &notes,
     };
     let Some(finding) = &finding else {
         out.object(&summary)?;
-        let planted = if args.planted.defects.is_empty() { " (should a --defect be planted?)" } else { "" };
+        let missing = input.origin.missing(&args.planted.defects);
+        let planted = match args.planted.defects.is_empty() {
+            _ if !missing.is_empty() => format!(" (it was made with {} planted)", missing.join(" and ")),
+            true => " (should a --defect be planted?)".to_owned(),
+            false => String::new(),
+        };
         return Err(Trouble::Usage(format!(
             "{}: nothing is violated, so there is nothing to shrink{planted}",
             input.name
@@ -120,12 +126,13 @@ pub fn run(args: &args::Shrink, out: &Out) -> Outcome {
     summary.runs += reduced.runs;
     summary.complete = !reduced.early;
 
-    let text = reduced.schedule.to_text();
+    let smallest = origin::checked(&reduced.schedule);
+    let text = Origin::here(&args.planted.defects).text(&smallest);
     let destination = args.out.as_deref().filter(|path| *path != Path::new("-"));
     match destination {
         Some(path) => {
             let bytes = path.extension().is_some_and(|extension| extension == "bin");
-            let content = if bytes { reduced.schedule.encode() } else { text.clone().into_bytes() };
+            let content = if bytes { smallest.encode() } else { text.clone().into_bytes() };
             if let Err(error) = files::write(path, &content) {
                 return Err(Trouble::Usage(format!("{error:#}; this is what it should hold:\n{text}")));
             }

@@ -1,6 +1,8 @@
 //! `sigstorm replay`: run schedules again, and see whether they do the same again.
 
+use super::inconclusive::Reason;
 use super::output::{Out, complain};
+use super::passed_over::{self, with_passed_over};
 use super::runner::{Answer, Runner};
 use super::{Exit, Outcome, args, input, interleaving};
 use anyhow::Result;
@@ -36,6 +38,10 @@ struct Object<'a> {
     notes: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<&'a [Event]>,
+    /// Steps without an effect, and steps whose stop was not reached, numbered from 0.
+    inert_steps: &'a [u32],
+    unreached_stops: &'a [u32],
+    inconclusive: Option<&'static str>,
 }
 
 #[derive(Default, Serialize)]
@@ -49,6 +55,14 @@ struct Summary {
     violations: u64,
     verdict: Option<String>,
     unreadable: u64,
+    /// Why there is no answer, of the first file that has none; a violation is one.
+    inconclusive: Option<&'static str>,
+    /// Over all files: steps without an effect, stops that were not reached, and stops that this build
+    /// cannot take as they were meant.
+    inert_steps: usize,
+    unreached_stops: usize,
+    doubtful_stops: usize,
+    notes: Vec<String>,
 }
 
 /// `sigstorm replay`.
@@ -66,8 +80,15 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
                 continue;
             }
         };
-        let replayed = replay(&mut runner, &input.schedule.encode(), args)?;
+        let said = input.warn(&args.planted.defects);
+        let mut replayed = replay(&mut runner, &input.schedule.encode(), args)?;
+        let events = std::mem::take(&mut replayed.answer.events);
+        let Answer { inert, unreached, .. } = &replayed.answer;
+        replayed.answer.events = with_passed_over(events, &input.schedule, inert, unreached);
         let Replayed { answer, runs, divergent } = &replayed;
+        summary.inert_steps += answer.inert.len();
+        summary.unreached_stops += answer.unreached.len();
+        summary.doubtful_stops += input.doubts.len();
         summary.files += 1;
         summary.runs += runs;
         let mut verdict = answer.verdict();
@@ -78,13 +99,26 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
         summary.violations += u64::from(Exit::of_verdict(answer.verdict()) == Exit::Violation);
         summary.verdict = summary.verdict.or(verdict.map(String::from));
         exit = exit.worse(Exit::of_verdict(verdict));
-
-        let notes = input.notes.iter().chain(&answer.notes).map(String::as_str).collect();
-        if out.json {
-            out.object(&object(&input.name, verdict, &replayed, notes, args.trace))?;
-        } else {
-            print(&input.name, &replayed, &notes, args.trace, out)?;
+        let inconclusive = (verdict.is_none() && answer.steps == 0).then_some(Reason::Steps);
+        if inconclusive.is_some() {
+            exit = exit.worse(Exit::Inconclusive);
         }
+
+        let passed_over = passed_over::note(&answer.inert, &answer.unreached);
+        let notes: Vec<&str> =
+            said.iter().chain(&answer.notes).chain(&passed_over).map(String::as_str).collect();
+        if out.json {
+            out.object(&object(&input.name, verdict, &replayed, notes, args.trace, inconclusive))?;
+        } else {
+            // What is doubtful was said already, and is not lost where only errors are read.
+            let notes = answer.notes.iter().chain(&passed_over).map(String::as_str).collect();
+            print(&input.name, &replayed, &notes, !said.is_empty(), inconclusive, args.trace, out)?;
+        }
+        summary.inconclusive = summary.inconclusive.or(inconclusive.map(Reason::name));
+        summary.notes.extend(said);
+    }
+    if summary.verdict.is_some() {
+        summary.inconclusive = None;
     }
     out.object(&summary)?;
     if summary.files + summary.unreadable > 1 {
@@ -112,6 +146,7 @@ fn object<'a>(
     replayed: &'a Replayed,
     notes: Vec<&'a str>,
     trace: bool,
+    inconclusive: Option<Reason>,
 ) -> Object<'a> {
     let Replayed { answer, runs, divergent } = replayed;
     Object {
@@ -128,6 +163,9 @@ fn object<'a>(
         finding: answer.finding.as_ref(),
         notes,
         events: trace.then_some(&answer.events),
+        inert_steps: &answer.inert,
+        unreached_stops: &answer.unreached,
+        inconclusive: inconclusive.map(Reason::name),
     }
 }
 
@@ -135,6 +173,8 @@ fn print(
     name: &str,
     replayed: &Replayed,
     notes: &Vec<&str>,
+    doubtful: bool,
+    inconclusive: Option<Reason>,
     trace: bool,
     out: &Out,
 ) -> Result<(), super::Trouble> {
@@ -145,6 +185,8 @@ fn print(
         }
     }
     let verdict = match &answer.finding {
+        None if inconclusive.is_some() => style("inconclusive".into()).yellow(),
+        None if doubtful => style("no violation, but see the notes".into()).yellow(),
         None => style("no violation".into()).green(),
         Some(Finding { verdict, summary, .. }) => style(format!("{verdict}: {summary}")).red().bold(),
     };
@@ -156,6 +198,9 @@ fn print(
     out.say(&format!("{name}: {verdict}  {}", style(format!("({details})")).dim()))?;
     for line in answer.finding.iter().flat_map(|finding| finding.evidence.iter().chain(&finding.dump)) {
         out.say(&format!("    {line}"))?;
+    }
+    if let Some(reason) = inconclusive {
+        out.say(&format!("  {}", reason.sentence()))?;
     }
     for note in notes.iter().copied().collect::<BTreeSet<_>>() {
         out.say(&format!("  note: {note}"))?;

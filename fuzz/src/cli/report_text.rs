@@ -1,6 +1,7 @@
 //! A report's texts: `report.txt`, to be read from the top, and `schedule.txt`.
 
 use super::interleaving::{self, one_line};
+use super::origin::Origin;
 use super::report::Report;
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::path::Path;
 impl Report {
     /// The shrunk schedule, with what it is for in comments.
     pub fn schedule_text(&self, reports: &Path) -> String {
-        let text = self.schedule.to_text();
+        let text = Origin::here(&self.defects).text(&self.schedule);
         // The first line says that it is a schedule: nothing may come before it.
         let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
         let verdict = one_line(&format!("{}: {}", self.finding.verdict, self.finding.summary));

@@ -6,10 +6,8 @@
 //! instead.
 
 use super::child::{self, Tail};
-use super::{Exit, args, death, output::complain};
+use super::{Exit, args, death, output::complain, pace};
 use anyhow::{Context, Result};
-use nix::time::{clock_getcpuclockid, clock_gettime};
-use nix::unistd::Pid;
 use serde::Deserialize;
 use sigstorm::outcome::{Crossing, Event, Finding, Injected, Verdict};
 use sigstorm::runner::{QUICK, RECORD, TRACE};
@@ -53,6 +51,10 @@ pub struct Answer {
     pub injected: Injected,
     /// The instructions that each step came to, where they were asked for.
     pub crossings: Vec<Crossing>,
+    /// Steps without an effect.
+    pub inert: Vec<u32>,
+    /// Steps with a stop that was not reached.
+    pub unreached: Vec<u32>,
 }
 
 impl Answer {
@@ -69,6 +71,8 @@ pub struct Runner {
     core: Option<usize>,
     limit: Duration,
     live: Option<Live>,
+    /// What its children have used of the processor, as far as it was looked at.
+    used: Duration,
 }
 
 /// The child.
@@ -78,17 +82,24 @@ struct Live {
     stdin: Option<ChildStdin>,
     answers: Receiver<Vec<u8>>,
     log: Option<JoinHandle<Tail>>,
+    /// What it had used of the processor when it was looked at last.
+    seen: Duration,
 }
 
 impl Runner {
     /// A runner whose core has these defects. It starts when there is something to run.
     pub fn new(defects: &[Defect]) -> Runner {
-        Runner { defects: defects.to_vec(), core: None, limit: LIMIT, live: None }
+        Runner { defects: defects.to_vec(), core: None, limit: LIMIT, live: None, used: Duration::ZERO }
     }
 
     /// The same on this core, counted among those that the process may use.
     pub fn on_core(self, nth: usize) -> Runner {
         Runner { core: Some(nth), ..self }
+    }
+
+    /// What its children have used of the processor up to their last answers.
+    pub fn used(&self) -> Duration {
+        self.used
     }
 
     /// Runs a schedule.
@@ -129,8 +140,9 @@ impl Runner {
             self.ask(&asked, QUICK)?;
             while next < end {
                 // After a finding there is none, and the rest is asked of another.
-                let Some(live) = self.live.take() else { break };
+                let Some(mut live) = self.live.take() else { break };
                 let line = live.answer(self.limit);
+                self.used += live.used_since();
                 if line == Err(RecvTimeoutError::Disconnected) && end - next > 1 {
                     doubtful = true;
                     break;
@@ -171,8 +183,9 @@ impl Runner {
 
     fn ask_one(&mut self, bytes: &[u8], flags: u8) -> Result<Answer> {
         self.ask(&[bytes], flags)?;
-        let live = self.live.take().context("there is no runner")?;
+        let mut live = self.live.take().context("there is no runner")?;
         let line = live.answer(self.limit);
+        self.used += live.used_since();
         self.judge(live, line)
     }
 
@@ -209,10 +222,8 @@ impl Runner {
 impl Live {
     /// The next answer, if it comes before the child has used up `limit` of the processor.
     fn answer(&self, limit: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        let clock = clock_getcpuclockid(pid);
         // A child that has just died has no clock: its death is the next thing to be heard.
-        let used = || clock.and_then(clock_gettime).map_or(Duration::ZERO, Duration::from);
+        let used = || pace::used(self.child.id()).unwrap_or(Duration::ZERO);
         let (before, asked) = (used(), Instant::now());
         loop {
             match self.answers.recv_timeout(GLANCE) {
@@ -221,6 +232,12 @@ impl Live {
                 answer => return answer,
             }
         }
+    }
+
+    /// What it has used of the processor since this was asked last.
+    fn used_since(&mut self) -> Duration {
+        let now = pace::used(self.child.id()).unwrap_or(self.seen);
+        now.saturating_sub(std::mem::replace(&mut self.seen, now))
     }
 
     fn start(defects: &[Defect], core: Option<usize>) -> Result<Live> {
@@ -255,7 +272,7 @@ impl Live {
             }
             tail
         });
-        Ok(Live { child, stdin, answers, log: Some(log) })
+        Ok(Live { child, stdin, answers, log: Some(log), seen: Duration::ZERO })
     }
 
     /// Waits a moment for its end, then ends it; how it ended, and its last words.

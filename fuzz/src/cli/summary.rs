@@ -1,6 +1,8 @@
 //! What a hunt comes to: the line that scripts rely on, and the table that people read.
 
 use super::campaign::{Plan, Totals};
+use super::cores;
+use super::inconclusive::Reason;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -37,6 +39,24 @@ pub struct Summary<'a> {
     accounting: Accounting,
     steps_by_kind: BTreeMap<&'static str, u64>,
     frames: BTreeMap<&'static str, u64>,
+    /// Why there is no answer.
+    inconclusive: Option<&'static str>,
+    /// By how many seconds the budget was overrun.
+    overrun: Option<f64>,
+    cores: &'a [usize],
+    core_share: &'a [Option<f64>],
+    notes: &'a [String],
+}
+
+/// What the machine had for it.
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// Each worker's core.
+    pub cores: Vec<usize>,
+    /// Why there is no answer.
+    pub inconclusive: Option<Reason>,
+    /// What was said of the cores.
+    pub notes: Vec<String>,
 }
 
 /// What became of every signal that was sent. But for the run that ended with a finding, `sent`
@@ -73,10 +93,11 @@ impl<'a> Summary<'a> {
     /// The summary; `verdict` and `report` are those of the first finding.
     pub fn new(
         plan: &Plan,
-        totals: &Totals,
+        totals: &'a Totals,
         seconds: f64,
         verdict: Option<&'a str>,
         report: Option<&'a Path>,
+        machine: &'a Machine,
     ) -> Summary<'a> {
         let counts = &totals.counts;
         Summary {
@@ -104,9 +125,32 @@ impl<'a> Summary<'a> {
             accounting: Accounting::new(counts),
             steps_by_kind: by_kind(counts).collect(),
             frames: by_function(counts).collect(),
+            inconclusive: machine.inconclusive.map(Reason::name),
+            overrun: overrun(plan.seconds, seconds),
+            cores: &machine.cores,
+            core_share: &totals.shares,
+            notes: &machine.notes,
         }
     }
 }
+
+/// By how much a budget of seconds was overrun; nothing where there is none.
+pub fn overrun(budget: Option<u64>, seconds: f64) -> Option<f64> {
+    budget.map(|budget| (seconds - budget as f64).max(0.0))
+}
+
+/// What there is to say of time: that the budget was overrun, and that workers had less than a core.
+pub fn pace(plan: &Plan, totals: &Totals, seconds: f64) -> Option<String> {
+    let late = overrun(plan.seconds, seconds).filter(|late| *late >= 1.0);
+    let late = late.map(|late| format!("took {late:.1} s longer than it should"));
+    let short = totals.shares.iter().flatten().any(|share| *share < WHOLE);
+    let short = short.then(|| format!("workers had {}", cores::in_words(&totals.shares)));
+    let said: Vec<String> = late.into_iter().chain(short).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// A worker with less than this has not had its core for itself.
+const WHOLE: f64 = 0.8;
 
 /// One line now and then, for machines.
 #[derive(Debug, Serialize)]
@@ -119,6 +163,7 @@ pub struct Progress {
     tracebacks: u64,
     skips: u64,
     features: u64,
+    core_share: Vec<Option<f64>>,
 }
 
 impl Progress {
@@ -134,6 +179,7 @@ impl Progress {
             tracebacks: counts.tracebacks,
             skips: counts.skips.iter().sum(),
             features: totals.features,
+            core_share: totals.shares.clone(),
         }
     }
 }
@@ -226,16 +272,18 @@ mod tests {
     fn totals() -> Totals {
         let mut counts = Counts { schedules: 1000, tracebacks: 5, ..Counts::default() };
         counts.skips[0] = 3;
-        Totals { counts, features: 9 }
+        Totals { counts, features: 9, shares: vec![Some(0.9), Some(0.1)] }
     }
 
     #[test]
     fn scripts_find_their_keys() {
-        let summary = Summary::new(&plan(), &totals(), 2.0, None, None);
+        let (totals, machine) = (totals(), Machine::default());
+        let summary = Summary::new(&plan(), &totals, 2.0, None, None, &machine);
         let value = serde_json::to_value(summary).unwrap();
         // From the design; more may be added, none may go.
         let keys = "type command schedules steps handovers signals seconds jobs schedules_per_second \
-                    tracebacks skips interrupted features violations verdict report";
+                    tracebacks skips interrupted features violations verdict report \
+                    inconclusive overrun cores core_share notes";
         for key in keys.split_whitespace() {
             assert!(value.get(key).is_some(), "{key}");
         }
@@ -248,10 +296,25 @@ mod tests {
 
     #[test]
     fn only_a_violation_counts_as_one() {
-        let violations = |verdict| Summary::new(&plan(), &totals(), 0.0, verdict, None).violations;
+        let (totals, machine) = (totals(), Machine::default());
+        let violations = |verdict| Summary::new(&plan(), &totals, 0.0, verdict, None, &machine).violations;
         assert_eq!(violations(None), 0);
         assert_eq!(violations(Some("fault")), 1);
         assert_eq!(violations(Some("harness-error")), 0);
+    }
+
+    #[test]
+    fn an_overrun_and_a_shared_core_are_said() {
+        let limited = Plan { seconds: Some(60), ..plan() };
+        let mut totals = totals();
+        let said = pace(&limited, &totals, 119.0).unwrap();
+        assert_eq!(said, "took 59.0 s longer than it should; workers had 90, 10 % of a core");
+        totals.shares = vec![Some(0.9), None];
+        assert_eq!(pace(&limited, &totals, 60.2), None);
+        assert_eq!(
+            (overrun(None, 9.0), overrun(Some(10), 9.0), overrun(Some(8), 9.0)),
+            (None, Some(0.0), Some(1.0))
+        );
     }
 
     #[test]

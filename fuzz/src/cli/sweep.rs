@@ -4,10 +4,13 @@
 //! to a request, in children, one on a core, that are replaced when a run breaks them. What they
 //! answer is judged in the order of the runs.
 
+use super::cores::{self, Cores};
 use super::display::Sweeping;
+use super::inconclusive::Reason;
 use super::output::{Out, complain};
 use super::runner::{Answer, Runner};
-use super::{Exit, Outcome, args, files, input};
+use super::summary::Machine;
+use super::{Exit, Outcome, args, files, input, origin};
 use anyhow::{Context, Result};
 use console::style;
 use indicatif::HumanCount;
@@ -49,6 +52,12 @@ struct Totals {
     beyond: u64,
     /// Files whose sweep was ended by its violations.
     cut: u64,
+    /// Of the schedules as they are: steps without an effect, stops that were not reached, and stops that
+    /// this build cannot take as they were meant.
+    inert: usize,
+    unreached: usize,
+    doubtful: usize,
+    notes: Vec<String>,
 }
 
 impl Totals {
@@ -81,6 +90,13 @@ struct Summary<'a> {
     unreadable: u64,
     seconds: f64,
     listing: Option<&'a Path>,
+    inconclusive: Option<&'static str>,
+    cores: &'a [usize],
+    core_share: &'a [Option<f64>],
+    inert_steps: usize,
+    unreached_stops: usize,
+    doubtful_stops: usize,
+    notes: &'a [String],
 }
 
 /// One violation.
@@ -104,13 +120,20 @@ struct Unreached {
 
 /// `sigstorm sweep`.
 pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
-    let begun = Instant::now();
     let region = executor::region().map_err(anyhow::Error::from)?;
     let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let cores = match args.core {
+        // Whoever says so has taken it.
+        Some(_) => Cores::default(),
+        None => Cores::take(jobs)?.with_warnings(out),
+    };
+    let begun = Instant::now();
+    let nths = args.core.map_or_else(|| cores.nths(), |first| (first..first + jobs).collect());
+    let runner = |&nth: &usize| Runner::new(&args.planted.defects).on_core(nth);
     let mut sweep = Sweep {
         args,
         out,
-        runners: (0..jobs).map(|core| Runner::new(&args.planted.defects).on_core(args.core + core)).collect(),
+        runners: nths.iter().map(runner).collect(),
         coverage: Coverage::new(&region),
         totals: Totals::default(),
         exit: Exit::Clean,
@@ -124,6 +147,9 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
         match input::load(file) {
             Ok(input) if args.grow.is_some() => given.push(input.schedule),
             Ok(mut input) => {
+                let said = input.warn(&args.planted.defects);
+                sweep.totals.notes.extend(said);
+                sweep.totals.doubtful += input.doubts.len();
                 if args.plain {
                     input.schedule = plain(&input.schedule);
                 }
@@ -141,8 +167,28 @@ pub fn run(args: &args::Sweep, out: &Out) -> Outcome {
         return Ok(sweep.exit.worse(grown));
     }
     bar.end();
-    let listing = sweep.write_listing(&region)?;
-    sweep.report(&region, listing.as_deref(), begun.elapsed().as_secs_f64())?;
+    let seconds = begun.elapsed();
+    let share = |runner: &Runner| Some(runner.used().as_secs_f64() / seconds.as_secs_f64().max(1e-3));
+    let machine = Machine {
+        cores: cores.numbers(),
+        inconclusive: sweep.inconclusive(),
+        notes: cores.warnings().into_iter().chain(std::mem::take(&mut sweep.totals.notes)).collect(),
+    };
+    let shares: Vec<Option<f64>> = sweep.runners.iter().map(share).collect();
+    if machine.inconclusive.is_some() {
+        sweep.exit = sweep.exit.worse(Exit::Inconclusive);
+    }
+    // A listing of nothing would take the place of one of something.
+    let listing = if sweep.coverage.injected() == 0 { None } else { sweep.write_listing(&region)? };
+    sweep.report(&region, listing.as_deref(), seconds.as_secs_f64(), &machine, &shares)?;
+    if sweep.totals.verdict.is_none() && !sweep.reached() {
+        let what = match sweep.totals.files {
+            0 => "no schedule could be read",
+            _ => "no step of these schedules comes to an instruction of the protocol",
+        };
+        complain(&format!("error: there is nothing to sweep: {what}"));
+        sweep.exit = sweep.exit.worse(Exit::Usage);
+    }
     Ok(sweep.exit)
 }
 
@@ -157,10 +203,25 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
+    /// Whether anything could be disturbed.
+    fn reached(&self) -> bool {
+        self.coverage.places().iter().any(|place| place.crossed != 0)
+    }
+
+    /// Why there is no answer, if there is none.
+    fn inconclusive(&self) -> Option<Reason> {
+        let nothing = self.totals.verdict.is_none() && self.coverage.injected() == 0;
+        nothing.then_some(Reason::Injections)
+    }
+
     /// Watches a schedule, then disturbs it everywhere.
     fn file(&mut self, name: &str, schedule: Schedule, bar: &Sweeping) -> Result<(), super::Trouble> {
         self.totals.files += 1;
         let steps = schedule.steps.len();
+        // A run of its own: one that is watched is not traced.
+        let traced = self.runners[0].run(&schedule.encode(), false)?;
+        self.totals.inert += traced.inert.len();
+        self.totals.unreached += traced.unreached.len();
         let answer = self.runners[0].record(&schedule.encode())?;
         self.totals.runs += 1;
         if answer.finding.is_some() {
@@ -271,6 +332,7 @@ impl Sweep<'_> {
         *self.totals.verdicts.entry(verdict.to_owned()).or_default() += 1;
         self.totals.verdict.get_or_insert_with(|| verdict.to_owned());
         let place = injection.map_or("as it is".to_owned(), place);
+        let schedule = &origin::checked(schedule);
         if self.out.json {
             let summary = finding.summary.as_str();
             let schedule = schedule.to_text();
@@ -304,6 +366,8 @@ impl Sweep<'_> {
         region: &sigstorm_inject::Region,
         listing: Option<&Path>,
         seconds: f64,
+        machine: &Machine,
+        shares: &[Option<f64>],
     ) -> Result<(), super::Trouble> {
         let (totals, coverage) = (&self.totals, &self.coverage);
         let (boundaries, injected) = (coverage.boundaries(), coverage.injected());
@@ -349,7 +413,18 @@ impl Sweep<'_> {
             unreadable: totals.unreadable,
             seconds,
             listing,
+            inconclusive: machine.inconclusive.map(Reason::name),
+            cores: &machine.cores,
+            core_share: shares,
+            inert_steps: totals.inert,
+            unreached_stops: totals.unreached,
+            doubtful_stops: totals.doubtful,
+            notes: &machine.notes,
         })?;
+        if let Some(reason) = machine.inconclusive {
+            let sentence = format!("inconclusive: {}", reason.sentence());
+            return self.out.say(&style(sentence).yellow().bold().to_string());
+        }
         let say = |line: String| self.out.say(&line);
         let percent = 100.0 * injected as f64 / boundaries.max(1) as f64;
         say(format!("{injected} of {boundaries} reachable instructions disturbed ({percent:.1} %)"))?;
@@ -375,7 +450,22 @@ impl Sweep<'_> {
         if totals.beyond != 0 {
             say(format!("{} visits are a step's ninth or later, which no stop can name", totals.beyond))?;
         }
+        let jobs = input::counted(shares.len(), "job");
+        say(format!("{jobs} had {}", cores::in_words(shares)))?;
+        if totals.inert + totals.unreached != 0 {
+            say(format!(
+                "of the schedules as they are, {} had no effect and {} not reached",
+                input::counted(totals.inert, "step"),
+                match totals.unreached {
+                    1 => "1 stop was".to_owned(),
+                    many => format!("{many} stops were"),
+                },
+            ))?;
+        }
         let found = match totals.verdicts.is_empty() {
+            true if !machine.notes.is_empty() && totals.doubtful != 0 => {
+                style("no violation, but see the notes".to_owned()).yellow()
+            }
             true => style("no violation".to_owned()).green(),
             false => style(totals.found()).red().bold(),
         };

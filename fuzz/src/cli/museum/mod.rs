@@ -18,6 +18,8 @@ mod tally;
 mod trials;
 
 use super::args::{self, Subject};
+use super::cores::Cores;
+use super::inconclusive::Reason;
 use super::input::counted;
 use super::output::{Out, complain};
 use super::{Exit, Outcome, Trouble, files, interrupt};
@@ -42,7 +44,12 @@ pub fn run(args: &args::Museum, out: &Out) -> Outcome {
     announce(&show, out)?;
 
     let begun = Instant::now();
-    let ran = trials::run(&show, stop, out)?;
+    let cores = Cores::take(show.jobs)?.with_warnings(out);
+    let warnings = cores.warnings();
+    let ran = trials::run(&show, &cores, stop, out)?;
+    // Storms take cores of their own.
+    let numbers = cores.numbers();
+    drop(cores);
     let seconds = begun.elapsed().as_secs_f64();
     let complete = ran.len() == show.trials().len();
     let tallies = tally::tallies(&show, &ran);
@@ -87,6 +94,9 @@ pub fn run(args: &args::Museum, out: &Out) -> Outcome {
         "seed": show.seed,
         "seconds": seconds,
         "complete": complete,
+        "inconclusive": outcome.inconclusive.map(Reason::name),
+        "cores": numbers,
+        "notes": warnings,
     }))?;
     Ok(outcome.exit)
 }
@@ -130,6 +140,8 @@ struct Judged {
     /// anything to find.
     false_alarms: usize,
     harness_errors: usize,
+    /// Why there is no answer.
+    inconclusive: Option<Reason>,
     /// What there is to say against it.
     why: Vec<String>,
     exit: Exit,
@@ -176,13 +188,32 @@ fn verdict(show: &Show, tallies: &[Tally], ran: &[Ran]) -> Judged {
             ran.found.as_ref().map_or("", |found| &found.finding.summary)
         ));
     }
+    let empty: Vec<_> = ran.iter().filter_map(|ran| Some((ran, ran.inconclusive?))).collect();
+    for (ran, reason) in &empty {
+        why.push(format!(
+            "inconclusive: {} by {}, seed {}: {}",
+            ran.trial.subject.name(),
+            ran.trial.baseline.name(),
+            ran.trial.seed,
+            reason.sentence()
+        ));
+    }
+    // A specimen is missed where trials that did run missed it.
+    let is_empty = |tally: &Tally| empty.iter().any(|(ran, _)| ran.trial.subject.name() == tally.name);
+    let missed = loud.iter().any(|tally| !tally.caught && !is_empty(tally));
     let exit = if !broken.is_empty() {
         Exit::Harness
+    } else if missed || silent.iter().any(|tally| !tally.is_silent) {
+        Exit::Violation
+    } else if !empty.is_empty() {
+        Exit::Inconclusive
     } else if caught < specimens || quiet < must_be_silent || ran.len() < show.trials().len() {
         Exit::Violation
     } else {
         Exit::Clean
     };
+    let inconclusive =
+        (exit == Exit::Inconclusive).then(|| empty.first().map(|(_, reason)| *reason)).flatten();
     Judged {
         specimens,
         caught,
@@ -190,6 +221,7 @@ fn verdict(show: &Show, tallies: &[Tally], ran: &[Ran]) -> Judged {
         silent: quiet,
         false_alarms: alarms.len(),
         harness_errors: broken.len(),
+        inconclusive,
         why,
         exit,
     }

@@ -5,6 +5,7 @@ use super::super::args::Subject;
 use super::super::display::Shrinking;
 use super::super::input::counted;
 use super::super::interleaving;
+use super::super::origin::{self, Origin};
 use super::super::output::Out;
 use super::super::report::Report;
 use super::super::{files, hunt};
@@ -53,7 +54,7 @@ pub fn write(folder: &Path, results: &Results<'_>, stop: &AtomicBool, out: &Out)
         let page = page(exhibit, subject, tallies, report.as_ref(), folder);
         files::write(&pages.join(format!("{}.md", exhibit.name)), page.as_bytes())?;
         if let Some(report) = report {
-            let text = report.schedule.to_text();
+            let text = Origin::here(&report.defects).text(&report.schedule);
             files::write(&pages.join(format!("{}.txt", exhibit.name)), text.as_bytes())?;
         }
     }
@@ -68,10 +69,11 @@ fn shrunk(subject: Subject, show: &Show, ran: &[Ran], stop: &AtomicBool, out: &O
         .filter(|ran| ran.trial.subject == subject && ran.marks.detected.is_some())
         .min_by_key(|ran| (ran.trial.baseline, ran.trial.number))?;
     let (found, detected) = (first.found.as_ref()?, first.marks.detected?);
+    let schedule = origin::checked(&Schedule::decode(&found.bytes));
     let mut report = Report {
         finding: found.finding.clone(),
-        schedule: Schedule::decode(&found.bytes),
-        original: found.bytes.clone(),
+        original: schedule.encode(),
+        schedule,
         events: Vec::new(),
         defects: show.plan(&first.trial, 0).defects,
         seed: first.trial.seed,

@@ -3,6 +3,7 @@
 
 use super::super::args::{self, Subject};
 use super::super::display::Sweeping;
+use super::super::inconclusive::Reason;
 use super::super::output::Out;
 use super::super::storm::{self, Plan};
 use super::table::seconds;
@@ -25,6 +26,8 @@ pub struct Storm {
     signals: u64,
     /// What was found.
     verdict: Option<String>,
+    /// Why it says nothing, if it does not.
+    inconclusive: Option<&'static str>,
 }
 
 /// Blows one for each specimen, so many seconds long; those that `stop` breaks off are left out.
@@ -34,7 +37,10 @@ pub fn run(show: &Show, limit: u64, stop: &AtomicBool, out: &Out) -> Result<Vec<
     bar.begin("storms", show.subjects.len());
     for (number, &subject) in show.subjects.iter().enumerate() {
         bar.show(number, subject.name().into());
-        let blown = storm::blow(&plan(show, subject, limit), stop, |_| {})?;
+        let mut plan = plan(show, subject, limit);
+        let cores = storm::take_cores(&mut plan);
+        let blown = storm::blow(&plan, stop, |_| {})?;
+        drop(cores);
         if stop.load(Ordering::SeqCst) && blown.finding.is_none() {
             break;
         }
@@ -43,6 +49,7 @@ pub fn run(show: &Show, limit: u64, stop: &AtomicBool, out: &Out) -> Result<Vec<
             name: subject.name(),
             seconds: blown.seconds,
             signals: blown.counts.signals,
+            inconclusive: blown.inconclusive().map(Reason::name),
             verdict: blown.finding.map(|finding| finding.verdict),
         };
         // If nobody listens any more, there are still the files and the exit status.
@@ -84,6 +91,7 @@ pub fn markdown(show: &Show, tallies: &[Tally], storms: &[Storm], limit: u64) ->
         }
         let found = match &storm.verdict {
             Some(verdict) => format!(" {} s | {verdict}", seconds(storm.seconds)),
+            None if storm.inconclusive.is_some() => " inconclusive | -".to_owned(),
             None => format!(" not in {limit} s | -"),
         };
         text += &format!("{found} | {} |\n", HumanCount(storm.signals));

@@ -140,6 +140,8 @@ mod tests {
             },
             verdict: detected.map(|_| "deadlock".into()),
             found: None,
+            inconclusive: None,
+            share: None,
         }
     }
 

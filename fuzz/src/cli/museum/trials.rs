@@ -2,7 +2,9 @@
 
 use super::super::args::{self, Baseline, Subject};
 use super::super::campaign::{self, Campaign, Found, Mark, Marks, Plan};
+use super::super::cores::Cores;
 use super::super::display::Trials;
+use super::super::inconclusive::Reason;
 use super::super::output::Out;
 use anyhow::Result;
 use serde::Serialize;
@@ -58,6 +60,10 @@ pub struct Ran {
     pub verdict: Option<String>,
     /// The same, with what shows it.
     pub found: Option<Found>,
+    /// Why it says nothing, if it does not.
+    pub inconclusive: Option<Reason>,
+    /// Its worker's share of a core.
+    pub share: Option<f64>,
 }
 
 impl Show {
@@ -126,7 +132,7 @@ impl Show {
             seed: trial.seed,
             seconds: Some(self.budget),
             random: trial.baseline == Baseline::Random,
-            core,
+            cores: vec![core],
             defects,
             ..Plan::default()
         }
@@ -135,7 +141,7 @@ impl Show {
 
 impl Ran {
     fn new(trial: Trial, campaign: Campaign) -> Ran {
-        let Campaign { totals, seconds, found, mut marks } = campaign;
+        let Campaign { totals, seconds, found, mut marks, inconclusive } = campaign;
         let verdict = found.as_ref().map(|found| found.finding.verdict.clone());
         let broken = verdict.as_deref() == Some(Verdict::HarnessError.name());
         if broken {
@@ -148,7 +154,8 @@ impl Ran {
             marks.reached = marks.reached.or(death);
             marks.triggered = marks.triggered.or(death);
         }
-        Ran { trial, schedules: totals.counts.schedules, marks, verdict, found }
+        let share = totals.shares.first().copied().flatten();
+        Ran { trial, schedules: totals.counts.schedules, marks, verdict, found, inconclusive, share }
     }
 
     /// Something was found, and the defect's own canary says that there was nothing.
@@ -175,6 +182,8 @@ struct Line<'a> {
     reached: [Option<f64>; 2],
     triggered: [Option<f64>; 2],
     detected: [Option<f64>; 2],
+    core_share: Option<f64>,
+    inconclusive: Option<&'static str>,
 }
 
 /// Schedules and seconds.
@@ -189,8 +198,9 @@ enum Told {
 
 /// Runs all of them, or as many as there is time for until `stop` is set. One that was broken
 /// off says nothing and is left out.
-pub fn run(show: &Show, stop: &AtomicBool, out: &Out) -> Result<Vec<Ran>> {
+pub fn run(show: &Show, cores: &Cores, stop: &AtomicBool, out: &Out) -> Result<Vec<Ran>> {
     let trials = show.trials();
+    let nths = cores.nths();
     let mut display = Trials::new(trials.len() as u64, show.jobs, out);
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
@@ -198,7 +208,8 @@ pub fn run(show: &Show, stop: &AtomicBool, out: &Out) -> Result<Vec<Ran>> {
     let mut failure = None;
     thread::scope(|scope| {
         for job in 0..show.jobs.min(trials.len()) {
-            let (sender, next, trials) = (sender.clone(), &next, &trials);
+            let (sender, next, trials, core) =
+                (sender.clone(), &next, &trials, nths[job % nths.len().max(1)]);
             // A worker is killed when the thread that started it ends: this one waits for it.
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst)
@@ -206,7 +217,7 @@ pub fn run(show: &Show, stop: &AtomicBool, out: &Out) -> Result<Vec<Ran>> {
                 {
                     // Nobody listens any more only where the other side has panicked.
                     let _ = sender.send(Told::Began(job, trial));
-                    let campaign = campaign::run(&show.plan(&trial, job), stop, |_, _| {});
+                    let campaign = campaign::run(&show.plan(&trial, core), stop, |_, _| {});
                     let ran = campaign.map(|campaign| {
                         let whole = campaign.found.is_some() || !stop.load(Ordering::SeqCst);
                         whole.then(|| Ran::new(trial, campaign))
@@ -258,6 +269,8 @@ fn tell(ran: &Ran, out: &Out) {
         reached: pair(ran.marks.reached),
         triggered: pair(ran.marks.triggered),
         detected: pair(ran.marks.detected),
+        core_share: ran.share,
+        inconclusive: ran.inconclusive.map(Reason::name),
     });
 }
 
@@ -295,7 +308,7 @@ mod tests {
         let show = show(&["--with", "sigprof-spins"]);
         assert_eq!(show.subjects.len(), Defect::ALL.len() - 1);
         let plan = show.plan(&show.trials()[0], 1);
-        assert_eq!((plan.defects[1], plan.core, plan.jobs), (Defect::SigprofSpins, 1, 1));
+        assert_eq!((plan.defects[1], &plan.cores[..], plan.jobs), (Defect::SigprofSpins, &[1][..], 1));
         assert_ne!(plan.defects[0], Defect::SigprofSpins);
     }
 
@@ -306,7 +319,7 @@ mod tests {
             let finding = super::super::super::death::finding(verdict, String::new(), Vec::new());
             let found = Some(Found { finding, bytes: Vec::new() });
             let (totals, marks) = (Default::default(), Marks::default());
-            Ran::new(show.trials()[0], Campaign { totals, seconds: 2.0, found, marks })
+            Ran::new(show.trials()[0], Campaign { totals, seconds: 2.0, found, marks, inconclusive: None })
         };
         let death = ran(Verdict::Fault);
         assert_eq!(death.marks.detected, Some(Mark { schedules: 1, seconds: 2.0 }));

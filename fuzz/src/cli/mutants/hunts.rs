@@ -2,6 +2,7 @@
 
 use super::super::args;
 use super::super::campaign::{self, Plan};
+use super::super::cores::Cores;
 use super::super::display::Trials;
 use super::super::output::Out;
 use super::list::Mutant;
@@ -87,7 +88,7 @@ pub fn run(
             seed: args.seed.wrapping_add(u64::from(mutant.number)),
             seconds: Some(args.seconds),
             runs: args.runs,
-            core,
+            cores: vec![core],
             program: Some(binary.clone()),
             environment: vec![(VARIABLE.into(), mutant.number.to_string())],
             ..Plan::default()
@@ -112,9 +113,11 @@ fn try_all(
     let mut display = Trials::new(mutants.len() as u64, jobs, out);
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
+    let cores = Cores::take(jobs)?.with_warnings(out);
+    let nths = cores.nths();
     let (mut all, mut failure) = (Vec::new(), None);
     thread::scope(|scope| {
-        for job in 0..jobs.min(mutants.len()) {
+        for (job, &core) in nths.iter().enumerate().take(mutants.len()) {
             let (sender, next, try_one) = (sender.clone(), &next, &try_one);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst)
@@ -122,7 +125,7 @@ fn try_all(
                 {
                     // Nobody listens any more only where the other side has panicked.
                     let _ = sender.send(Told::Began(job, mutant.number));
-                    let ran = try_one(mutant, job);
+                    let ran = try_one(mutant, core);
                     let _ = sender.send(Told::Ended(job, Box::new(ran)));
                 }
             });
@@ -162,7 +165,11 @@ fn one(mutant: &Mutant, plan: &Plan, stop: &AtomicBool) -> Result<Option<Ran>> {
     let schedules = campaign.totals.counts.schedules;
     let fate = match campaign.found {
         None if stop.load(Ordering::SeqCst) => return Ok(None),
-        None => Fate::Survived { schedules },
+        None => match campaign.inconclusive {
+            None => Fate::Survived { schedules },
+            // It did not survive what was not run.
+            Some(reason) => Fate::Noticed { summary: format!("inconclusive: {}", reason.sentence()) },
+        },
         Some(found) if found.finding.verdict == Verdict::HarnessError.name() => {
             Fate::Noticed { summary: found.finding.summary }
         }

@@ -4,8 +4,13 @@ mod parent;
 mod report;
 mod summary;
 
+use super::cores::{self, Cores};
+use super::inconclusive::Reason;
+use super::input::counted;
 use super::output::{Out, complain};
+use super::summary::{Machine, overrun};
 use super::{Exit, Outcome, Trouble, args, child as children, files, interrupt};
+use anyhow::Context;
 use console::style;
 pub use parent::{Plan, blow};
 use report::Report;
@@ -23,6 +28,12 @@ pub fn child(args: args::Stormer) -> ExitCode {
         complain(&format!("cannot bind this process to its parent: {error}"));
         return ExitCode::from(Exit::Harness as u8);
     }
+    if !args.cores.is_empty()
+        && let Err(error) = sigstorm_inject::confine(&args.cores)
+    {
+        complain(&format!("cannot keep to the cores {:?}: {error}", args.cores));
+        return ExitCode::from(Exit::Harness as u8);
+    }
     sigstorm::storm::run(StormOptions {
         dir: args.dir,
         seconds: args.seconds,
@@ -38,9 +49,22 @@ pub fn child(args: args::Stormer) -> ExitCode {
 /// `sigstorm storm`.
 pub fn run(args: &args::Storm, out: &Out) -> Outcome {
     files::writable_folder(&args.reports).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
-    let plan = plan(args);
+    let mut plan = plan(args);
     let stop = interrupt::install()?;
+    let cores = take_cores(&mut plan)?;
     announce(&plan, out)?;
+    let cores = cores.with_warnings(out);
+    let mut notes = cores.warnings();
+    let allowed = sigstorm_inject::allowed_cores().map_or(plan.threads, |cores| cores.len());
+    if plan.threads > allowed {
+        let few = format!(
+            "{} threads take turns on {}: less happens at once",
+            plan.threads,
+            counted(allowed, "core")
+        );
+        out.remark(&format!("note: {few}"));
+        notes.push(few);
+    }
 
     let mut display = Display::new(&plan, out);
     let blown = blow(&plan, stop, |blown| {
@@ -56,10 +80,28 @@ pub fn run(args: &args::Storm, out: &Out) -> Outcome {
     let report = blown.finding.as_ref().map(|finding| Report { finding, plan: &plan, blown: &blown });
     let written = report.as_ref().and_then(|report| keep(report, &args.reports));
     let verdict = blown.finding.as_ref().map(|finding| finding.verdict.as_str());
-    let exit = Exit::of_verdict(verdict);
-    let told = out.object(&Summary::new(&plan, &blown, verdict, written.as_deref())).and_then(|()| {
+    let inconclusive = blown.inconclusive();
+    let exit = match inconclusive {
+        Some(_) => Exit::Inconclusive,
+        None => Exit::of_verdict(verdict),
+    };
+    let late = overrun(plan.seconds, blown.seconds).filter(|late| *late >= 1.0);
+    notes.extend(late.map(|late| format!("took {late:.1} s longer than it should")));
+    let machine = Machine { cores: cores.numbers(), inconclusive, notes };
+    let summary = Summary::new(&plan, &blown, verdict, written.as_deref(), Some(&machine));
+    let told = out.object(&summary).and_then(|()| {
         out.say(&summary::table(&plan, &blown))?;
+        if let Some(share) = blown.share.filter(|share| *share < FEW) {
+            out.say(&format!("threads had {}", cores::in_words(&[Some(share)])))?;
+        }
+        if let Some(late) = late {
+            out.say(&format!("took {late:.1} s longer than it should"))?;
+        }
         match &report {
+            None if inconclusive.is_some() => {
+                let sentence = inconclusive.map_or("", Reason::sentence);
+                out.say(&style(format!("inconclusive: {sentence}")).yellow().bold().to_string())
+            }
             None => out.say(&format!("nothing found in {:.1} s", blown.seconds)),
             Some(report) => tell(report, written.as_deref(), out),
         }
@@ -72,6 +114,19 @@ pub fn run(args: &args::Storm, out: &Out) -> Outcome {
         }
         other => other.map(|()| exit),
     }
+}
+
+/// Threads of a storm sleep now and then, too. With less of a core than this others were in their way.
+const FEW: f64 = 0.25;
+
+/// The cores that a storm takes: one for each thread and one for the collector, as far as there are
+/// so many. Where there are more, the storm keeps to its own.
+pub fn take_cores(plan: &mut Plan) -> Result<Cores, Trouble> {
+    let allowed = sigstorm_inject::allowed_cores().context("cannot read the affinity mask")?.len();
+    let wanted = plan.threads + 1;
+    let cores = Cores::take(wanted.min(allowed))?;
+    plan.cores = if wanted < allowed { cores.nths() } else { Vec::new() };
+    Ok(cores)
 }
 
 /// How a storm is to blow, as the command line has it.
@@ -88,6 +143,7 @@ pub fn plan(args: &args::Storm) -> Plan {
         delay: args.delay,
         // Short enough to be typed, and for every reader of JSON.
         seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) & 0xffff_ffff),
+        cores: Vec::new(),
         defects,
     }
 }

@@ -4,11 +4,14 @@
 //! asks for an end; `finding.json`, what it found, before it ends with status 77, or 78 for
 //! an error of the harness; and `log`.
 
+use super::super::inconclusive::{LEAST_SHARE, Reason};
+use super::super::pace::Pace;
 use super::super::{child, death};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use sigstorm::outcome::{Finding, Verdict};
 use sigstorm::storm::{BROKEN, Clock, Delay, FOUND, PULSE, STOP, STORM_WORDS, StormCounts};
+use sigstorm_inject::allowed_cores;
 use sigstorm_runtime::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -42,6 +45,8 @@ pub struct Plan {
     pub delay: Delay,
     /// Where the random choices begin.
     pub seed: u64,
+    /// The cores that it keeps to, counted among the allowed ones; all of them where there are none.
+    pub cores: Vec<usize>,
     /// What is planted.
     pub defects: Vec<Defect>,
 }
@@ -68,6 +73,20 @@ pub struct Blown {
     pub memory: Memory,
     /// What it found.
     pub finding: Option<Finding>,
+    /// What share of a core each of its threads had, as far as there are cores for them.
+    pub share: Option<f64>,
+}
+
+impl Blown {
+    /// Why there is no answer, if there is none.
+    pub fn inconclusive(&self) -> Option<Reason> {
+        match &self.finding {
+            Some(_) => None,
+            None if self.counts.signals == 0 => Some(Reason::Signals),
+            None if self.share.is_some_and(|share| share < LEAST_SHARE) => Some(Reason::CoreTime),
+            None => None,
+        }
+    }
 }
 
 /// Blows until something is found, time is up, or `stop` is set; shows `watch` now and then
@@ -79,8 +98,16 @@ pub fn blow(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Blown)) -> Re
         .context("cannot make a folder for temporary files")?;
     let mut stormer = Stormer::start(plan, dir.path())?;
     let begun = Instant::now();
-    let mut blown =
-        Blown { counts: StormCounts::default(), seconds: 0.0, memory: Memory::default(), finding: None };
+    let mut blown = Blown {
+        counts: StormCounts::default(),
+        seconds: 0.0,
+        memory: Memory::default(),
+        finding: None,
+        share: None,
+    };
+    let mut pace = Pace::new(stormer.child.id());
+    let allowed = allowed_cores().map_or(1, |cores| cores.len());
+    let most = plan.threads.min(if plan.cores.is_empty() { allowed } else { plan.cores.len() }).max(1);
     let (mut looked, mut moved, mut pulse, mut asked) = (begun, begun, 0, false);
     let status = loop {
         thread::sleep(GLANCE);
@@ -101,6 +128,8 @@ pub fn blow(plan: &Plan, stop: &AtomicBool, mut watch: impl FnMut(&Blown)) -> Re
         let words = stormer.words()?;
         blown.counts = counts(&words);
         blown.seconds = begun.elapsed().as_secs_f64();
+        pace.look(now);
+        blown.share = pace.share().map(|share| share / most as f64);
         let state = stormer.look(&mut blown.memory, now - begun >= WARM);
         if words[PULSE] != pulse || paused || state == Some('T') {
             (pulse, moved) = (words[PULSE], now);
@@ -149,6 +178,10 @@ impl<'a> Stormer<'a> {
             ("--seed", plan.seed.to_string()),
         ] {
             command.args([name, &value]);
+        }
+        if !plan.cores.is_empty() {
+            let cores: Vec<String> = plan.cores.iter().map(usize::to_string).collect();
+            command.args(["--cores", &cores.join(",")]);
         }
         if let Some(seconds) = plan.seconds {
             command.args(["--seconds", &seconds.to_string()]);

@@ -77,7 +77,7 @@ impl Report<'_> {
             defects: self.plan.defects.iter().map(|defect| defect.name()).collect(),
             command_line: env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" "),
             again: self.again(),
-            storm: Summary::new(self.plan, self.blown, Some(verdict), None),
+            storm: Summary::new(self.plan, self.blown, Some(verdict), None, None),
         };
         let mut json = serde_json::to_vec_pretty(&json).context("cannot express the report")?;
         json.push(b'\n');

@@ -1,7 +1,10 @@
 //! What a storm comes to: the line that scripts rely on, the table and the display that
 //! people read.
 
+use super::super::cores;
+use super::super::inconclusive::Reason;
 use super::super::output::Out;
+use super::super::summary::{Machine, overrun};
 use super::parent::{Blown, Plan};
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
@@ -52,6 +55,11 @@ pub struct Summary<'a> {
     verdict: Option<&'a str>,
     report: Option<&'a Path>,
     seed: u64,
+    inconclusive: Option<&'static str>,
+    overrun: Option<f64>,
+    cores: &'a [usize],
+    core_share: Vec<Option<f64>>,
+    notes: &'a [String],
 }
 
 /// Signals a second on each thread that runs goroutines.
@@ -66,6 +74,7 @@ impl<'a> Summary<'a> {
         blown: &Blown,
         verdict: Option<&'a str>,
         report: Option<&'a Path>,
+        machine: Option<&'a Machine>,
     ) -> Summary<'a> {
         let c = &blown.counts;
         Summary {
@@ -106,6 +115,11 @@ impl<'a> Summary<'a> {
             verdict,
             report,
             seed: plan.seed,
+            inconclusive: blown.inconclusive().map(Reason::name),
+            overrun: overrun(plan.seconds, blown.seconds),
+            cores: machine.map_or(&[], |machine| &machine.cores),
+            core_share: vec![blown.share],
+            notes: machine.map_or(&[], |machine| &machine.notes),
         }
     }
 }
@@ -199,7 +213,7 @@ pub fn table(plan: &Plan, blown: &Blown) -> String {
     table.to_string()
 }
 
-const ENDLESS: &str = "{spinner} {elapsed_precise}  {msg}";
+const ENDLESS: &str = "{spinner} {elapsed_precise} {prefix}\n{msg}";
 const BOUNDED: &str = "{bar:24} {elapsed_precise} {prefix}\n{msg}";
 
 /// What a person sees on the terminal meanwhile: how much of everything in the last second.
@@ -257,6 +271,11 @@ impl Display {
                 rate(now.recoveries, before.recoveries),
                 blown.memory.last / 1024,
             ));
+            if blown.share.is_some() {
+                let budget = self.seconds.map(|seconds| format!("of {seconds} s"));
+                let share = Some(cores::in_words(&[blown.share]));
+                self.bar.set_prefix(budget.into_iter().chain(share).collect::<Vec<_>>().join(", "));
+            }
             self.before = (blown.seconds, *now);
         }
         self.bar.tick();
@@ -283,6 +302,7 @@ pub mod tests {
             clock: Clock::Monotonic,
             delay: Delay::default(),
             seed: 7,
+            cores: Vec::new(),
             defects: Vec::new(),
         }
     }
@@ -290,21 +310,38 @@ pub mod tests {
     pub fn blown() -> Blown {
         let mut counts = StormCounts { signals: 1000, on_machines: 800, ..StormCounts::default() };
         counts.skips[0] = 3;
-        Blown { counts, seconds: 2.0, memory: Memory { warm: 9, peak: 12, last: 11 }, finding: None }
+        Blown {
+            counts,
+            seconds: 2.0,
+            memory: Memory { warm: 9, peak: 12, last: 11 },
+            finding: None,
+            share: Some(0.5),
+        }
     }
 
     #[test]
     fn scripts_find_their_keys() {
-        let value = serde_json::to_value(Summary::new(&plan(), &blown(), None, None)).unwrap();
+        let value = serde_json::to_value(Summary::new(&plan(), &blown(), None, None, None)).unwrap();
         let keys = "type command seconds threads signals tracebacks skips violations verdict report seed \
-                    unjudged interrupted rss_kib rss_warm_kib";
+                    unjudged interrupted rss_kib rss_warm_kib inconclusive overrun cores core_share notes";
         for key in keys.split_whitespace() {
             assert!(value.get(key).is_some(), "{key}");
         }
         assert_eq!(value["signals_per_second_per_thread"], 200.0);
         assert_eq!((&value["verdict"], &value["skips"]["lock-held"]), (&Value::Null, &3.into()));
-        let violations = |verdict| Summary::new(&plan(), &blown(), verdict, None).violations;
+        let violations = |verdict| Summary::new(&plan(), &blown(), verdict, None, None).violations;
         assert_eq!((violations(Some("fault")), violations(Some("harness-error"))), (1, 0));
+    }
+
+    #[test]
+    fn a_storm_that_did_nothing_has_no_answer() {
+        let reason = |signals, share| {
+            let counts = StormCounts { signals, ..StormCounts::default() };
+            Blown { counts, share, ..blown() }.inconclusive()
+        };
+        assert_eq!(reason(0, Some(0.9)), Some(Reason::Signals));
+        assert_eq!(reason(9, Some(0.01)), Some(Reason::CoreTime));
+        assert_eq!((reason(9, Some(0.5)), reason(9, None)), (None, None));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::super::display::Sweeping;
 use super::super::{Outcome, Trouble, files, interrupt};
-use super::{Exit, Sweep, input};
+use super::{Exit, Sweep, input, origin};
 use serde_json::json;
 use sigstorm::generate::Generator;
 use sigstorm::outcome::Crossing;
@@ -51,7 +51,7 @@ impl Sweep<'_> {
             known.extend(self.watch(&small)?);
             kept += 1;
             let path = folder.join(format!("grown-{kept}.txt"));
-            files::write(&path, small.to_text().as_bytes())?;
+            files::write(&path, origin::checked(&small).to_text().as_bytes())?;
             let named: Vec<String> = new.iter().take(4).map(|(f, i)| format!("{f}#{i}")).collect();
             let more = if new.len() > 4 { ", …" } else { "" };
             self.out.say(&format!(

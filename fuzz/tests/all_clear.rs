@@ -1,0 +1,427 @@
+//! No false all-clear: each way in which "nothing found" once meant that nothing was run, or
+//! something else than was meant.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sigstorm::schedule::{Schedule, checks};
+
+const HEADER: &str = "# sigstorm schedule 1\n";
+/// It shows its defect with a stop at an instruction.
+const LEAF: &str = "m1 call leaf @ leaf#2; signal\n";
+const LEAF_DEFECT: &str = "unknown-pc-dereferenced";
+
+/// What a command came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Ran {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    fn summary(&self) -> Value {
+        let last = self.stdout.lines().last().unwrap_or_else(|| panic!("no summary: {self:?}"));
+        serde_json::from_str(last).unwrap()
+    }
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn sigstorm(args: &[&str]) -> Ran {
+    Ran::of(command(args).output().unwrap())
+}
+
+fn with_input(args: &[&str], input: &str) -> Ran {
+    let mut child = command(args).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+/// A folder, and the paths of files in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().into()
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        self.path(name)
+    }
+}
+
+fn corpus(name: &str) -> String {
+    format!("{}/../corpus/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every command that takes a schedule, with this one.
+fn on_each_command(folder: &Folder, file: &str, mut check: impl FnMut(&str, Ran)) {
+    let reports = folder.path("reports");
+    for name in ["replay", "show", "pack", "shrink", "sweep", "collect"] {
+        let with_reports = ["sweep", "collect"].contains(&name);
+        let args: &[&str] = if with_reports { &[name, file, "--reports", &reports] } else { &[name, file] };
+        check(name, sigstorm(args));
+    }
+}
+
+#[test]
+fn a_text_without_its_first_line_is_refused_by_every_command() {
+    let folder = Folder::new();
+    let headless = folder.file("headless.txt", "# a comment\nm1 g1 call small\ngc mark; scan g1\n");
+    let late = folder.file("late.txt", "\n# sigstorm schedule 1\nm1 g1 call small\n");
+    let prose = folder.file("prose.txt", "What is this?\n");
+    for (file, says) in [
+        (&headless, "put `# sigstorm schedule 1` at its head"),
+        (&late, "remove what stands before"),
+        (&prose, "this is a text"),
+    ] {
+        on_each_command(&folder, file, |name, ran| {
+            assert_eq!(ran.code, Some(2), "{name} {file}: {ran:?}");
+            assert!(
+                ran.stderr.contains(says) && ran.stderr.contains(file.as_str()),
+                "{name}: {}",
+                ran.stderr
+            );
+        });
+    }
+    assert!(!Path::new(&folder.path("reports/sweep")).exists());
+    // Bytes stay bytes, and a schedule in bytes is never taken for a text.
+    let packed = command(&["pack", &corpus("schedule/sigprof-spins.txt")]).output().unwrap().stdout;
+    fs::write(folder.path("packed"), packed).unwrap();
+    assert_eq!(sigstorm(&["replay", &folder.path("packed")]).code, Some(0));
+}
+
+#[test]
+fn a_report_is_refused_and_its_schedule_named() {
+    let folder = Folder::new();
+    let schedule = folder.file("schedule.txt", &format!("{HEADER}m1 g1 call small\n"));
+    let report =
+        folder.file("report.txt", "deadlock: a\n===========\n\nThe schedule\n---\n# sigstorm schedule 1\n");
+    let json = folder.file("report.json", "{\n  \"sigstorm\": \"0.1.0\",\n  \"verdict\": \"deadlock\"\n}\n");
+    for file in [&report, &json] {
+        on_each_command(&folder, file, |name, ran| {
+            assert_eq!(ran.code, Some(2), "{name} {file}: {ran:?}");
+            assert!(
+                ran.stderr.contains("this is a report") && ran.stderr.contains(&schedule),
+                "{}",
+                ran.stderr
+            );
+        });
+    }
+}
+
+#[test]
+fn a_replay_without_the_defects_says_so_and_how_to_plant_them() {
+    let folder = Folder::new();
+    let kept = corpus("schedule/sigprof-spins.txt");
+    let without = sigstorm(&["replay", &kept, "--json"]);
+    assert_eq!(without.code, Some(0));
+    assert!(without.stderr.contains("add --defect sigprof-spins"), "{}", without.stderr);
+    assert!(without.summary()["notes"][0].as_str().unwrap().contains("--defect sigprof-spins"));
+    assert!(sigstorm(&["replay", &kept]).stdout.contains("no violation, but see the notes"));
+    let with = sigstorm(&["replay", &kept, "--defect", "sigprof-spins"]);
+    assert_eq!((with.code, with.stderr.as_str()), (Some(1), ""));
+
+    // A report's text has the defects and the build, and its bytes are told apart by it.
+    let crash = folder.path("crash-1");
+    assert_eq!(sigstorm(&["pack", &kept, "-o", &crash]).code, Some(0));
+    let reports = folder.path("reports");
+    let collected = sigstorm(&["collect", &crash, "--defect", "sigprof-spins", "--reports", &reports]);
+    assert_eq!(collected.code, Some(1), "{collected:?}");
+    let report: PathBuf = fs::read_dir(&reports).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(report.join("schedule.txt")).unwrap();
+    assert!(text.contains("\n# defect sigprof-spins\n") && text.contains("\n# build "), "{text}");
+    for name in ["schedule.txt", "schedule.bin", "original.bin"] {
+        let file = report.join(name);
+        let ran = sigstorm(&["replay", file.to_str().unwrap()]);
+        assert_eq!(ran.code, Some(0), "{name}");
+        assert!(ran.stderr.contains("add --defect sigprof-spins"), "{name}: {}", ran.stderr);
+    }
+    // What `show` prints keeps them.
+    let shown = sigstorm(&["show", report.join("schedule.txt").to_str().unwrap()]).stdout;
+    assert!(shown.contains("# defect sigprof-spins\n# build "), "{shown}");
+    let other = folder.file("other.txt", &text.replace("# build ", "# build 0.0.0-"));
+    assert!(sigstorm(&["replay", &other]).stderr.contains("it was made by build 0.0.0-"));
+}
+
+#[test]
+fn whatever_is_kept_has_check_values() {
+    let folder = Folder::new();
+    let file = folder.file("leaf.txt", &format!("{HEADER}{LEAF}"));
+    let out = folder.path("small.txt");
+    let shrunk = sigstorm(&["shrink", &file, "--defect", LEAF_DEFECT, "-o", &out]);
+    assert_eq!(shrunk.code, Some(0), "{shrunk:?}");
+    let reports = folder.path("reports");
+    let collected = sigstorm(&["collect", &file, "--defect", LEAF_DEFECT, "--reports", &reports]);
+    assert_eq!(collected.code, Some(1), "{collected:?}");
+    let report = fs::read_dir(&reports).unwrap().next().unwrap().unwrap().path();
+    let swept = sigstorm(&["sweep", &file, "--json", "--defect", LEAF_DEFECT, "--reports", &reports]);
+    let violation: Value = serde_json::from_str(swept.stdout.lines().next().unwrap()).unwrap();
+    let kept = [
+        fs::read(&out).unwrap(),
+        fs::read(report.join("schedule.txt")).unwrap(),
+        fs::read(report.join("schedule.bin")).unwrap(),
+        fs::read(report.join("original.bin")).unwrap(),
+        violation["schedule"].as_str().unwrap().as_bytes().to_vec(),
+        sigstorm(&["show", &file]).stdout.into_bytes(),
+        command(&["pack", &file]).output().unwrap().stdout,
+    ];
+    for bytes in kept {
+        let schedule = Schedule::from_file_bytes(&bytes).unwrap();
+        assert!(schedule.steps.iter().any(|step| step.stop.is_some()), "{schedule}");
+        assert_eq!(checks::unchecked(&schedule), 0, "{schedule}");
+    }
+}
+
+#[test]
+fn a_stop_that_is_not_what_was_meant_is_noted_by_every_command() {
+    let folder = Folder::new();
+    let shown = with_input(&["show", "-"], &format!("{HEADER}{LEAF}")).stdout;
+    let check = u8::from_str_radix(&shown.split('/').nth(1).unwrap()[..2], 16).unwrap();
+    let wrong = shown.replace(&format!("/{check:02x}"), &format!("/{:02x}", check ^ 1));
+    let gone = shown.replace("leaf#2/", "leaf#2000/");
+    let beyond = format!("{HEADER}{}", LEAF.replace("#2", "#2000"));
+    for (name, text, says) in [
+        ("wrong.txt", &wrong, "this build has another instruction there"),
+        ("gone.txt", &gone, "so the thread is not held"),
+        ("beyond.txt", &beyond, "the thread is held at #"),
+    ] {
+        let file = folder.file(name, text);
+        on_each_command(&folder, &file, |command, ran| {
+            assert!(ran.stderr.contains(says), "{command} {name}: {}", ran.stderr);
+        });
+        let reports = folder.path("r");
+        for args in [&["replay", &file, "--json"][..], &["sweep", &file, "--json", "--reports", &reports]] {
+            let summary = sigstorm(args).summary();
+            assert_eq!(summary["doubtful_stops"], 1, "{name}: {summary}");
+            assert!(summary["notes"].to_string().contains(says), "{name}: {summary}");
+        }
+    }
+    // A wrong value says what was meant, so it is never replaced.
+    let wrong = folder.path("wrong.txt");
+    assert!(sigstorm(&["show", &wrong]).stdout.contains(&format!("leaf#2/{:02x}", check ^ 1)));
+    let unchecked = folder.file("unchecked.txt", &format!("{HEADER}{LEAF}"));
+    assert!(sigstorm(&["replay", &unchecked]).stderr.contains("1 stop without a check value"));
+}
+
+#[test]
+fn steps_without_effect_and_stops_that_were_not_reached_are_shown_and_counted() {
+    let folder = Folder::new();
+    let text = format!("{HEADER}m1 call tiny @ copystack.begin; resume; recover\ngc scan g1\nm1 ret\n");
+    let file = folder.file("inert.txt", &text);
+    let traced = sigstorm(&["replay", &file, "--trace"]).stdout;
+    for part in [
+        "not reached: @ copystack.begin",
+        "no effect: resume",
+        "no effect: recover",
+        "no effect: scan g1",
+        "steps 1, 2, 3 had no effect; the stop of step 0 was not reached",
+    ] {
+        assert!(traced.contains(part), "{part}:\n{traced}");
+    }
+    let reports = folder.path("reports");
+    for args in [&["replay", &file, "--json"][..], &["sweep", &file, "--json", "--reports", &reports]] {
+        let summary = sigstorm(args).summary();
+        assert_eq!(
+            (&summary["inert_steps"], &summary["unreached_stops"]),
+            (&3.into(), &1.into()),
+            "{summary}"
+        );
+    }
+    // A stop in the handler of a thread that waits in the kernel is reached.
+    let kernel = sigstorm(&["replay", &corpus("schedule/install-unlocked.txt"), "--json"]).summary();
+    assert_eq!((&kernel["inert_steps"], &kernel["unreached_stops"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn a_replay_of_nothing_has_no_answer() {
+    let folder = Folder::new();
+    let empty = folder.file("empty", "");
+    let inert = folder.file("inert.txt", &format!("{HEADER}m1 resume; recover\n"));
+    for file in [&empty, &inert, "/dev/null"] {
+        let ran = sigstorm(&["replay", file, "--json"]);
+        let summary = ran.summary();
+        assert_eq!((ran.code, &summary["inconclusive"]), (Some(3), &"no-steps".into()), "{file}: {ran:?}");
+        assert_eq!((&summary["verdict"], &summary["violations"]), (&Value::Null, &0.into()));
+        let said = sigstorm(&["replay", file]).stdout;
+        assert!(said.contains("inconclusive") && !said.contains("no violation"), "{said}");
+    }
+    // A violation in another file is an answer.
+    let found = sigstorm(&[
+        "replay",
+        &empty,
+        &corpus("schedule/sigprof-spins.txt"),
+        "--defect",
+        "sigprof-spins",
+        "--json",
+    ]);
+    assert_eq!((found.code, &found.summary()["inconclusive"]), (Some(1), &Value::Null), "{found:?}");
+    assert_eq!(sigstorm(&["replay", &empty, &folder.path("missing")]).code, Some(2));
+}
+
+fn within_seconds<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(result) = what() {
+            return result;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not happen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The worker of a command that has one.
+fn worker_of(parent: &Child) -> Pid {
+    within_seconds(|| {
+        let threads = fs::read_dir(format!("/proc/{}/task", parent.id())).ok()?;
+        let children = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).ok();
+        let all: Vec<String> = threads.map_while(Result::ok).filter_map(children).collect();
+        let pid = all.concat().split_whitespace().next()?.to_owned();
+        let is_worker =
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sigstorm\0worker"));
+        is_worker.then(|| Pid::from_raw(pid.parse().unwrap()))
+    })
+}
+
+/// Runs a command whose worker gets nothing of a core: it is stopped.
+fn starved(args: &[&str]) -> Ran {
+    let parent = command(args).spawn().unwrap();
+    kill(worker_of(&parent), Signal::SIGSTOP).unwrap();
+    Ran::of(parent.wait_with_output().unwrap())
+}
+
+fn is_reason(reason: &Value) -> bool {
+    // However far it got before it was stopped.
+    *reason == "no-schedules" || *reason == "no-core-time"
+}
+
+#[test]
+fn a_hunt_whose_worker_does_not_run_has_no_answer_and_ends() {
+    let folder = Folder::new();
+    let ran = starved(&["hunt", "--seconds", "1", "--jobs", "1", "--json", "--reports", &folder.path("r")]);
+    let summary = ran.summary();
+    assert!(ran.code == Some(3) && is_reason(&summary["inconclusive"]), "{ran:?}");
+    assert_eq!((&summary["verdict"], &summary["violations"]), (&Value::Null, &0.into()));
+    assert!(summary["overrun"].as_f64().unwrap() >= 1.0, "{summary}");
+    let said = starved(&["hunt", "--seconds", "1", "--jobs", "1", "--reports", &folder.path("r")]);
+    assert!(said.stdout.contains("longer than it should"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("inconclusive: ") && !said.stdout.contains("nothing found"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn a_museum_trial_that_does_not_run_has_no_answer() {
+    let ran =
+        starved(&["museum", "--json", "--trials", "1", "--jobs", "1", "--budget", "1", "--defect", "none"]);
+    let summary = ran.summary();
+    assert!(ran.code == Some(3) && is_reason(&summary["inconclusive"]), "{ran:?}");
+    let trial = ran.stdout.lines().find(|line| line.contains("\"type\":\"trial\"")).unwrap();
+    assert!(is_reason(&serde_json::from_str::<Value>(trial).unwrap()["inconclusive"]), "{trial}");
+}
+
+#[test]
+fn a_sweep_of_nothing_leaves_no_page() {
+    let folder = Folder::new();
+    let reports = folder.path("reports");
+    let page = folder.file("reports/sweep/coverage.txt", "2975 of 2987");
+    let missing = folder.path("typo.txt");
+    let empty = folder.file("empty", "");
+    for (file, says) in [(&missing, "no schedule could be read"), (&empty, "no step of these schedules")] {
+        let ran = sigstorm(&["sweep", file, "--json", "--reports", &reports]);
+        let summary = ran.summary();
+        assert!(ran.code == Some(2) && ran.stderr.contains(says), "{ran:?}");
+        assert_eq!((&summary["listing"], &summary["injected"]), (&Value::Null, &0.into()), "{summary}");
+    }
+    // What is reached while the profiler is off cannot be interrupted.
+    let off = folder.file("off.txt", &format!("{HEADER}m1 rate off; g1 call small\n"));
+    let ran = sigstorm(&["sweep", &off, "--json", "--reports", &reports]);
+    let summary = ran.summary();
+    assert_eq!((ran.code, &summary["inconclusive"]), (Some(3), &"no-injections".into()), "{ran:?}");
+    assert_eq!(summary["listing"], Value::Null);
+    assert_eq!(fs::read_to_string(page).unwrap(), "2975 of 2987");
+}
+
+#[test]
+fn a_collect_of_nothing_says_what_it_looks_for() {
+    let folder = Folder::new();
+    let reports = folder.path("reports");
+    folder.file("findings/foo.bin", "\x05");
+    let ran = sigstorm(&["collect", &folder.path("findings"), "--reports", &reports]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("crashes/id:*") && ran.stderr.contains("crash-*"), "{}", ran.stderr);
+    // An engine that has found nothing yet is another matter.
+    folder.file("out/main/crashes/README.txt", "no schedule");
+    let ran = sigstorm(&["collect", &folder.path("out"), "--reports", &reports]);
+    assert!(ran.code == Some(0) && ran.stderr.contains("no findings yet"), "{ran:?}");
+}
+
+/// A hunt of one worker that knows of no others than those of this realm.
+fn hunt_in(realm: &str, folder: &Folder) -> Child {
+    let mut hunt = command(&["hunt", "--jobs", "1", "--json", "--reports", &folder.path("r")]);
+    hunt.env("SIGSTORM_CORES", realm).spawn().unwrap()
+}
+
+fn core_of(worker: Pid) -> usize {
+    within_seconds(|| {
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).ok()?;
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        // Until it has pinned itself, it may use all of them.
+        list.trim().parse().ok()
+    })
+}
+
+#[test]
+fn two_hunts_at_once_take_different_cores() {
+    let folder = Folder::new();
+    let realm = format!("-test-{}", std::process::id());
+    let allowed = std::thread::available_parallelism().unwrap().get();
+    let hunts = [hunt_in(&realm, &folder), hunt_in(&realm, &folder)];
+    let cores = hunts.each_ref().map(|hunt| {
+        let worker = worker_of(hunt);
+        if allowed == 1 { 0 } else { core_of(worker) }
+    });
+    for hunt in hunts {
+        kill(Pid::from_raw(hunt.id() as i32), Signal::SIGINT).unwrap();
+        let summary = Ran::of(hunt.wait_with_output().unwrap()).summary();
+        assert_eq!(summary["cores"].as_array().unwrap().len(), 1, "{summary}");
+    }
+    assert_eq!(cores[0] == cores[1], allowed == 1, "{cores:?}");
+}
+
+#[test]
+fn more_workers_than_cores_are_warned_of() {
+    let folder = Folder::new();
+    let jobs = (std::thread::available_parallelism().unwrap().get() + 1).to_string();
+    let args = ["hunt", "--runs", "300", "--jobs", &jobs, "--reports", &folder.path("r")];
+    let ran = sigstorm(&args);
+    assert!(ran.code == Some(0) && ran.stderr.contains("starve each other"), "{ran:?}");
+    let summary = sigstorm(&[&args[..], &["--json"]].concat()).summary();
+    assert!(summary["notes"][0].as_str().unwrap().contains("starve each other"), "{summary}");
+    assert_eq!(summary["core_share"].as_array().unwrap().len().to_string(), jobs);
+}
