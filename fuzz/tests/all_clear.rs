@@ -381,6 +381,29 @@ fn a_collect_of_nothing_says_what_it_looks_for() {
     assert!(ran.code == Some(0) && ran.stderr.contains("no findings yet"), "{ran:?}");
 }
 
+#[test]
+fn a_corpus_with_texts_is_refused_before_the_hunt() {
+    let folder = Folder::new();
+    let text = folder.file("corpus/a.txt", &format!("{HEADER}m1 g1 call small\n"));
+    let args = [
+        "hunt",
+        "--runs",
+        "10",
+        "--jobs",
+        "1",
+        "--corpus",
+        &folder.path("corpus"),
+        "--reports",
+        &folder.path("r"),
+    ];
+    let ran = sigstorm(&args);
+    assert!(ran.code == Some(2) && ran.stderr.contains(&text) && ran.stderr.contains("pack"), "{ran:?}");
+    assert_eq!(fs::read_dir(folder.path("corpus")).unwrap().count(), 1, "nothing was added");
+    assert_eq!(sigstorm(&["pack", &text, "-o", &folder.path("corpus/a")]).code, Some(0));
+    fs::remove_file(&text).unwrap();
+    assert_ne!(sigstorm(&args).code, Some(2));
+}
+
 /// A hunt of one worker that knows of no others than those of this realm.
 fn hunt_in(realm: &str, folder: &Folder) -> Child {
     let mut hunt = command(&["hunt", "--jobs", "1", "--json", "--reports", &folder.path("r")]);

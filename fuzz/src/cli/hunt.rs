@@ -5,6 +5,7 @@ use super::cores::Cores;
 use super::display::{Hunting, Shrinking};
 use super::inconclusive::Reason;
 use super::input::counted;
+use super::mistaken::is_text;
 use super::origin;
 use super::output::{Out, complain};
 use super::passed_over::with_passed_over;
@@ -17,6 +18,7 @@ use console::style;
 use serde_json::json;
 use sigstorm::outcome::Verdict;
 use sigstorm::schedule::Schedule;
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +34,9 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
     // Before the hunt, not after hours of it.
     for folder in args.corpus.iter().chain([&args.reports]) {
         files::writable_folder(folder).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
+    }
+    if let Some(corpus) = &args.corpus {
+        only_bytes(corpus)?;
     }
     let mut plan = plan(args);
     let stop = interrupt::install()?;
@@ -93,6 +98,23 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
         }
         other => other.map(|()| exit),
     }
+}
+
+/// Sees to it that a corpus has no text in it: the engine would take that for the bytes of a schedule.
+fn only_bytes(corpus: &Path) -> Result<(), Trouble> {
+    let cannot = |error| Trouble::Usage(format!("cannot read {}: {error}", corpus.display()));
+    for entry in fs::read_dir(corpus).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        // What cannot be read is no text for the engine either.
+        if path.is_file() && fs::read(&path).is_ok_and(|bytes| is_text(&bytes)) {
+            return Err(Trouble::Usage(format!(
+                "{}: it is a text, and the engine takes every file of a corpus for bytes: convert it with `sigstorm pack`, \
+                 in another folder",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn plan(args: &args::Hunt) -> Plan {

@@ -42,6 +42,11 @@ pub fn mistaken(bytes: &[u8], path: &Path) -> Option<String> {
     ))
 }
 
+/// Whether this is a text, a schedule's or any other.
+pub fn is_text(bytes: &[u8]) -> bool {
+    words(bytes).is_some()
+}
+
 /// The file as a text of words; nothing where it is anything else.
 fn words(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?;
