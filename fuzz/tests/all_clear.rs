@@ -341,6 +341,7 @@ fn a_museum_trial_that_does_not_run_has_no_answer() {
         starved(&["museum", "--json", "--trials", "1", "--jobs", "1", "--budget", "1", "--defect", "none"]);
     let summary = ran.summary();
     assert!(ran.code == Some(3) && is_reason(&summary["inconclusive"]), "{ran:?}");
+    assert_eq!((&summary["silent"], &summary["must_be_silent"]), (&0.into(), &1.into()), "{summary}");
     let trial = ran.stdout.lines().find(|line| line.contains("\"type\":\"trial\"")).unwrap();
     assert!(is_reason(&serde_json::from_str::<Value>(trial).unwrap()["inconclusive"]), "{trial}");
 }

@@ -167,7 +167,7 @@ fn verdict(show: &Show, tallies: &[Tally], ran: &[Ran]) -> Judged {
             counted(tally.trials, "trial")
         ));
     }
-    for tally in silent.iter().filter(|tally| !tally.is_silent) {
+    for tally in silent.iter().filter(|tally| !tally.verdicts.is_empty()) {
         why.push(format!("not silent: {}, {:?} in {} trials", tally.name, tally.verdicts, tally.trials));
     }
     let alarms: Vec<_> = ran.iter().filter(|ran| ran.is_false_alarm()).collect();
@@ -203,7 +203,7 @@ fn verdict(show: &Show, tallies: &[Tally], ran: &[Ran]) -> Judged {
     let missed = loud.iter().any(|tally| !tally.caught && !is_empty(tally));
     let exit = if !broken.is_empty() {
         Exit::Harness
-    } else if missed || silent.iter().any(|tally| !tally.is_silent) {
+    } else if missed || silent.iter().any(|tally| !tally.verdicts.is_empty()) {
         Exit::Violation
     } else if !empty.is_empty() {
         Exit::Inconclusive

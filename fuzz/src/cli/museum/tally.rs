@@ -106,7 +106,8 @@ fn tally(first: &Ran, trials: &[&Ran]) -> Tally {
         median_schedules_reached: median(&schedules(&reached)),
         median_schedules_triggered: median(&schedules(&triggered)),
         schedules: trials.iter().map(|ran| ran.schedules).sum(),
-        is_silent: verdicts.is_empty(),
+        // A trial that ran nothing is not silent: it says nothing.
+        is_silent: verdicts.is_empty() && trials.iter().all(|ran| ran.inconclusive.is_none()),
         verdicts,
         expected: expected.iter().map(|verdict| verdict.name()).collect(),
         must_be_silent: must_be_silent(subject),
@@ -119,6 +120,7 @@ fn tally(first: &Ran, trials: &[&Ran]) -> Tally {
 mod tests {
     use super::super::super::args::{Baseline, Subject};
     use super::super::super::campaign::Marks;
+    use super::super::super::inconclusive::Reason;
     use super::super::trials::Trial;
     use super::*;
     use sigstorm_runtime::Defect;
@@ -163,6 +165,15 @@ mod tests {
         assert_eq!((&value["median_schedules"], &value["median_seconds"]), (&30.0.into(), &3.0.into()));
         assert_eq!(value["verdicts"]["deadlock"], 2);
         assert_eq!((tally.caught, tally.censored, tally.range_schedules), (false, 1, (Some(10.0), None)));
+    }
+
+    #[test]
+    fn a_trial_that_ran_nothing_is_not_silent() {
+        let silent = |inconclusive| {
+            let trial = Ran { inconclusive, ..ran(0, None) };
+            tally(&trial, &[&trial]).is_silent
+        };
+        assert!(silent(None) && !silent(Some(Reason::Schedules)));
     }
 
     #[test]
