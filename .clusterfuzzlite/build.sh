@@ -39,7 +39,7 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as archive:
 
 # Names that are written out in the code: points, functions, defects are words of a text.
 words() {
-    grep -ohE '"[a-z][a-z0-9_.-]+"' runtime/src/point.rs runtime/src/function.rs fuzz/src/schedule/ops.rs | LC_ALL=C sort -u
+    grep -ohE '"[a-z][a-z0-9_.-]+"' runtime/src/instrument/point.rs runtime/src/unwind/func_id.rs fuzz/src/schedule/ops.rs | LC_ALL=C sort -u
 }
 
 for target in $(cargo fuzz list); do

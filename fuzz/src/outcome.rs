@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use sigstorm_runtime::CodeClass;
-use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::profiler::SkipReason;
 
 use crate::schedule::Op;
 
@@ -55,8 +55,8 @@ pub struct Counts {
     pub tracebacks: u64,
     /// Samples of a thread without a goroutine.
     pub alone: u64,
-    /// Samples without a traceback, by reason, in the order of `Skip::ALL`.
-    pub skips: [u64; Skip::ALL.len()],
+    /// Samples without a traceback, by reason, in the order of `SkipReason::ALL`.
+    pub skips: [u64; SkipReason::ALL.len()],
     /// Interrupted PCs, by class, in the order of `CodeClass::ALL`.
     pub interrupted: [u64; CodeClass::ALL.len()],
     /// Blocking system calls that a signal interrupted: `EINTR`.
@@ -73,8 +73,8 @@ pub struct Counts {
     pub read_tracebacks: u64,
     /// Samples of a thread without a goroutine that were read.
     pub read_alone: u64,
-    /// Samples without a traceback that were read, by reason, in the order of `Skip::ALL`.
-    pub read_skips: [u64; Skip::ALL.len()],
+    /// Samples without a traceback that were read, by reason, in the order of `SkipReason::ALL`.
+    pub read_skips: [u64; SkipReason::ALL.len()],
     /// Steps that were begun, by [`Op::kind`].
     pub kinds: [u64; Op::KINDS],
     /// Frames of right tracebacks, by the code of their function.
@@ -96,9 +96,9 @@ impl Counts {
 
     /// The skips that are in the accounts, by reason: those that were read, and those of which
     /// there is no sample.
-    pub fn accounted_skips(&self) -> [u64; Skip::ALL.len()] {
+    pub fn accounted_skips(&self) -> [u64; SkipReason::ALL.len()] {
         let mut skips = self.read_skips;
-        for skip in [Skip::ForeignThread, Skip::ProfilerOff] {
+        for skip in [SkipReason::ForeignThread, SkipReason::ProfilerOff] {
             let index = usize::from(skip.code()) - 1;
             skips[index] += self.skips[index];
         }
@@ -154,8 +154,8 @@ pub struct Injected {
     pub right: u64,
     /// Such signals that found no goroutine.
     pub alone: u64,
-    /// Such signals whose sample was skipped, by reason, in the order of `Skip::ALL`.
-    pub skips: [u64; Skip::ALL.len()],
+    /// Such signals whose sample was skipped, by reason, in the order of `SkipReason::ALL`.
+    pub skips: [u64; SkipReason::ALL.len()],
 }
 
 impl Injected {

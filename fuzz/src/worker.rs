@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::{Defect, canary};
+use sigstorm_runtime::{Defect, instrument::canary};
 
 use crate::current::Current;
 use crate::executor::{Feed, Harness, feedback};

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sigstorm::schedule::{Actor, MAX_STEPS, Op, ParseError, STEP_BYTES, Schedule, Step, Stop};
-use sigstorm_runtime::{Function, Point};
+use sigstorm_runtime::{FuncId, Point};
 
 /// Bytes of which most are steps: noise only where it is ignored, and now and then elsewhere.
 fn busy_bytes(steps: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Vec<u8>> {
@@ -21,7 +21,7 @@ fn busy_bytes(steps: impl Into<proptest::collection::SizeRange>) -> impl Strateg
 
 fn stop() -> impl Strategy<Value = Option<Stop>> {
     let point = (prop::sample::select(Point::ALL), 1u8..=8);
-    let instr = (prop::sample::select(Function::ALL), any::<u16>(), 1u8..=8, prop::option::of(0u8..=127));
+    let instr = (prop::sample::select(FuncId::ALL), any::<u16>(), 1u8..=8, prop::option::of(0u8..=127));
     prop_oneof![
         Just(None),
         point.prop_map(|(point, hit)| Some(Stop::Point { point, hit })),
@@ -52,12 +52,12 @@ fn schedule() -> impl Strategy<Value = Schedule> {
 fn wild_step() -> impl Strategy<Value = Step> {
     let wild = prop_oneof![
         (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(dst, src, field)| Op::Load { dst, src, field }),
-        (prop::sample::select(Function::ALL), any::<u8>()).prop_map(|(kind, times)| Op::Call { kind, times }),
+        (prop::sample::select(FuncId::ALL), any::<u8>()).prop_map(|(kind, times)| Op::Call { kind, times }),
         any::<u32>().prop_map(|bytes| Op::Stack { bytes }),
         step().prop_map(|step| step.op),
     ];
     let hit = any::<u8>();
-    let place = (prop::sample::select(Function::ALL), any::<u16>(), hit, any::<Option<u8>>());
+    let place = (prop::sample::select(FuncId::ALL), any::<u16>(), hit, any::<Option<u8>>());
     let stop = place.prop_map(|(function, index, hit, check)| Stop::Instr { function, index, hit, check });
     let actor = prop::sample::select(Actor::ALL);
     (actor, wild, prop::option::of(stop)).prop_map(|(actor, op, stop)| Step { actor, op, stop })

@@ -5,12 +5,12 @@
 //! it shows that the comparison can fail.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::lock::{self, Operation, Owner};
-use sigstorm_runtime::measure::plain;
-use sigstorm_runtime::{Config, Core, M};
+use sigstorm_runtime::instrument::bench_api::plain;
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::stack::lock::{self, Operation, Owner};
+use sigstorm_runtime::{Config, M, Runtime};
 
-/// More than any of these functions has.
+/// More bytes than any of these functions has.
 const LIMIT: usize = 4096;
 
 type Lock = extern "C" fn(&'static M, &'static G);
@@ -36,7 +36,7 @@ extern "C" fn plain_try_and_unlock(m: &'static M, g: &'static G, holder: &mut Op
     *holder = plain::try_lock(m, g, Operation::Walk).err();
 }
 
-/// A function's instructions, up to the last one that a jump within it comes to.
+/// Returns a function's instructions, up to the last one that a jump within it reaches.
 fn instructions(start: u64) -> Vec<Instruction> {
     // SAFETY: the program's own code, of which more follows; it is only looked at. A function
     // at the very end of it is shorter than the test's own code behind it.
@@ -97,7 +97,7 @@ fn normal(instruction: &Instruction, start: u64) -> String {
     text
 }
 
-/// What a function consists of. The compiler may have merged two that are the same, so one
+/// Returns the parts of a function. The compiler may have merged two that are the same, so one
 /// that is nothing but a jump to another is that other one.
 fn code(function: usize) -> Vec<String> {
     let mut start = function as u64;
@@ -112,9 +112,9 @@ fn code(function: usize) -> Vec<String> {
 /// The real and the plain one of both operations, in instructions. They also are run, so that
 /// what is compared is what works.
 fn pairs() -> [(Vec<String>, Vec<String>); 2] {
-    let core = Core::leak(Config::default()).expect("the default configuration is valid");
-    let [m, other] = [0, 1].map(|id| M::leak(core, id));
-    let g = &core.goroutines()[0];
+    let runtime = Runtime::leak(Config::default()).expect("the default configuration is valid");
+    let [m, other] = [0, 1].map(|id| M::leak(runtime, id));
+    let g = &runtime.goroutines()[0];
     let locks: [Lock; 2] = [lock_and_unlock, plain_lock_and_unlock];
     let tries: [Try; 2] = [try_and_unlock, plain_try_and_unlock];
     for (lock_it, try_it) in locks.into_iter().zip(tries) {
@@ -133,7 +133,7 @@ fn pairs() -> [(Vec<String>, Vec<String>); 2] {
 #[test]
 #[cfg(not(any(feature = "points", feature = "defects")))]
 #[cfg_attr(debug_assertions, ignore = "it compares optimised code: run it with --release")]
-fn without_the_features_the_lock_has_the_same_instructions() {
+fn lock_without_features_has_the_same_instructions_as_the_plain_one() {
     for (real, plain) in pairs() {
         assert!(real.len() > 5, "a lock is more than that: {real:#?}");
         assert!(real.iter().any(|text| text.contains("Cmpxchg")), "an exchange is in it: {real:#?}");
@@ -143,7 +143,7 @@ fn without_the_features_the_lock_has_the_same_instructions() {
 
 #[test]
 #[cfg(any(feature = "points", feature = "defects"))]
-fn with_the_features_it_has_others() {
+fn lock_with_features_has_other_instructions() {
     for (real, plain) in pairs() {
         assert_ne!(real, plain);
     }

@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use sigstorm::schedule::MAX_STEPS;
 use sigstorm::storm::{Clock, Delay, MAX_RATE, MAX_THREADS};
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::path::PathBuf;
 
 /// What `sigstorm` says when it is given no command.

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use sigstorm::current;
 use sigstorm::outcome::{Counts, Finding, Verdict};
 use sigstorm::worker::{BROKEN, DETECTED, FEATURES, FOUND, REACHED, STATS_WORDS, TRIGGERED};
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;

@@ -7,7 +7,7 @@
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::getppid;
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::collections::VecDeque;
 use std::os::unix::process::CommandExt;
 use std::path::Path;

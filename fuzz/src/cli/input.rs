@@ -5,7 +5,7 @@ use super::origin::{self, Origin};
 use super::output::complain;
 use sigstorm::schedule::checks::{self, Doubt};
 use sigstorm::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;

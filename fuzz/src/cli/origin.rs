@@ -15,7 +15,7 @@ use anyhow::Result;
 use sigstorm::executor;
 use sigstorm::schedule::{Schedule, checks};
 use sigstorm_inject::Region;
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::path::Path;
 use std::sync::OnceLock;
 

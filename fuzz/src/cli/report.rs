@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use sigstorm::outcome::{Event, Finding};
 use sigstorm::schedule::Schedule;
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::env;
 use std::path::{Path, PathBuf};
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use sigstorm::outcome::{Crossing, Event, Finding, Injected, Verdict};
 use sigstorm::runner::{QUICK, RECORD, TRACE};
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};

@@ -8,8 +8,8 @@ use indicatif::HumanCount;
 use serde::Serialize;
 use sigstorm::outcome::{Counts, Verdict};
 use sigstorm::schedule::Op;
-use sigstorm_runtime::profiler::Skip;
-use sigstorm_runtime::{CodeClass, Function};
+use sigstorm_runtime::profiler::SkipReason;
+use sigstorm_runtime::{CodeClass, FuncId};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -77,7 +77,7 @@ impl Accounting {
             sent: counts.sent,
             tracebacks_read: counts.read_tracebacks,
             alone_read: counts.read_alone,
-            skips: Skip::ALL.iter().map(|skip| skip.name()).zip(counts.accounted_skips()).collect(),
+            skips: SkipReason::ALL.iter().map(|skip| skip.name()).zip(counts.accounted_skips()).collect(),
             coalesced: counts.coalesced,
             dropped: counts.dropped,
         }
@@ -185,7 +185,7 @@ impl Progress {
 }
 
 fn by_reason(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
-    Skip::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
+    SkipReason::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
 }
 
 fn by_class(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
@@ -199,15 +199,12 @@ fn by_kind(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
 
 /// Frames of right tracebacks, by function: of those that have any. A leaf is in no table.
 fn by_function(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
-    let has_frames = |function: &&Function| {
+    let has_frames = |function: &&FuncId| {
         function.on_goroutine_stack()
-            && !matches!(
-                function,
-                Function::Trampoline | Function::SwitchIn | Function::SwitchOut | Function::Leaf
-            )
+            && !matches!(function, FuncId::Trampoline | FuncId::SwitchIn | FuncId::SwitchOut | FuncId::Leaf)
     };
-    let count = |function: &Function| (function.name(), counts.frames[usize::from(function.code())]);
-    Function::ALL.iter().filter(has_frames).map(count)
+    let count = |function: &FuncId| (function.name(), counts.frames[usize::from(function.code())]);
+    FuncId::ALL.iter().filter(has_frames).map(count)
 }
 
 /// What none of the schedules has come to, in words; nothing where that is nothing.
@@ -291,7 +288,7 @@ mod tests {
         assert_eq!((&value["verdict"], &value["report"]), (&Value::Null, &Value::Null));
         assert_eq!(value["skips"]["lock-held"], 3);
         let names = |key: &str| value[key].as_object().unwrap().len();
-        assert_eq!((names("skips"), names("interrupted")), (Skip::ALL.len(), CodeClass::ALL.len()));
+        assert_eq!((names("skips"), names("interrupted")), (SkipReason::ALL.len(), CodeClass::ALL.len()));
     }
 
     #[test]
@@ -333,7 +330,7 @@ mod tests {
     #[test]
     fn the_table_has_every_name() {
         let table = table(&plan(), &totals(), 2.0);
-        for name in Skip::ALL.iter().map(|s| s.name()).chain(CodeClass::ALL.iter().map(|c| c.name())) {
+        for name in SkipReason::ALL.iter().map(|s| s.name()).chain(CodeClass::ALL.iter().map(|c| c.name())) {
             assert!(table.contains(name), "{name}");
         }
         assert!(table.contains("1,000") && table.contains("250"), "{table}");

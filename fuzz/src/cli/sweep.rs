@@ -19,7 +19,7 @@ use sigstorm::executor;
 use sigstorm::outcome::{Injected, Verdict};
 use sigstorm::schedule::Schedule;
 use sigstorm::sweep::{Coverage, Disturbance, Injection, Plan, Why, html, plain, text};
-use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::profiler::SkipReason;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -372,7 +372,7 @@ impl Sweep<'_> {
         let (totals, coverage) = (&self.totals, &self.coverage);
         let (boundaries, injected) = (coverage.boundaries(), coverage.injected());
         let listed = |place: &sigstorm::sweep::Place| {
-            let f = sigstorm_runtime::Function::ALL.iter().position(|f| *f == place.function);
+            let f = sigstorm_runtime::FuncId::ALL.iter().position(|f| *f == place.function);
             region.disassemble(f.unwrap_or(usize::MAX), usize::from(place.index))
         };
         let mut by_why: Vec<(Why, u64)> = Vec::new();
@@ -390,7 +390,7 @@ impl Sweep<'_> {
             }
             self.out.object(&Unreached { r#type: "unreached", place: name, instruction, why: why.name() })?;
         }
-        let skips = || Skip::ALL.iter().map(|skip| skip.name()).zip(totals.injected.skips);
+        let skips = || SkipReason::ALL.iter().map(|skip| skip.name()).zip(totals.injected.skips);
         let samples = totals.injected.samples();
         self.out.object(&Summary {
             r#type: "summary",

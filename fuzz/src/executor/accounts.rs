@@ -12,10 +12,10 @@
 //!
 //! and each of the core's own counts agrees.
 
-use sigstorm_runtime::core::MACHINES;
 use sigstorm_runtime::profiler::buffer::{DEFAULT_BUFFER, MAX_BUFFER, Record};
-use sigstorm_runtime::profiler::rate::Tick;
-use sigstorm_runtime::profiler::{self, Fate, Outcome, Sample, Skip};
+use sigstorm_runtime::profiler::rate::RateEpoch;
+use sigstorm_runtime::profiler::{self, Outcome, Sample, SampleDisposition, SkipReason};
+use sigstorm_runtime::sched::runtime::MACHINES;
 use sigstorm_runtime::{Config, Point};
 
 use super::state::{CONTROLLER, M1, SEATS, State, Violation};
@@ -45,7 +45,7 @@ pub(crate) struct Accounts {
     unread: [Unread; MACHINES + 1],
     capacity: usize,
     /// The rate, and how often it was changed.
-    tick: Tick,
+    tick: RateEpoch,
     /// What the core had counted before this run.
     foreign: u64,
 }
@@ -55,7 +55,7 @@ impl Accounts {
         Accounts {
             unread: [const { Unread::new() }; MACHINES + 1],
             capacity: DEFAULT_BUFFER,
-            tick: Tick { hz: 0, period: 0 },
+            tick: RateEpoch { hz: 0, epoch: 0 },
             foreign: 0,
         }
     }
@@ -67,18 +67,18 @@ impl Accounts {
             (unread.first, unread.len, unread.numbered, unread.dropped) = (0, 0, 0, 0);
         }
         self.capacity = config.buffer;
-        self.tick = Tick { hz, period: 0 };
+        self.tick = RateEpoch { hz, epoch: 0 };
         self.foreign = profiler::foreign_signals();
     }
 
     /// The rate as it is.
-    pub(crate) fn tick(&self) -> Tick {
+    pub(crate) fn tick(&self) -> RateEpoch {
         self.tick
     }
 
     /// The rate was changed.
     pub(crate) fn changed(&mut self, hz: u32) {
-        self.tick = Tick { hz, period: self.tick.period + 1 };
+        self.tick = RateEpoch { hz, epoch: self.tick.epoch + 1 };
     }
 
     /// True where somebody's samples wait to be read.
@@ -91,7 +91,7 @@ impl Accounts {
 fn digest(sample: &Sample) -> u64 {
     let outcome = match sample.outcome {
         Outcome::Traceback => 1,
-        Outcome::Alone => 2,
+        Outcome::NoGoroutine => 2,
         Outcome::Failed(_) => 3,
         Outcome::Skipped(skip, owner) => {
             let owner =
@@ -100,7 +100,7 @@ fn digest(sample: &Sample) -> u64 {
         }
     };
     let small = u64::from(sample.pseudo.code()) | u64::from(sample.class.code()) << 8;
-    let tick = u64::from(sample.tick.hz) << 32 | u64::from(sample.tick.period);
+    let tick = u64::from(sample.rate.hz) << 32 | u64::from(sample.rate.epoch);
     let head = [outcome, small, u64::from(sample.goroutine), tick, sample.pc as u64, sample.sp as u64];
     let frames = sample.frames().iter().flat_map(|f| [f.pc as u64, f.sp as u64]);
     head.into_iter().chain(frames).fold(sample.len as u64, |hash, word| {
@@ -164,7 +164,7 @@ impl State {
         let wrong = |what| self.fail(seat, Violation::Samples(what));
         // SAFETY: this is the machine's own thread, at the end of its handler.
         let sample = unsafe { m.last_sample() };
-        let off = matches!(sample.outcome, Outcome::Skipped(Skip::ProfilerOff, _));
+        let off = matches!(sample.outcome, Outcome::Skipped(SkipReason::ProfilerOff, _));
         match point {
             Point::SampleTaken => {
                 thread.found_full.set(full);
@@ -180,9 +180,9 @@ impl State {
                 thread.filed.set(true);
             }
             _ => match (detail, off, thread.filed.get()) {
-                (d, true, false) if d == Fate::Off as usize => return,
-                (d, false, true) if d == Fate::Kept as usize => return,
-                (d, false, false) if d == Fate::Dropped as usize => {
+                (d, true, false) if d == SampleDisposition::Off as usize => return,
+                (d, false, true) if d == SampleDisposition::Kept as usize => return,
+                (d, false, false) if d == SampleDisposition::Dropped as usize => {
                     if !thread.found_full.get() {
                         self.fail(seat, Violation::Skip(seat, "the buffer was not full"));
                     }
@@ -223,7 +223,7 @@ impl State {
         }
         match record.sample.outcome {
             Outcome::Skipped(skip, _) => self.counts().read_skips[usize::from(skip.code()) - 1] += 1,
-            Outcome::Alone => self.counts().read_alone += 1,
+            Outcome::NoGoroutine => self.counts().read_alone += 1,
             Outcome::Traceback | Outcome::Failed(_) => self.counts().read_tracebacks += 1,
         }
         Ok(())
@@ -233,8 +233,8 @@ impl State {
     pub(crate) fn settle(&self) -> Option<Violation> {
         let accounts = self.accounts();
         let counts = &*self.counts();
-        let skipped = |skip: Skip| counts.skips[usize::from(skip.code()) - 1];
-        let (off, foreign) = (skipped(Skip::ProfilerOff), skipped(Skip::ForeignThread));
+        let skipped = |skip: SkipReason| counts.skips[usize::from(skip.code()) - 1];
+        let (off, foreign) = (skipped(SkipReason::ProfilerOff), skipped(SkipReason::ForeignThread));
         if (CONTROLLER..SEATS).any(|seat| self.threads[seat].pending.get()) {
             return Some(Violation::Harness("a signal was sent and never came"));
         }

@@ -1,7 +1,7 @@
 //! What a thread does for others, with or without a goroutine of its own: collecting, and
 //! making goroutines, waking them, preempting them.
 
-use sigstorm_runtime::g::status;
+use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::{G, M, Phase};
 
 use super::state::{State, Violation};

@@ -6,9 +6,9 @@
 //! hand-over. After the last step every thread finishes what it does, in a fixed order;
 //! where nobody can, that is a deadlock.
 
-use sigstorm_runtime::core::GOROUTINES;
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::{Function, Phase};
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::sched::runtime::GOROUTINES;
+use sigstorm_runtime::{FuncId, Phase};
 
 use super::feedback::{hit, mix};
 use super::kernel::Pass;
@@ -196,14 +196,14 @@ impl State {
                 is_free && usize::from(g.code()) != index && self.can_take(usize::from(g.code()))
             }
             Op::Call { kind, .. } => truth.can_call(kind),
-            Op::Syscall => truth.can_call(Function::Syscall),
-            Op::Foreign => truth.can_call(Function::Cgocall),
+            Op::Syscall => truth.can_call(FuncId::Syscall),
+            Op::Foreign => truth.can_call(FuncId::Cgocall),
             Op::Yield | Op::Park => is_free,
             Op::Ret { .. } | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
-            Op::Panic => truth.can_call(Function::Gopanic),
-            Op::Exit => is_free && truth.can_call(Function::Goexit),
+            Op::Panic => truth.can_call(FuncId::Gopanic),
+            Op::Exit => is_free && truth.can_call(FuncId::Goexit),
             Op::Recover => truth.is_panicking(),
-            Op::Defer => top.function == Function::Deferring,
+            Op::Defer => top.function == FuncId::Deferring,
             Op::SetPc => truth.can_set_pc(),
             Op::Load { src, .. } => object(src),
             Op::Store { obj, src, .. } => object(obj) && !slot(src).is_up(),

@@ -3,11 +3,11 @@
 //! Made by the controller once every thread has come to rest, from what is still in place.
 
 use sigstorm_runtime::G;
-use sigstorm_runtime::dump::{Dump, Pc};
 use sigstorm_runtime::profiler::{Outcome, Sample, SampleFrame};
-use sigstorm_runtime::throw::Reason;
-use sigstorm_runtime::traceback::WalkError;
-use sigstorm_runtime::wait::Wait;
+use sigstorm_runtime::sched::wait::Wait;
+use sigstorm_runtime::unwind::dump::{Dump, Pc};
+use sigstorm_runtime::unwind::throw::Reason;
+use sigstorm_runtime::unwind::traceback::WalkError;
 
 use super::hooks::index;
 use super::judge::seen;
@@ -218,9 +218,8 @@ fn deadlock(state: &State, evidence: &mut Vec<String>) -> String {
         if let At::Blocked(wait) = thread.at.get() {
             let holder = match (wait, wait.goroutine().and_then(|g| g.lock.owner())) {
                 (_, Some(o)) => format!(", which {} holds for {}", machine_name(o.machine), o.operation),
-                (Wait::RateLock(core), None) => core
-                    .profiler()
-                    .rate_holder()
+                (Wait::RateLock(rate), None) => rate
+                    .holder()
                     .map_or(String::new(), |machine| format!(", which {} holds", machine_name(machine))),
                 _ => String::new(),
             };
@@ -240,7 +239,7 @@ fn deadlock(state: &State, evidence: &mut Vec<String>) -> String {
 fn dump(state: &State, culprit: Option<usize>) -> Vec<String> {
     let gs = state.core().goroutines();
     gs.iter()
-        .filter(|g| g.status.get() != sigstorm_runtime::g::status::IDLE)
+        .filter(|g| g.status.get() != sigstorm_runtime::sched::g::status::IDLE)
         .flat_map(|g| Dump { g, culprit }.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
         .collect()
 }

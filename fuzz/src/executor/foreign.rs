@@ -5,8 +5,8 @@
 //! for an order with foreign frames below it on its stack; so does a thread in a callback,
 //! with the frames of the foreign code that has called back in.
 
-use sigstorm_runtime::foreign::{Driver, MAX_CALLBACKS, Next};
-use sigstorm_runtime::{Function, M};
+use sigstorm_runtime::sched::foreign::{Driver, MAX_CALLBACKS, Next};
+use sigstorm_runtime::{FuncId, M};
 
 use super::hooks::SEAT;
 use super::state::{At, State, What, state};
@@ -22,8 +22,8 @@ static DRIVER: Driver = Driver {
 impl State {
     /// The innermost frame makes a foreign call, which lasts until the schedule has it return.
     pub(crate) fn foreign(&self, seat: usize, m: &'static M) {
-        if self.mine(seat).can_call(Function::Cgocall) {
-            self.mine(seat).pending = Pending::Call(Function::Cgocall);
+        if self.mine(seat).can_call(FuncId::Cgocall) {
+            self.mine(seat).pending = Pending::Call(FuncId::Cgocall);
             m.foreign(&DRIVER);
             self.mine(seat).returned();
         }
@@ -63,7 +63,7 @@ impl State {
             };
             self.arm(seat, order.stop);
             match calls_back {
-                true => self.mine(seat).calls(Function::Callback),
+                true => self.mine(seat).calls(FuncId::Callback),
                 false => self.mine(seat).pending = Pending::Return,
             }
             return next;

@@ -7,12 +7,12 @@ use core::cell::Cell;
 use std::io;
 
 use sigstorm_inject as inject;
-use sigstorm_runtime::core::GOROUTINES;
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::hooks::Hooks;
-use sigstorm_runtime::lock::Operation;
-use sigstorm_runtime::throw::Throw;
-use sigstorm_runtime::wait::Wait;
+use sigstorm_runtime::instrument::hooks::Hooks;
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::sched::runtime::GOROUTINES;
+use sigstorm_runtime::sched::wait::Wait;
+use sigstorm_runtime::stack::lock::Operation;
+use sigstorm_runtime::unwind::throw::Throw;
 use sigstorm_runtime::{G, Phase, Point};
 
 use super::feedback::{hit, mix};
@@ -32,7 +32,7 @@ static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 
 /// Installs the hooks and the trap handler for the whole process.
 pub(crate) fn install() -> io::Result<()> {
-    sigstorm_runtime::hooks::install(&HOOKS);
+    sigstorm_runtime::instrument::hooks::install(&HOOKS);
     // SAFETY: `on_trap` allocates nothing and panics nowhere.
     unsafe { inject::install_trap_handler(super::instruction::on_trap, &[libc::SIGPROF]) }
 }
@@ -81,7 +81,7 @@ fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detai
             }
             thread.current.set(Some(index(g)));
         }
-        (Point::Dropped, Some(g)) => {
+        (Point::GReleased, Some(g)) => {
             if state.truth(index(g)).is_in_foreign_call() {
                 state.fail(
                     seat,
@@ -357,7 +357,7 @@ impl State {
         for _ in 0..super::state::SEATS {
             let machine = match wait {
                 Wait::StackLock(g) => g.lock.owner().map(|owner| owner.machine),
-                Wait::RateLock(core) => core.profiler().rate_holder(),
+                Wait::RateLock(rate) => rate.holder(),
                 _ => None,
             };
             let Some(machine) = machine else { return false };

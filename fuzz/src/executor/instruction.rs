@@ -27,9 +27,9 @@ use core::cell::Cell;
 use std::sync::OnceLock;
 
 use sigstorm_inject::{self as inject, Ladder, Region, Trap, TrapKind};
-use sigstorm_runtime::Function;
-use sigstorm_runtime::lock::Operation;
-use sigstorm_runtime::protocol::extent_of;
+use sigstorm_runtime::FuncId;
+use sigstorm_runtime::instrument::marked_code::find_func;
+use sigstorm_runtime::stack::lock::Operation;
 
 use super::hooks::SEAT;
 use super::state::{At, CONTROLLER, SEATS, State, Thread, state};
@@ -48,8 +48,8 @@ fn ladder() -> Option<&'static Ladder> {
 }
 
 /// A function's number in the region.
-pub(crate) fn number(function: Function) -> usize {
-    Function::ALL.binary_search(&function).unwrap_or(usize::MAX)
+pub(crate) fn number(function: FuncId) -> usize {
+    FuncId::ALL.binary_search(&function).unwrap_or(usize::MAX)
 }
 
 /// What a thread's stops at instructions need.
@@ -190,8 +190,8 @@ fn now() -> u64 {
 
 /// True in the functions that take the stack lock and give it back.
 fn is_lock_code(pc: usize) -> bool {
-    let function = extent_of(pc).map(|extent| extent.function);
-    matches!(function, Some(Function::Lock | Function::TryLock | Function::Unlock))
+    let function = find_func(pc).map(|extent| extent.function);
+    matches!(function, Some(FuncId::Lock | FuncId::TryLock | FuncId::Unlock))
 }
 
 /// What a recorded run came to.
@@ -217,7 +217,7 @@ struct Visits {
 
 impl State {
     /// The address of an instruction; none if it is not there or is another one.
-    pub(crate) fn resolve(&self, function: Function, index: u16, check: Option<u8>) -> Option<usize> {
+    pub(crate) fn resolve(&self, function: FuncId, index: u16, check: Option<u8>) -> Option<usize> {
         let region = self.region()?;
         let function = number(function);
         let count = region.count(function);
@@ -397,7 +397,7 @@ impl State {
         let Some(region) = self.region() else { return Vec::new() };
         let mut crossings = Vec::new();
         for (step, row) in recorder.visits.chunks(recorder.width.max(1)).enumerate() {
-            for (f, function) in Function::ALL.iter().enumerate() {
+            for (f, function) in FuncId::ALL.iter().enumerate() {
                 for index in 0..region.count(f) {
                     let Visits { count, masked } = row[recorder.first[f] + index];
                     if count != 0 {
@@ -440,7 +440,7 @@ pub(crate) fn on_trap(trap: &mut Trap<'_>) {
     let thread = &state.threads[seat];
     let pc = trap.pc();
     let on_its_way = thread.in_kernel.get() && !thread.pending.get();
-    if on_its_way && extent_of(pc).is_some_and(|extent| extent.function.on_goroutine_stack()) {
+    if on_its_way && find_func(pc).is_some_and(|extent| extent.function.on_goroutine_stack()) {
         // Back from the kernel: it has the baton again, and may be sent a signal. One that was
         // sent before is to arrive in the wait.
         trap.context().admit(libc::SIGPROF);

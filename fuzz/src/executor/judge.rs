@@ -1,11 +1,11 @@
 //! The oracle: holds every sample against the truth, and every skip against its reason.
 
-use sigstorm_runtime::barrier::FIRST_BARRIER;
-use sigstorm_runtime::core::GOROUTINES;
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::heap::Heap;
-use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SampleFrame, Skip};
-use sigstorm_runtime::table::Table;
+use sigstorm_runtime::gc::heap::Heap;
+use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SampleFrame, SkipReason};
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::sched::runtime::GOROUTINES;
+use sigstorm_runtime::stack::barrier::FIRST_BARRIER;
+use sigstorm_runtime::unwind::functab::Table;
 use sigstorm_runtime::{CodeClass, G, M, Phase};
 
 use super::hooks::index;
@@ -46,27 +46,27 @@ impl State {
         self.counts().interrupted[class_index(sample.class)] += 1;
         let g = m.current();
         let seen = self.threads[seat].rate_seen.get();
-        if sample.tick != seen {
+        if sample.rate != seen {
             self.fail(seat, Violation::Samples("one has another rate than there was"));
         }
-        let off = matches!(sample.outcome, Outcome::Skipped(Skip::ProfilerOff, _));
+        let off = matches!(sample.outcome, Outcome::Skipped(SkipReason::ProfilerOff, _));
         if seen.hz == 0 && !off {
             self.fail(seat, Violation::Samples("one was taken though profiling was off"));
         }
         match sample.outcome {
             Outcome::Traceback => self.judge_traceback(seat, m, sample),
             Outcome::Failed(_) => self.fail(seat, Violation::Traceback(seat)),
-            Outcome::Alone => self.judge_alone(seat, sample),
+            Outcome::NoGoroutine => self.judge_alone(seat, sample),
             Outcome::Skipped(skip, owner) => {
                 let reason = match skip {
-                    Skip::LockHeld => owner.is_some_and(|owner| {
+                    SkipReason::LockHeld => owner.is_some_and(|owner| {
                         let owner = (usize::from(owner.machine) + M1, owner.operation);
                         self.threads[seat].lock_was_held.get() == Some(owner)
                             || g.is_some_and(|g| self.held_in_between(seat, index(g), owner))
                     }),
-                    Skip::ForeignThread => false,
-                    Skip::ProfilerOff => seen.hz == 0,
-                    Skip::UnknownCode => {
+                    SkipReason::ForeignThread => false,
+                    SkipReason::ProfilerOff => seen.hz == 0,
+                    SkipReason::UnknownCode => {
                         g.is_some_and(|g| matches!(self.right(seat, g, sample), Right::UnknownCode))
                     }
                 };
@@ -84,12 +84,12 @@ impl State {
         if self.threads[seat].machine.get().is_some() {
             self.fail(seat, Violation::Skip(seat, "the thread has a machine"));
         }
-        self.skipped(Skip::ForeignThread);
+        self.skipped(SkipReason::ForeignThread);
         self.counts().interrupted[class_index(CodeClass::Runtime)] += 1;
-        self.note(seat, Event::Sample(Skip::ForeignThread.name()), None);
+        self.note(seat, Event::Sample(SkipReason::ForeignThread.name()), None);
     }
 
-    fn skipped(&self, skip: Skip) {
+    fn skipped(&self, skip: SkipReason) {
         self.counts().skips[usize::from(skip.code()) - 1] += 1;
     }
 

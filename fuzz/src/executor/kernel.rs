@@ -39,10 +39,10 @@
 //!   since who wakes M1 waits itself, or is on its way into the kernel.
 
 use sigstorm_inject::{self as inject, Call, Parking};
-use sigstorm_runtime::protocol::extent_of;
-use sigstorm_runtime::syscall::{SystemCall, SystemCalls};
-use sigstorm_runtime::table::info;
-use sigstorm_runtime::{Function, M};
+use sigstorm_runtime::instrument::marked_code::find_func;
+use sigstorm_runtime::sched::syscall::{SystemCall, SystemCalls};
+use sigstorm_runtime::unwind::functab::info;
+use sigstorm_runtime::{FuncId, M};
 
 use super::state::{At, Order, State, Violation, What};
 use super::truth::Pending;
@@ -208,7 +208,7 @@ impl State {
     /// Arms the stop of a handler that is about to begin. It runs no goroutine-side code.
     fn arm_handler(&self, seat: usize, stop: Option<Stop>) {
         let Some(address) = self.set_stop(seat, stop) else { return };
-        match extent_of(address) {
+        match find_func(address) {
             Some(extent) if !extent.function.on_goroutine_stack() => self.arm_at(seat, address),
             _ => self.threads[seat].at_instruction.set(None),
         }
@@ -219,7 +219,7 @@ impl State {
     fn arm_woken(&self, seat: usize, stop: Option<Stop>) {
         let Some(address) = self.set_stop(seat, stop) else { return };
         let within = |from: usize, to: usize| from <= address && address < to;
-        let (stub, out) = (info(Function::Syscall), info(Function::SwitchOut));
+        let (stub, out) = (info(FuncId::Syscall), info(FuncId::SwitchOut));
         if within(stub.after_call, stub.end) || within(out.start, out.end) {
             self.arm_at(seat, address);
         }

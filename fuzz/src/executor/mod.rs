@@ -30,9 +30,9 @@ use std::time::{Duration, Instant};
 use sigstorm_inject::{
     self as inject, CodeFunction, Parking, Region, RegionError, SignalStack, Text, TextError,
 };
-use sigstorm_runtime::core::{COLLECTOR, GUEST};
-use sigstorm_runtime::protocol::{Extent, extents};
-use sigstorm_runtime::{Config, Core, Defect, M, fault, marked_code, profiler};
+use sigstorm_runtime::instrument::marked_code::{Extent, extents};
+use sigstorm_runtime::sched::runtime::{COLLECTOR, EXTRA_M};
+use sigstorm_runtime::{Config, Defect, M, Runtime, marked_code, profiler, unwind::fault};
 
 pub(crate) use evidence::{compare, verdict_of};
 pub(crate) use judge::{matches, seen};
@@ -72,7 +72,7 @@ pub enum HarnessError {
     },
 }
 
-/// The marked code of this process, its functions in the order of `Function::ALL`.
+/// The marked code of this process, its functions in the order of `FuncId::ALL`.
 ///
 /// # Errors
 /// Where it is no code, which is a mistake in a mark.
@@ -108,12 +108,12 @@ impl Harness {
         inject::pin(nth).map_err(system("pinning the process to one core"))?;
         let state = state();
         // The default is in range, so this cannot be refused.
-        let core = Core::leak(Config::default()).expect("the default configuration is a valid one");
+        let core = Runtime::leak(Config::default()).expect("the default configuration is a valid one");
         state.core.set(Some(core));
         // What stops are named by is the code as it was built. One defect changes two of its
         // instructions, and what is put back after a stop must be what was there.
         let built = region()?;
-        sigstorm_runtime::defect::plant(defects);
+        sigstorm_runtime::plant(defects);
         instruction::prepare(&region()?);
         // SAFETY: no other thread exists yet that looks at the state.
         unsafe { *state.region.get() = Some(built) };
@@ -123,7 +123,7 @@ impl Harness {
         profiler::install().map_err(system("installing the SIGPROF handler"))?;
         fault::install().map_err(system("installing the fault handlers"))?;
         hooks::install().map_err(system("installing the SIGTRAP handler"))?;
-        state.guest.set(Some(M::leak(core, GUEST)));
+        state.guest.set(Some(M::leak(core, EXTRA_M)));
         for (seat, id) in [(M1, Some(0)), (M2, Some(1)), (GC, Some(COLLECTOR)), (EXT, None)] {
             start_thread(state, seat, id.map(|id| M::leak(core, id)))?;
         }

@@ -5,11 +5,11 @@
 //! when the core is back.
 
 use sigstorm_inject as inject;
-use sigstorm_runtime::lock::Operation;
-use sigstorm_runtime::panic::Unwind;
 use sigstorm_runtime::profiler;
 use sigstorm_runtime::profiler::rate::INITIAL_RATE;
-use sigstorm_runtime::{Function, Left, M};
+use sigstorm_runtime::sched::panic::Unwind;
+use sigstorm_runtime::stack::lock::Operation;
+use sigstorm_runtime::{FuncId, M, RunResult};
 
 use super::hooks::SEAT;
 use super::state::{At, EXT, GC, State, Violation, What};
@@ -18,7 +18,7 @@ use super::truth::{Pending, SavedAt, TrueFrame, Truth, Value};
 use crate::schedule::Op;
 
 /// What a deferred call calls.
-const DEFERRED: Function = Function::Tiny;
+const DEFERRED: FuncId = FuncId::Tiny;
 
 impl State {
     /// A thread of the run: does what it is told until the process ends.
@@ -158,9 +158,9 @@ impl State {
                 }
             }
             Op::Syscall => {
-                if self.mine(seat).can_call(Function::Syscall) {
-                    self.mine(seat).pending = Pending::Call(Function::Syscall);
-                    m.call(Function::Syscall);
+                if self.mine(seat).can_call(FuncId::Syscall) {
+                    self.mine(seat).pending = Pending::Call(FuncId::Syscall);
+                    m.call(FuncId::Syscall);
                     self.mine(seat).called();
                     self.threads[seat].in_syscall.set(true);
                 }
@@ -215,7 +215,7 @@ impl State {
     }
 
     /// False where the thread has no goroutine any more.
-    fn call(&self, seat: usize, m: &'static M, kind: Function) -> bool {
+    fn call(&self, seat: usize, m: &'static M, kind: FuncId) -> bool {
         self.mine(seat).calls(kind);
         let left = m.call(kind);
         self.arrived(seat, m, kind, left)
@@ -223,16 +223,16 @@ impl State {
 
     /// The callee asks; or the goroutine was let go in its prologue, and the call stays pending
     /// for whoever takes it. False where the thread has no goroutine any more.
-    fn arrived(&self, seat: usize, m: &'static M, kind: Function, left: Left) -> bool {
-        if left == Left::Preempted {
+    fn arrived(&self, seat: usize, m: &'static M, kind: FuncId, left: RunResult) -> bool {
+        if left == RunResult::Preempted {
             return false;
         }
         self.called(seat);
         self.check_ask(seat, m);
-        if kind == Function::Deferring {
+        if kind == FuncId::Deferring {
             self.defer(seat, m);
         }
-        !matches!(kind, Function::Gopanic | Function::Goexit) || self.unwind(seat, m)
+        !matches!(kind, FuncId::Gopanic | FuncId::Goexit) || self.unwind(seat, m)
     }
 
     /// The pending call has happened.
@@ -258,7 +258,7 @@ impl State {
     /// Returns from the innermost frame, or makes the deferred call that comes before.
     /// False once the goroutine has ended or was let go.
     fn ret(&self, seat: usize, m: &'static M) -> bool {
-        if self.mine(seat).top().is_some_and(|f| f.function == Function::Deferring) {
+        if self.mine(seat).top().is_some_and(|f| f.function == FuncId::Deferring) {
             let deferred = m.deferred_before_return();
             if deferred != self.mine(seat).defers_before_return().then_some(DEFERRED) {
                 self.fail(
@@ -274,14 +274,14 @@ impl State {
         self.mine(seat).pending = Pending::Return;
         let outermost = self.mine(seat).depth() == 1;
         let left = m.ret();
-        if outermost != (left == Left::Exited) {
+        if outermost != (left == RunResult::Exited) {
             self.fail(seat, Violation::Memory("a frame did not return to its caller"));
         }
         if outermost {
             return false;
         }
         self.mine(seat).returned();
-        if left == Left::InForeign {
+        if left == RunResult::InForeign {
             // A callback's frame: what comes next is foreign code's to say.
             return false;
         }
@@ -301,7 +301,7 @@ impl State {
     }
 
     fn panic(&self, seat: usize, m: &'static M, exits: bool) {
-        let frame = if exits { Function::Goexit } else { Function::Gopanic };
+        let frame = if exits { FuncId::Goexit } else { FuncId::Gopanic };
         let can = self.mine(seat).can_panic(exits);
         self.mine(seat).calls(frame);
         match m.panic(exits) {
@@ -326,7 +326,7 @@ impl State {
     fn unwind(&self, seat: usize, m: &'static M) -> bool {
         loop {
             match self.mine(seat).top().map(|f| f.function) {
-                Some(Function::Gopanic | Function::Goexit) => {}
+                Some(FuncId::Gopanic | FuncId::Goexit) => {}
                 Some(_) => return true,
                 None => return false,
             }
@@ -470,9 +470,9 @@ impl State {
         if self.threads[seat].current.get().is_none() {
             let runnable = |index: usize| {
                 let g = &self.core().goroutines()[index];
-                g.status.get() == sigstorm_runtime::g::status::RUNNABLE
+                g.status.get() == sigstorm_runtime::sched::g::status::RUNNABLE
             };
-            if let Some(index) = (0..sigstorm_runtime::core::GOROUTINES).find(|&i| runnable(i)) {
+            if let Some(index) = (0..sigstorm_runtime::sched::runtime::GOROUTINES).find(|&i| runnable(i)) {
                 self.take(seat, m, index);
             } else if let Some(g) = self.core().goroutines().iter().find(|g| g.is_parked()) {
                 m.ready(g);

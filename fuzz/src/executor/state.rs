@@ -7,12 +7,12 @@
 use core::cell::{Cell, UnsafeCell};
 
 use sigstorm_inject::{Baton, Parking, Region};
-use sigstorm_runtime::core::{GOROUTINES, Phase};
-use sigstorm_runtime::lock::Operation;
-use sigstorm_runtime::profiler::rate::Tick;
-use sigstorm_runtime::throw::Throw;
-use sigstorm_runtime::wait::Wait;
-use sigstorm_runtime::{Core, M, Point};
+use sigstorm_runtime::profiler::rate::RateEpoch;
+use sigstorm_runtime::sched::runtime::{GOROUTINES, Phase};
+use sigstorm_runtime::sched::wait::Wait;
+use sigstorm_runtime::stack::lock::Operation;
+use sigstorm_runtime::unwind::throw::Throw;
+use sigstorm_runtime::{M, Point, Runtime};
 
 use super::accounts::Accounts;
 use super::fates::Fates;
@@ -119,7 +119,7 @@ pub(crate) struct Thread {
     /// True where its sample failed to take the lock while that was held.
     pub(crate) lock_was_held: Cell<Option<(usize, Operation)>>,
     /// What the rate was when its handler had the rate's lock.
-    pub(crate) rate_seen: Cell<Tick>,
+    pub(crate) rate_seen: Cell<RateEpoch>,
     /// True while a profiling signal that was sent to it has not come.
     pub(crate) pending: Cell<bool>,
     /// Whether its walk, as it ended, was right.
@@ -165,7 +165,7 @@ impl Thread {
             found_full: Cell::new(false),
             filed: Cell::new(false),
             lock_was_held: Cell::new(None),
-            rate_seen: Cell::new(Tick { hz: 0, period: 0 }),
+            rate_seen: Cell::new(RateEpoch { hz: 0, epoch: 0 }),
             pending: Cell::new(false),
             walked: Cell::new(None),
             in_syscall: Cell::new(false),
@@ -251,7 +251,7 @@ pub(crate) struct LastEvent {
 pub(crate) struct State {
     pub(crate) baton: Baton,
     pub(crate) threads: [Thread; SEATS],
-    pub(crate) core: Cell<Option<&'static Core>>,
+    pub(crate) core: Cell<Option<&'static Runtime>>,
     pub(crate) region: UnsafeCell<Option<Region>>,
     pub(crate) steps: UnsafeCell<Vec<Step>>,
     /// The next step.
@@ -403,7 +403,7 @@ impl State {
     }
 
     /// The core.
-    pub(crate) fn core(&self) -> &'static Core {
+    pub(crate) fn core(&self) -> &'static Runtime {
         self.core.get().expect("the core is made before any thread is started")
     }
 

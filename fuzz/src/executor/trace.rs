@@ -6,9 +6,9 @@
 //! trace, and its hash says so.
 
 use sigstorm_runtime::Point;
-use sigstorm_runtime::function::Function;
-use sigstorm_runtime::lock::Owner;
-use sigstorm_runtime::protocol::extent_of;
+use sigstorm_runtime::instrument::marked_code::find_func;
+use sigstorm_runtime::stack::lock::Owner;
+use sigstorm_runtime::unwind::func_id::FuncId;
 
 use crate::outcome;
 use crate::schedule::{Actor, Op, Stop};
@@ -40,14 +40,14 @@ pub(crate) enum What {
 /// A place in the marked code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    function: Function,
+    function: FuncId,
     offset: u16,
 }
 
 impl Place {
     /// The place of a PC, if it lies in the marked code.
     pub(crate) fn of(pc: usize) -> Option<Place> {
-        let info = extent_of(pc)?;
+        let info = find_func(pc)?;
         Some(Place { function: info.function, offset: (pc - info.start) as u16 })
     }
 }

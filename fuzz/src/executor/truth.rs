@@ -15,11 +15,11 @@
 //! The truth also shadows what the program has written: each frame's slots, each object's
 //! fields, the mailbox. Liveness is decided by these and not by memory.
 
-use sigstorm_runtime::Function;
-use sigstorm_runtime::heap::{FIELDS, MAILBOX, OBJECTS};
-use sigstorm_runtime::mutator::SLOTS;
+use sigstorm_runtime::FuncId;
+use sigstorm_runtime::gc::heap::{FIELDS, MAILBOX, OBJECTS};
+use sigstorm_runtime::gc::mutator::SLOTS;
 use sigstorm_runtime::profiler::MAX_FRAMES;
-use sigstorm_runtime::table::{FunctionInfo, directory};
+use sigstorm_runtime::unwind::functab::{FuncInfo, functab};
 
 mod panics;
 mod slots;
@@ -68,7 +68,7 @@ impl Value {
 #[derive(Clone, Copy, Debug)]
 pub struct TrueFrame {
     /// Which kind.
-    pub function: Function,
+    pub function: FuncId,
     /// Distance from the top of the stack down to its body's SP.
     pub body: usize,
     /// What its slots hold.
@@ -103,7 +103,7 @@ pub enum Pending {
     /// To go on in the same frame: from its start or its landing to its ask.
     Continue,
     /// To call this.
-    Call(Function),
+    Call(FuncId),
     /// To return from the innermost frame.
     Return,
 }
@@ -232,18 +232,18 @@ impl Expected {
     }
 }
 
-fn info(function: Function) -> &'static FunctionInfo {
-    &directory()[usize::from(function.code())]
+fn info(function: FuncId) -> &'static FuncInfo {
+    &functab()[usize::from(function.code())]
 }
 
-fn within(function: Function, pc: usize) -> bool {
+fn within(function: FuncId, pc: usize) -> bool {
     let info = info(function);
     info.start <= pc && pc < info.end
 }
 
 /// Bytes from the caller's body SP down to the callee's: return address, frame pointer,
 /// frame.
-fn step(function: Function) -> usize {
+fn step(function: FuncId) -> usize {
     16 + info(function).size
 }
 
@@ -257,7 +257,7 @@ impl Truth {
     /// Of a goroutine that does not exist.
     pub const fn new() -> Self {
         const FRAME: TrueFrame = TrueFrame {
-            function: Function::Entry,
+            function: FuncId::Entry,
             body: 0,
             slots: [Value::Nil; SLOTS],
             returns: Returns::Call,
@@ -291,10 +291,10 @@ impl Truth {
         self.clear();
         self.saved_at = SavedAt::Start;
         // No return address: a frame pointer and the frame.
-        self.add(Function::Entry, 8 + info(Function::Entry).size);
+        self.add(FuncId::Entry, 8 + info(FuncId::Entry).size);
     }
 
-    fn add(&mut self, function: Function, body: usize) {
+    fn add(&mut self, function: FuncId, body: usize) {
         let (slots, returns, unwinding) = Default::default();
         self.frames[self.len] = TrueFrame { function, body, slots, returns, unwinding };
         self.len += 1;
@@ -322,17 +322,17 @@ impl Truth {
     }
 
     /// True where a frame of this kind can be called here.
-    pub fn can_call(&self, function: Function) -> bool {
+    pub fn can_call(&self, function: FuncId) -> bool {
         let Some(top) = self.top() else { return false };
         // As a linker would: code without a check calls no code without one.
         let unchecked =
-            matches!(function, Function::Nosplit | Function::Leaf | Function::Syscall | Function::Cgocall);
+            matches!(function, FuncId::Nosplit | FuncId::Leaf | FuncId::Syscall | FuncId::Cgocall);
         let fits = self.len < MAX_DEPTH && top.body + step(function) <= MAX_BYTES;
-        fits && !(unchecked && top.function == Function::Nosplit)
+        fits && !(unchecked && top.function == FuncId::Nosplit)
     }
 
     /// The innermost frame is about to call this, or is about to go on with its prologue.
-    pub fn calls(&mut self, function: Function) {
+    pub fn calls(&mut self, function: FuncId) {
         self.pending = Pending::Call(function);
         self.asked_before = self.asked;
     }
@@ -341,7 +341,7 @@ impl Truth {
     /// goroutine before. With foreign frames under it a goroutine stays on its thread, and that
     /// it was to leave is forgotten.
     pub fn has_done_what_was_asked(&mut self) -> bool {
-        use Function::{Cgocall, Entry, Leaf, Nosplit, Syscall};
+        use FuncId::{Cgocall, Entry, Leaf, Nosplit, Syscall};
         if !matches!(self.pending, Pending::Call(function) if !matches!(function, Cgocall | Entry | Leaf | Nosplit | Syscall))
         {
             return true;
@@ -354,7 +354,7 @@ impl Truth {
     /// The pending call has happened and the callee asks.
     pub fn called(&mut self) {
         if let Pending::Call(function) = self.pending
-            && function != Function::Leaf
+            && function != FuncId::Leaf
         {
             let body = self.top().map_or(0, |f| f.body) + step(function);
             self.add(function, body);
@@ -376,23 +376,23 @@ impl Truth {
 
     /// True where the innermost frame asks at this place.
     pub fn asks(&self, pc: usize, below: usize) -> bool {
-        self.top().is_some_and(|top| top.body == below && info(top.function).after_ask == pc)
+        self.top().is_some_and(|top| top.body == below && info(top.function).after_next_op == pc)
     }
 
     /// True where the frame `up` levels above the innermost has slots.
     pub fn has_slots(&self, up: usize) -> bool {
         let frame = self.len.checked_sub(up + 1).map(|index| self.frames[index]);
-        frame.is_some_and(|frame| frame.function != Function::Cgocall)
+        frame.is_some_and(|frame| frame.function != FuncId::Cgocall)
     }
 
     /// Callbacks that are under way.
     pub fn callbacks(&self) -> usize {
-        self.frames().iter().filter(|f| f.function == Function::Callback).count()
+        self.frames().iter().filter(|f| f.function == FuncId::Callback).count()
     }
 
     /// True from the beginning of its outermost foreign call to the end.
     pub fn is_in_foreign_call(&self) -> bool {
-        self.frames().iter().any(|f| f.function == Function::Cgocall)
+        self.frames().iter().any(|f| f.function == FuncId::Cgocall)
     }
 
     /// True where the innermost frame has a caller's PC to replace, and there is another place.
@@ -443,7 +443,7 @@ impl Truth {
     fn saved_label(&self, frame: &TrueFrame) -> usize {
         match self.saved_at {
             SavedAt::Start => info(frame.function).start,
-            SavedAt::Ask => info(frame.function).after_ask,
+            SavedAt::Ask => info(frame.function).after_next_op,
             SavedAt::Landing => info(frame.function).landing,
         }
     }
@@ -461,9 +461,9 @@ impl Truth {
     /// where that comes back to: not at the transition point, which has the same SP.
     fn right_in_kernel(&self, seen: Seen) -> Right {
         let below = seen.top.wrapping_sub(seen.sp);
-        let back = info(Function::Syscall).landing;
+        let back = info(FuncId::Syscall).landing;
         match self.top() {
-            Some(top) if top.function == Function::Syscall && (seen.pc, below) == (back, top.body) => {
+            Some(top) if top.function == FuncId::Syscall && (seen.pc, below) == (back, top.body) => {
                 Expected::at(back, below).chain(self, 1)
             }
             _ => Right::Impossible,
@@ -474,17 +474,17 @@ impl Truth {
         let Some(top) = self.top() else { return Right::Impossible };
         let below = seen.top.wrapping_sub(seen.sp);
         let here = Expected::at(seen.pc, below);
-        if within(Function::Leaf, seen.pc) {
+        if within(FuncId::Leaf, seen.pc) {
             return Right::UnknownCode;
         }
-        if within(Function::SwitchIn, seen.pc) {
+        if within(FuncId::SwitchIn, seen.pc) {
             // Arriving: SP is there, PC follows.
             return match self.position(below, Some(seen.saved_pc)) {
                 Some((pc, skip)) => Expected::at(pc, below).chain_from(self, skip),
                 None => Right::Impossible,
             };
         }
-        if within(Function::SwitchOut, seen.pc) {
+        if within(FuncId::SwitchOut, seen.pc) {
             // A call from a frame whose SP is one word up.
             return match self.position(below - 8, None) {
                 Some((pc, skip)) => here.then(pc, below - 8).chain_from(self, skip),
@@ -492,7 +492,7 @@ impl Truth {
             };
         }
         let caller = self.len.checked_sub(2).map(|i| self.frames[i]);
-        if within(Function::Trampoline, seen.pc) {
+        if within(FuncId::Trampoline, seen.pc) {
             // The return has happened, whatever the trampoline has done so far.
             return match caller {
                 Some(c) if self.pending == Pending::Return && below == c.body => {
@@ -504,7 +504,7 @@ impl Truth {
         }
         match self.pending {
             Pending::Call(_) if below > top.body => here.chain(self, 0),
-            Pending::Return if top.function != Function::Entry && below <= top.body - step(top.function) => {
+            Pending::Return if top.function != FuncId::Entry && below <= top.body - step(top.function) => {
                 here.chain(self, 2)
             }
             _ => here.chain(self, 1),
@@ -515,18 +515,18 @@ impl Truth {
         let Some(top) = self.top() else { return Right::Impossible };
         if seen.saved_sp == 0 {
             // Nothing saved but the transition point of a system call or a foreign call.
-            let entered = |stub| info(stub).after_ask;
+            let entered = |stub| info(stub).after_next_op;
             return match (self.pending, top.function) {
-                (Pending::Call(stub @ (Function::Syscall | Function::Cgocall)), _) => {
+                (Pending::Call(stub @ (FuncId::Syscall | FuncId::Cgocall)), _) => {
                     Expected::at(entered(stub), top.body + step(stub)).chain(self, 0)
                 }
-                (_, stub @ (Function::Syscall | Function::Cgocall)) => {
+                (_, stub @ (FuncId::Syscall | FuncId::Cgocall)) => {
                     Expected::at(entered(stub), top.body).chain(self, 1)
                 }
                 // A callback that has been taken down.
-                (Pending::Return, Function::Callback) => {
-                    let stub = top.body - step(Function::Callback);
-                    Expected::at(entered(Function::Cgocall), stub).chain(self, 2)
+                (Pending::Return, FuncId::Callback) => {
+                    let stub = top.body - step(FuncId::Callback);
+                    Expected::at(entered(FuncId::Cgocall), stub).chain(self, 2)
                 }
                 _ => Right::Impossible,
             };
@@ -550,13 +550,13 @@ impl Truth {
             }
             Pending::Call(callee) => {
                 let entered = top.body + 8;
-                if callee != Function::Leaf && below == top.body + step(callee) {
-                    Some((info(callee).after_ask, Above::Top))
-                } else if below == entered && !matches!(callee, Function::Syscall | Function::Cgocall) {
+                if callee != FuncId::Leaf && below == top.body + step(callee) {
+                    Some((info(callee).after_next_op, Above::Top))
+                } else if below == entered && !matches!(callee, FuncId::Syscall | FuncId::Cgocall) {
                     // A callback begins where the runtime has put it, and not by a call.
                     let i = info(callee);
-                    let begins = callee == Function::Callback && saved == Some(i.start);
-                    Some((if begins { i.start } else { i.after_more }, Above::Top))
+                    let begins = callee == FuncId::Callback && saved == Some(i.start);
+                    Some((if begins { i.start } else { i.after_morestack }, Above::Top))
                 } else if below == top.body {
                     Some((label, Above::Callers))
                 } else {
@@ -567,19 +567,19 @@ impl Truth {
                 let i = info(top.function);
                 // These leave their stacks once more: the stubs as they are, a callback once
                 // its frame is taken down.
-                let leaves = matches!(top.function, Function::Syscall | Function::Cgocall | Function::Entry);
-                if top.function == Function::Callback && below + step(top.function) == top.body + 8 {
+                let leaves = matches!(top.function, FuncId::Syscall | FuncId::Cgocall | FuncId::Entry);
+                if top.function == FuncId::Callback && below + step(top.function) == top.body + 8 {
                     return Some((i.end - DEAD_END, Above::Callers));
                 }
                 if below == top.body {
-                    let left = leaves && saved.is_none_or(|pc| pc == i.after_more);
-                    return Some((if left { i.after_more } else { label }, Above::Callers));
+                    let left = leaves && saved.is_none_or(|pc| pc == i.after_morestack);
+                    return Some((if left { i.after_morestack } else { label }, Above::Callers));
                 }
                 let caller = self.frames[self.len.checked_sub(2)?];
-                (below == caller.body).then_some((info(caller.function).after_ask, Above::Grandcallers))
+                (below == caller.body).then_some((info(caller.function).after_next_op, Above::Grandcallers))
             }
             Pending::Continue => {
-                let ask = info(top.function).after_ask;
+                let ask = info(top.function).after_next_op;
                 let arrived = below == top.body && saved.is_none_or(|pc| pc == ask);
                 if arrived {
                     Some((ask, Above::Callers))
@@ -620,7 +620,7 @@ impl Truth {
         let Some(start) = self.expected(right, 0) else { return false };
         (1..right.chain).any(|index| {
             let above = start.below - self.frames[index - 1].body;
-            self.frames[index].function != Function::Callback && above > first
+            self.frames[index].function != FuncId::Callback && above > first
         })
     }
 
@@ -705,7 +705,7 @@ mod tests {
         let mut truth = Truth::new();
         truth.start();
         truth.settled();
-        truth.pending = Pending::Call(Function::Small);
+        truth.pending = Pending::Call(FuncId::Small);
         truth.called();
         truth
     }
@@ -726,11 +726,11 @@ mod tests {
     #[test]
     fn a_pending_call_has_happened_once_sp_is_below_the_body() {
         let mut truth = chain();
-        truth.pending = Pending::Call(Function::Tiny);
-        let small = info(Function::Small);
-        let tiny = info(Function::Tiny);
-        let before = frames(&truth, seen(small.after_ask, 136));
-        assert_eq!(before[0], RightFrame { pc: small.after_ask, below: 136 });
+        truth.pending = Pending::Call(FuncId::Tiny);
+        let small = info(FuncId::Small);
+        let tiny = info(FuncId::Tiny);
+        let before = frames(&truth, seen(small.after_next_op, 136));
+        assert_eq!(before[0], RightFrame { pc: small.after_next_op, below: 136 });
         assert_eq!(before.len(), 2);
         let after = frames(&truth, seen(tiny.start, 144));
         assert_eq!(after[0], RightFrame { pc: tiny.start, below: 144 });
@@ -742,13 +742,13 @@ mod tests {
     fn a_pending_return_has_happened_once_sp_is_at_the_frames_end() {
         let mut truth = chain();
         truth.pending = Pending::Return;
-        let small = info(Function::Small);
-        let entry = info(Function::Entry);
+        let small = info(FuncId::Small);
+        let entry = info(FuncId::Entry);
         let at_ret = frames(&truth, seen(small.end - 1, 48));
         assert_eq!(at_ret.len(), 2);
         let back = frames(&truth, seen(entry.after_call, 40));
         assert_eq!(back, [RightFrame { pc: entry.after_call, below: 40 }]);
-        let trampoline = info(Function::Trampoline);
+        let trampoline = info(FuncId::Trampoline);
         let hit = frames(&truth, seen(trampoline.start, 40));
         assert_eq!(hit, [RightFrame { pc: entry.after_call, below: 40 }]);
     }
@@ -756,38 +756,40 @@ mod tests {
     #[test]
     fn in_the_kernel_there_is_one_place_to_be() {
         let mut truth = chain();
-        truth.pending = Pending::Call(Function::Syscall);
+        truth.pending = Pending::Call(FuncId::Syscall);
         truth.called();
         truth.pending = Pending::Return;
-        let stub = info(Function::Syscall);
+        let stub = info(FuncId::Syscall);
         let body = truth.top().unwrap().body;
         let at = |pc, below| Seen { in_kernel: true, ..seen(pc, below) };
         let there = frames(&truth, at(stub.landing, body));
         assert_eq!(there[0], RightFrame { pc: stub.landing, below: body });
         assert_eq!(there.len(), 3);
-        for elsewhere in [at(stub.after_ask, body), at(stub.landing - 2, body), at(stub.landing, body + 8)] {
+        for elsewhere in
+            [at(stub.after_next_op, body), at(stub.landing - 2, body), at(stub.landing, body + 8)]
+        {
             assert!(matches!(truth.right(elsewhere), Right::Impossible), "{elsewhere:?}");
         }
         // Held there by a breakpoint instead, any instruction of the stub is as good.
-        assert_eq!(frames(&truth, seen(stub.after_ask, body)).len(), 3);
+        assert_eq!(frames(&truth, seen(stub.after_next_op, body)).len(), 3);
     }
 
     #[test]
     fn the_trampoline_is_impossible_without_a_return() {
         let truth = chain();
-        let trampoline = info(Function::Trampoline);
+        let trampoline = info(FuncId::Trampoline);
         assert!(matches!(truth.right(seen(trampoline.start, 40)), Right::Impossible));
     }
 
     #[test]
     fn a_frame_that_replaces_its_callers_pc_returns_to_the_other_place() {
         let mut truth = chain();
-        let (small, entry) = (info(Function::Small), info(Function::Entry));
+        let (small, entry) = (info(FuncId::Small), info(FuncId::Entry));
         assert!(truth.can_set_pc());
-        let at = seen(small.after_ask, 136);
+        let at = seen(small.after_next_op, 136);
         let found = |pc| RightFrame { pc, below: 40 };
         let right = |truth: &Truth| match truth.right(at) {
-            Right::Frames(right) => [entry.after_call, entry.after_call_other, entry.after_ask]
+            Right::Frames(right) => [entry.after_call, entry.after_call_other, entry.after_next_op]
                 .map(|pc| truth.is_right(&right, 1, found(pc))),
             other => panic!("{other:?}"),
         };
@@ -803,9 +805,9 @@ mod tests {
         // A callee of its own comes back to where it was called.
         truth.replaces_pc();
         truth.replaced_pc();
-        truth.pending = Pending::Call(Function::Tiny);
+        truth.pending = Pending::Call(FuncId::Tiny);
         truth.called();
-        let chain = frames(&truth, seen(info(Function::Tiny).after_ask, 136 + 48));
+        let chain = frames(&truth, seen(info(FuncId::Tiny).after_next_op, 136 + 48));
         assert_eq!(
             chain.iter().map(|f| f.pc).skip(1).collect::<Vec<_>>(),
             [small.after_call, entry.after_call_other]
@@ -813,18 +815,18 @@ mod tests {
         truth.pending = Pending::Return;
         truth.returned();
         truth.pending = Pending::Return;
-        let hit = frames(&truth, seen(info(Function::Trampoline).start, 40));
+        let hit = frames(&truth, seen(info(FuncId::Trampoline).start, 40));
         assert_eq!(hit, [RightFrame { pc: entry.after_call_other, below: 40 }]);
     }
 
     #[test]
     fn a_recovery_cuts_the_chain_at_the_deferring_frame() {
         let mut truth = chain();
-        truth.pending = Pending::Call(Function::Deferring);
+        truth.pending = Pending::Call(FuncId::Deferring);
         truth.called();
         let body = truth.top().unwrap().body;
         for _ in 0..3 {
-            truth.pending = Pending::Call(Function::Tiny);
+            truth.pending = Pending::Call(FuncId::Tiny);
             truth.called();
         }
         truth.recovered(body);
@@ -847,17 +849,17 @@ mod tests {
         let asks = |scan, yields| Asked { scan, yields };
         let mut truth = chain();
         truth.asked = asks(true, false);
-        truth.calls(Function::Nosplit);
+        truth.calls(FuncId::Nosplit);
         assert!(truth.has_done_what_was_asked(), "it has no check");
-        truth.calls(Function::Tiny);
+        truth.calls(FuncId::Tiny);
         assert!(!truth.has_done_what_was_asked());
         truth.asked = asks(false, true);
         assert!(truth.has_done_what_was_asked(), "this was asked meanwhile");
-        truth.calls(Function::Tiny);
+        truth.calls(FuncId::Tiny);
         assert!(!truth.has_done_what_was_asked());
-        truth.calls(Function::Cgocall);
+        truth.calls(FuncId::Cgocall);
         truth.called();
-        truth.calls(Function::Callback);
+        truth.calls(FuncId::Callback);
         assert!(truth.has_done_what_was_asked(), "with foreign frames under it a goroutine stays");
     }
 
@@ -869,9 +871,9 @@ mod tests {
         };
         assert!(!truth.is_due_a_barrier(&saved(&truth), 1024));
         assert!(!truth.is_due_a_barrier(&saved(&truth), 0), "the innermost frame has none");
-        truth.pending = Pending::Call(Function::Huge);
+        truth.pending = Pending::Call(FuncId::Huge);
         truth.called();
-        truth.pending = Pending::Call(Function::Tiny);
+        truth.pending = Pending::Call(FuncId::Tiny);
         truth.called();
         assert!(truth.is_due_a_barrier(&saved(&truth), 0));
         assert!(truth.is_due_a_barrier(&saved(&truth), 1024));

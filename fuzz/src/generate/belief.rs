@@ -3,8 +3,8 @@
 //! A rough idea of each actor (held? collecting? how deep?), made from the steps alone and
 //! never from a run. Often wrong, which costs a step.
 
-use sigstorm_runtime::Function;
-use sigstorm_runtime::foreign::MAX_CALLBACKS;
+use sigstorm_runtime::FuncId;
+use sigstorm_runtime::sched::foreign::MAX_CALLBACKS;
 
 use crate::schedule::{Actor, Op, Step, Work};
 
@@ -164,11 +164,11 @@ impl Belief {
 
     fn note(&mut self, op: Op) {
         match op {
-            Op::Call { kind: Function::Leaf, .. } => {}
+            Op::Call { kind: FuncId::Leaf, .. } => {}
             Op::Call { kind, times } => {
                 self.depth = self.depth.max(1) + u32::from(times);
                 self.objects = 0;
-                if kind == Function::Deferring {
+                if kind == FuncId::Deferring {
                     self.deferring += u32::from(times);
                 }
             }

@@ -15,7 +15,7 @@ pub use stopped::stopped;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use sigstorm_runtime::{Function, Point};
+use sigstorm_runtime::{FuncId, Point};
 
 use belief::{Belief, Draft};
 use places::{RECOVERY, changes_a_stack, functions_of, points_of, protocol_of};
@@ -26,7 +26,7 @@ use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop, Wor
 const LENGTHS: (u32, u32) = (6, 60);
 
 // What is chosen first; with what, is chosen for the one that it comes to.
-const CALL: Op = Op::Call { kind: Function::Tiny, times: 1 };
+const CALL: Op = Op::Call { kind: FuncId::Tiny, times: 1 };
 const RUN: Op = Op::Run { g: Goroutine::G1 };
 const READY: Op = Op::Ready { g: Goroutine::G1 };
 const SPAWN: Op = Op::Spawn { g: Goroutine::G1 };
@@ -471,14 +471,14 @@ impl Generator {
 
     fn call(&mut self) -> Op {
         let kind = weighed!(self, {
-            4 => Function::Nosplit,
-            20 => Function::Tiny,
-            20 => Function::Small,
-            12 => Function::Medium,
-            8 => Function::Large,
-            6 => Function::Huge,
-            27 => Function::Deferring,
-            3 => Function::Leaf,
+            4 => FuncId::Nosplit,
+            20 => FuncId::Tiny,
+            20 => FuncId::Small,
+            12 => FuncId::Medium,
+            8 => FuncId::Large,
+            6 => FuncId::Huge,
+            27 => FuncId::Deferring,
+            3 => FuncId::Leaf,
         });
         Op::Call { kind, times: weighed!(self, {55 => 1, 25 => 2, 15 => 4, 5 => 8}) }
     }
@@ -538,7 +538,7 @@ impl Generator {
         // A return comes to few points, and to most of the code that nothing else runs.
         let share = if matches!(op, Op::Ret { .. }) { 65 } else { 40 };
         if !functions.is_empty() && self.chance(share) {
-            let function = if self.chance(90) { self.pick(functions) } else { self.pick(Function::ALL) };
+            let function = if self.chance(90) { self.pick(functions) } else { self.pick(FuncId::ALL) };
             let index = self.below(24) as u16;
             // Coming to an instruction again costs a single step each time.
             let hit = if hit > 1 && self.chance(80) { 1 } else { hit };

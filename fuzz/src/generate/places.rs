@@ -2,7 +2,7 @@
 //!
 //! Written down by operation. Nothing here says what should meet what.
 
-use sigstorm_runtime::{Function, Point};
+use sigstorm_runtime::{FuncId, Point};
 
 use crate::schedule::{Op, Work};
 
@@ -23,8 +23,8 @@ pub(super) fn changes_a_stack(op: Op) -> bool {
 }
 
 /// Goroutine-side code that an operation runs.
-pub(super) fn functions_of(op: Op) -> &'static [Function] {
-    use Function::*;
+pub(super) fn functions_of(op: Op) -> &'static [FuncId] {
+    use FuncId::*;
     match op {
         Op::Call { kind: Nosplit, .. } => &[Nosplit, Nosplit, Nosplit, SwitchIn, SwitchOut],
         Op::Call { kind: Tiny, .. } => &[Tiny, Tiny, Tiny, SwitchIn, SwitchOut],
@@ -50,8 +50,8 @@ pub(super) fn functions_of(op: Op) -> &'static [Function] {
 }
 
 /// The protocol's own code that an operation runs, on the thread's own stack.
-pub(super) fn protocol_of(op: Op) -> &'static [Function] {
-    use Function::*;
+pub(super) fn protocol_of(op: Op) -> &'static [FuncId] {
+    use FuncId::*;
     match op {
         Op::Signal => &[
             OnSigprof,
@@ -166,7 +166,7 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
             ExitCleared,
             RemoveBegin,
             RemoveSlot,
-            Dropped,
+            GReleased,
             StatusChanged,
             CallbackLeaving,
             CallbackExited,
@@ -191,7 +191,7 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
         Op::Callback => {
             &[ForeignLeft, CallbackEntered, LockAcquired, LockRelease, CopyBounds, ScanSelf, StatusChanged]
         }
-        Op::Yield | Op::Run { .. } => &[StatusChanged, Dropped, Taken],
+        Op::Yield | Op::Run { .. } => &[StatusChanged, GReleased, Taken],
         Op::Scan { .. } => &[
             ScanBegin,
             ScanFrame,
@@ -231,7 +231,7 @@ pub(super) fn points_of(op: Op) -> &'static [Point] {
         Op::Sweep | Op::Collect { work: Work::Sweep } => {
             &[SweepBegin, SweepStack, RemoveBegin, RemoveSlot, RemoveDone, LockRelease, PhaseChanged]
         }
-        Op::Park => &[Parked, Dropped],
+        Op::Park => &[Parked, GReleased],
         Op::Spawn { .. } => &[Spawned],
         Op::Ready { .. } => &[Readied],
         Op::Preempt { .. } => &[PreemptAsked],

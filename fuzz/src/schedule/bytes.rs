@@ -6,7 +6,7 @@
 //! and written as zero, so that equal schedules have equal bytes.
 
 use super::{Actor, MAX_STEPS, Op, STEP_BYTES, Schedule, Step, Stop};
-use sigstorm_runtime::{Function, Point};
+use sigstorm_runtime::{FuncId, Point};
 
 /// The values of byte 3's low two bits that say that there is a stop.
 const STOP_POINT: u8 = 2;
@@ -55,7 +55,7 @@ fn decode_stop([how, place, low, high, check]: [u8; 5]) -> Option<Stop> {
     match how & 0x03 {
         STOP_POINT => Some(Stop::Point { point: Point::from_code(place | (low & 1) << 6)?, hit }),
         STOP_INSTR => Some(Stop::Instr {
-            function: Function::from_code(place)?,
+            function: FuncId::from_code(place)?,
             index: u16::from_le_bytes([low, high]),
             hit,
             check: (check & CHECKED != 0).then_some(check & !CHECKED),
@@ -119,7 +119,7 @@ mod tests {
                 },
                 Step {
                     stop: Some(Stop::Instr {
-                        function: Function::Small,
+                        function: FuncId::Small,
                         index: 0x1234,
                         hit: 8,
                         check: Some(0x3f),

@@ -8,7 +8,7 @@
 
 use super::{Schedule, Step, Stop};
 use sigstorm_inject::Region;
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 use std::fmt;
 
 /// Why a step's stop may not be where it was meant to be.
@@ -62,9 +62,9 @@ impl fmt::Display for Doubt {
 }
 
 /// The number of a function in the region of the marked code, whose functions are in the order of
-/// [`Function::ALL`].
-fn number(function: Function) -> usize {
-    Function::ALL.binary_search(&function).unwrap_or(usize::MAX)
+/// [`FuncId::ALL`].
+fn number(function: FuncId) -> usize {
+    FuncId::ALL.binary_search(&function).unwrap_or(usize::MAX)
 }
 
 /// The schedule with a check value in each stop at an instruction that had none: that of the
@@ -130,7 +130,7 @@ mod tests {
     }
 
     /// The right check value of an instruction of this build.
-    fn check(region: &Region, function: Function, index: usize) -> u8 {
+    fn check(region: &Region, function: FuncId, index: usize) -> u8 {
         region.boundaries(number(function))[index].check
     }
 
@@ -139,7 +139,7 @@ mod tests {
         let region = region().unwrap();
         let schedule = parse("m1 ret @ trampoline#4; signal @ traceback.begin; resume @ lock#2:3");
         let checked = with_checks(&schedule, &region);
-        let (one, other) = (check(&region, Function::Trampoline, 4), check(&region, Function::Lock, 2));
+        let (one, other) = (check(&region, FuncId::Trampoline, 4), check(&region, FuncId::Lock, 2));
         let expected = format!(
             "m1 ret @ trampoline#4/{one:02x}; signal @ traceback.begin; resume @ lock#2:3/{other:02x}"
         );
@@ -151,11 +151,11 @@ mod tests {
     #[test]
     fn wrong_check_values_are_doubted_and_never_replaced() {
         let region = region().unwrap();
-        let wrong = check(&region, Function::Trampoline, 4) ^ 1;
+        let wrong = check(&region, FuncId::Trampoline, 4) ^ 1;
         let schedule = parse(&format!("m1 ret\nm1 ret @ trampoline#4/{wrong:02x}\nm1 ret @ land#60000/00"));
         assert_eq!(with_checks(&schedule, &region), schedule);
         let doubts = doubts(&schedule, &region);
-        let count = region.count(number(Function::Land));
+        let count = region.count(number(FuncId::Land));
         let whys: Vec<_> = doubts.iter().map(|doubt| (doubt.step, doubt.why)).collect();
         assert_eq!(whys, [(1, Why::Changed), (2, Why::Gone { count })]);
         assert!(doubts[0].to_string().starts_with("step 1, `m1 ret @ trampoline#4/"), "{}", doubts[0]);
@@ -164,21 +164,21 @@ mod tests {
     #[test]
     fn indexes_beyond_a_function_are_doubted_and_counted_round() {
         let region = region().unwrap();
-        let count = region.count(number(Function::Leaf));
+        let count = region.count(number(FuncId::Leaf));
         let beyond = parse(&format!("m1 call leaf @ leaf#{}", 2 * count + 3));
         let why = Why::Beyond { count, taken: 3 };
         assert_eq!(doubts(&beyond, &region)[0].why, why);
-        let right = check(&region, Function::Leaf, 3);
+        let right = check(&region, FuncId::Leaf, 3);
         assert_eq!(with_checks(&beyond, &region), parse(&format!("m1 call leaf @ leaf#3/{right:02x}")));
     }
 
     #[test]
     fn a_fingerprint_is_of_the_instructions_alone() {
         assert_eq!(fingerprint(&region().unwrap()), fingerprint(&region().unwrap()));
-        let one = |function: Function| {
+        let one = |function: FuncId| {
             let all = region().unwrap();
             Region::decode(&[all.functions()[number(function)]]).unwrap()
         };
-        assert_ne!(fingerprint(&one(Function::Small)), fingerprint(&one(Function::Tiny)));
+        assert_ne!(fingerprint(&one(FuncId::Small)), fingerprint(&one(FuncId::Tiny)));
     }
 }

@@ -17,7 +17,7 @@
 //! | 2 | | argument: the operation's operands, lowest bits first |
 //! | 3 | 0-1 | stop: 2 at a point, 3 at an instruction, else none |
 //! | | 2-4 | the hit that counts, less one |
-//! | 4 | 0-5 | the place: a [`Point`]'s code, or a [`Function`]'s |
+//! | 4 | 0-5 | the place: a [`Point`]'s code, or a [`FuncId`]'s |
 //! | 5, 6 | | the instruction's index in the function, low byte first |
 //! | 5 | 0 | at a point instead: bit 6 of its code |
 //! | 7 | 0-6 | a check value for that instruction, if bit 7 is set |
@@ -71,7 +71,7 @@ mod text;
 pub use error::ParseError;
 pub use ops::Op;
 
-use sigstorm_runtime::{Function, Point, named_codes};
+use sigstorm_runtime::{FuncId, Point, named_codes};
 use std::{fmt, str};
 
 /// A step's width in the byte form.
@@ -165,7 +165,7 @@ pub enum Stop {
     /// Before an instruction of a function.
     Instr {
         /// The function.
-        function: Function,
+        function: FuncId,
         /// The instruction: how many of the function's precede it.
         index: u16,
         /// The time it gets there that counts, 1 to 8.

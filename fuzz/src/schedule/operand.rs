@@ -6,7 +6,7 @@
 //! of the text stands for. Kept corpora rely on the order and on the length.
 
 use super::{Goroutine, Work};
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 
 /// What the two forms need to know of an operand, whatever its values' type is.
 #[derive(Clone, Copy, Debug)]
@@ -66,27 +66,27 @@ pub(super) const COUNT: Operand<u8> =
 pub(super) const TIMES: Operand<u8> = Operand::new("a number of calls", &["1", "2", "4", "8"], &[1, 2, 4, 8]);
 
 /// Frame kinds that a step can call.
-pub(super) const CALLEE: Operand<Function> = Operand::new(
+pub(super) const CALLEE: Operand<FuncId> = Operand::new(
     "a frame kind to call",
     &[
-        Function::Nosplit.name(),
-        Function::Tiny.name(),
-        Function::Small.name(),
-        Function::Medium.name(),
-        Function::Large.name(),
-        Function::Huge.name(),
-        Function::Deferring.name(),
-        Function::Leaf.name(),
+        FuncId::Nosplit.name(),
+        FuncId::Tiny.name(),
+        FuncId::Small.name(),
+        FuncId::Medium.name(),
+        FuncId::Large.name(),
+        FuncId::Huge.name(),
+        FuncId::Deferring.name(),
+        FuncId::Leaf.name(),
     ],
     &[
-        Function::Nosplit,
-        Function::Tiny,
-        Function::Small,
-        Function::Medium,
-        Function::Large,
-        Function::Huge,
-        Function::Deferring,
-        Function::Leaf,
+        FuncId::Nosplit,
+        FuncId::Tiny,
+        FuncId::Small,
+        FuncId::Medium,
+        FuncId::Large,
+        FuncId::Huge,
+        FuncId::Deferring,
+        FuncId::Leaf,
     ],
 );
 
@@ -195,12 +195,12 @@ mod tests {
     fn values_outside_the_list_are_refused() {
         assert!(Packer::default().put(&SLOT, 4).is_none());
         assert!(Packer::default().put(&TIMES, 3).is_none());
-        assert!(Packer::default().put(&CALLEE, Function::Gopanic).is_none());
+        assert!(Packer::default().put(&CALLEE, FuncId::Gopanic).is_none());
     }
 
     #[test]
     fn what_can_be_called_is_what_the_core_says() {
-        let callable: Vec<_> = Function::ALL.iter().filter(|f| f.is_callable()).copied().collect();
+        let callable: Vec<_> = FuncId::ALL.iter().filter(|f| f.is_callable()).copied().collect();
         assert_eq!(CALLEE.values, callable);
     }
 

@@ -14,7 +14,7 @@ use super::operand::{
     WORK,
 };
 use super::{Actor, Class, Goroutine, Work};
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 use std::sync::OnceLock;
 
 impl Op {
@@ -126,8 +126,8 @@ ops! {
         } = "run {g}", M 2;
         /// Call a frame kind, each call from the one before.
         Call {
-            /// What is called; [`Function::is_callable`] is true of it.
-            kind: Function as CALLEE,
+            /// What is called; [`FuncId::is_callable`] is true of it.
+            kind: FuncId as CALLEE,
             /// How many calls: 1, 2, 4 or 8.
             times: u8 as TIMES,
         } = "call {kind}[*{times}]", M 3;
@@ -388,8 +388,8 @@ mod tests {
     fn payloads_are_where_the_table_says() {
         let m = |code, arg| Op::from_code(Class::M, code, arg).unwrap();
         assert_eq!(m(2, 3), Op::Run { g: Goroutine::G4 });
-        let call = Op::Call { kind: Function::Leaf, times: 4 };
-        assert_eq!(m(3, 0b1111_0111), Op::Call { kind: Function::Leaf, times: 4 });
+        let call = Op::Call { kind: FuncId::Leaf, times: 4 };
+        assert_eq!(m(3, 0b1111_0111), Op::Call { kind: FuncId::Leaf, times: 4 });
         assert_eq!(call.arg(), Some(0b10111));
         assert_eq!(m(12, 0b1_10_01), Op::Load { dst: 1, src: 2, field: 1 });
         assert_eq!(m(13, 0b1_10_01), Op::Store { obj: 1, src: 2, field: 1 });

@@ -7,7 +7,7 @@ use super::cursor::{Word, is_word};
 use super::error::{ParseError, quote, suggest};
 use super::parse::{Parser, Result, is_decimal};
 use super::{Actor, Stop};
-use sigstorm_runtime::{Function, Point};
+use sigstorm_runtime::{FuncId, Point};
 
 impl Parser<'_> {
     /// Reads the last step's stop, if there is one.
@@ -22,7 +22,7 @@ impl Parser<'_> {
         }
         let word = self.cursor.word(|c| is_word(c) || c == '.');
         let word = word.ok_or_else(|| self.expected("a scheduling point, or FUNCTION#INDEX"))?;
-        let stop = match (Point::from_name(word.text), Function::from_name(word.text)) {
+        let stop = match (Point::from_name(word.text), FuncId::from_name(word.text)) {
             (Some(point), _) if self.cursor.peek() != Some('#') => Stop::Point { point, hit: self.hit()? },
             (_, Some(function)) if self.cursor.eat('#') => Stop::Instr {
                 function,
@@ -51,7 +51,7 @@ impl Parser<'_> {
 
     fn no_place(&self, word: Word<'_>) -> ParseError {
         let points = Point::ALL.iter().map(|point| point.name());
-        let functions = Function::ALL.iter().map(|function| function.name());
+        let functions = FuncId::ALL.iter().map(|function| function.name());
         let (kind, near) = match self.cursor.peek() {
             Some('#') => ("function", suggest(word.text, functions)),
             _ => ("scheduling point", suggest(word.text, points.chain(functions))),

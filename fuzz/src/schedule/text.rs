@@ -164,7 +164,7 @@ mod tests {
     use super::super::ops::TABLE;
     use super::super::{Class, Goroutine};
     use super::*;
-    use sigstorm_runtime::{Function, Point};
+    use sigstorm_runtime::{FuncId, Point};
 
     #[test]
     fn every_operand_has_its_place_in_the_text() {
@@ -195,8 +195,8 @@ mod tests {
     fn operations_are_printed_as_documented() {
         let text = |op: Op| op.to_string();
         let call = |kind, times| text(Op::Call { kind, times });
-        assert_eq!(call(Function::Small, 1), "call small");
-        assert_eq!(call(Function::Small, 4), "call small*4");
+        assert_eq!(call(FuncId::Small, 1), "call small");
+        assert_eq!(call(FuncId::Small, 4), "call small*4");
         assert_eq!(text(Op::Ret { frames: 1 }), "ret");
         assert_eq!(text(Op::Ret { frames: 3 }), "ret 3");
         assert_eq!(text(Op::Run { g: Goroutine::G2 }), "g2");
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn stops_are_printed_as_documented() {
         let point = |hit| Stop::Point { point: Point::TracebackFrame, hit };
-        let instr = |hit, check| Stop::Instr { function: Function::Small, index: 5, hit, check };
+        let instr = |hit, check| Stop::Instr { function: FuncId::Small, index: 5, hit, check };
         assert_eq!(point(1).to_string(), "@ traceback.frame");
         assert_eq!(point(3).to_string(), "@ traceback.frame:3");
         assert_eq!(instr(1, None).to_string(), "@ small#5");

@@ -1,7 +1,7 @@
 //! What a storm counts.
 
 use sigstorm_runtime::CodeClass;
-use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::profiler::SkipReason;
 
 /// What was counted over a storm so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub struct StormCounts {
     pub alone: u64,
     /// Samples that came while the truth itself was being written.
     pub unjudged: u64,
-    /// Samples without a traceback, by reason, in the order of `Skip::ALL`.
-    pub skips: [u64; Skip::ALL.len()],
+    /// Samples without a traceback, by reason, in the order of `SkipReason::ALL`.
+    pub skips: [u64; SkipReason::ALL.len()],
     /// Interrupted PCs, by class, in the order of `CodeClass::ALL`.
     pub interrupted: [u64; CodeClass::ALL.len()],
     /// Operations of goroutines.

@@ -4,9 +4,9 @@
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
-use sigstorm_runtime::dump::{Dump, Pc};
 use sigstorm_runtime::profiler::{Outcome, Sample, SampleFrame};
-use sigstorm_runtime::traceback::WalkError;
+use sigstorm_runtime::unwind::dump::{Dump, Pc};
+use sigstorm_runtime::unwind::traceback::WalkError;
 use sigstorm_runtime::{G, Point};
 
 use super::judge::saved;
@@ -57,7 +57,7 @@ pub(crate) fn finding(storm: &Storm, violation: Violation) -> Finding {
     evidence.extend(storm.seats.iter().map(|seat| format!("    {}", at(storm, seat))));
     let gs = storm.core.goroutines().iter();
     let dump = gs
-        .filter(|g| g.status.get() != sigstorm_runtime::g::status::IDLE)
+        .filter(|g| g.status.get() != sigstorm_runtime::sched::g::status::IDLE)
         .flat_map(|g| Dump { g, culprit }.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
         .collect();
     Finding { verdict: verdict.name().to_owned(), summary, evidence, dump, step: 0 }

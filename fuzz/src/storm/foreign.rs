@@ -8,8 +8,8 @@
 use core::cell::Cell;
 use core::ptr;
 
-use sigstorm_runtime::foreign::{Driver, MAX_CALLBACKS, Next};
-use sigstorm_runtime::{Function, M};
+use sigstorm_runtime::sched::foreign::{Driver, MAX_CALLBACKS, Next};
+use sigstorm_runtime::{FuncId, M};
 
 use super::seat::{Below, Doing};
 use super::state::Stage;
@@ -33,13 +33,13 @@ fn with_worker<R>(f: fn(&mut Worker<'_>) -> R) -> R {
 
 /// The innermost frame makes a foreign call.
 pub(super) fn call(worker: &mut Worker<'_>) {
-    if !worker.look(|truth| truth.can_call(Function::Cgocall)) {
+    if !worker.look(|truth| truth.can_call(FuncId::Cgocall)) {
         return;
     }
     let (m, seat) = (worker.m, worker.seat);
     seat.does(Doing::Foreign);
     seat.counts.foreign_calls.one();
-    worker.update(|truth| truth.pending = Pending::Call(Function::Cgocall));
+    worker.update(|truth| truth.pending = Pending::Call(FuncId::Cgocall));
     let outer = WORKER.replace(ptr::from_mut(worker).cast());
     seat.is_below(Below::Either);
     m.foreign(&DRIVER);
@@ -62,7 +62,7 @@ fn next(worker: &mut Worker<'_>) -> Next {
     let may = worker.storm.stage() == Stage::Blow && worker.look(|truth| truth.callbacks() < MAX_CALLBACKS);
     let (pending, next) = if may && worker.below(2) == 0 {
         worker.seat.counts.callbacks.one();
-        (Pending::Call(Function::Callback), Next::CallBack)
+        (Pending::Call(FuncId::Callback), Next::CallBack)
     } else {
         (Pending::Return, Next::Return)
     };

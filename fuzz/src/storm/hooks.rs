@@ -7,12 +7,12 @@
 use core::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::hooks::Hooks;
-use sigstorm_runtime::lock::Operation;
-use sigstorm_runtime::profiler::Skip;
-use sigstorm_runtime::throw::Throw;
-use sigstorm_runtime::wait::Wait;
+use sigstorm_runtime::instrument::hooks::Hooks;
+use sigstorm_runtime::profiler::SkipReason;
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::sched::wait::Wait;
+use sigstorm_runtime::stack::lock::Operation;
+use sigstorm_runtime::unwind::throw::Throw;
 use sigstorm_runtime::{CodeClass, G, Phase, Point};
 
 use super::ledger::begun_at;
@@ -24,7 +24,7 @@ static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 
 /// Installs the hooks for the whole process.
 pub(crate) fn install() {
-    sigstorm_runtime::hooks::install(&HOOKS);
+    sigstorm_runtime::instrument::hooks::install(&HOOKS);
 }
 
 fn on_point(point: Point, g: *const G, detail: usize) {
@@ -82,7 +82,7 @@ fn in_body(storm: &Storm, seat: &Seat, point: Point, g: Option<&'static G>, deta
                 seat.leaving.store(true, Ordering::Relaxed);
             }
         }
-        (Point::Dropped, Some(_)) => {
+        (Point::GReleased, Some(_)) => {
             seat.owned.store(NONE, Ordering::Relaxed);
             seat.leaving.store(false, Ordering::Relaxed);
         }
@@ -122,7 +122,7 @@ fn in_handler(storm: &Storm, seat: &Seat, point: Point, g: Option<&'static G>, d
         if point == Point::HandlerEnd {
             // The handler must have left it alone, and did.
             seat.counts.signals.one();
-            seat.counts.skips[usize::from(Skip::ForeignThread.code()) - 1].one();
+            seat.counts.skips[usize::from(SkipReason::ForeignThread.code()) - 1].one();
             seat.counts.interrupted[usize::from(CodeClass::Runtime.code()) - 1].one();
         }
         return;
@@ -204,7 +204,7 @@ fn on_wait(wait: &Wait) {
     };
     let holder = match wait {
         Wait::StackLock(g) => g.lock.owner().map(|owner| owner.machine),
-        Wait::RateLock(core) => core.profiler().rate_holder(),
+        Wait::RateLock(rate) => rate.holder(),
         _ => None,
     };
     if let (Some(holder), Some(m)) = (holder, seat.machine)

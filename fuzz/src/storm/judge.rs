@@ -8,11 +8,11 @@
 use core::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::core::Phase;
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::heap::Heap;
-use sigstorm_runtime::lock::Owner;
-use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, Skip};
+use sigstorm_runtime::gc::heap::Heap;
+use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample, SkipReason};
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::sched::runtime::Phase;
+use sigstorm_runtime::stack::lock::Owner;
 
 use sigstorm_runtime::{G, M};
 
@@ -46,7 +46,7 @@ impl Storm {
         let (judged, count) = match sample.outcome {
             Outcome::Traceback => (self.traceback(seat, sample), &counts.tracebacks),
             Outcome::Failed(_) => (Judged::Wrong(Trouble::Traceback), &counts.unjudged),
-            Outcome::Alone => (self.alone(seat, m, sample), &counts.alone),
+            Outcome::NoGoroutine => (self.alone(seat, m, sample), &counts.alone),
             Outcome::Skipped(skip, owner) => {
                 (self.skip(seat, m, sample, skip, owner), &counts.skips[usize::from(skip.code()) - 1])
             }
@@ -124,19 +124,19 @@ impl Storm {
         }
     }
 
-    fn skip(&self, seat: &Seat, m: &M, sample: &Sample, skip: Skip, owner: Option<Owner>) -> Judged {
+    fn skip(&self, seat: &Seat, m: &M, sample: &Sample, skip: SkipReason, owner: Option<Owner>) -> Judged {
         let wrong = Judged::Wrong(Trouble::Skip(skip.name()));
         match skip {
-            Skip::LockHeld => owner.map_or(wrong, |owner| self.lock_held(seat, m, sample, owner)),
-            Skip::ForeignThread => wrong,
-            Skip::ProfilerOff => {
+            SkipReason::LockHeld => owner.map_or(wrong, |owner| self.lock_held(seat, m, sample, owner)),
+            SkipReason::ForeignThread => wrong,
+            SkipReason::ProfilerOff => {
                 // SAFETY: this is the thread's own handler.
                 let before = unsafe { seat.handler() }.rate;
                 let after = self.rate.load(Ordering::Acquire);
                 let off = before != after || after & BUSY != 0 || after & HERTZ == 0;
                 if off { Judged::Right } else { wrong }
             }
-            Skip::UnknownCode => {
+            SkipReason::UnknownCode => {
                 self.hold(seat, sample, Trouble::Skip(skip.name()), |truth, seat, _| {
                     // SAFETY: this is the thread's own handler.
                     let seen = unsafe { seat.handler() }.seen;
@@ -148,7 +148,7 @@ impl Storm {
 
     /// The lock word named a machine and what it does: it must have been at that.
     fn lock_held(&self, seat: &Seat, m: &M, sample: &Sample, owner: Owner) -> Judged {
-        let wrong = Judged::Wrong(Trouble::Skip(Skip::LockHeld.name()));
+        let wrong = Judged::Wrong(Trouble::Skip(SkipReason::LockHeld.name()));
         let Some(holder) = self.seat_of_machine(owner.machine) else { return wrong };
         // SAFETY: this is the thread's own handler.
         let mine = unsafe { seat.handler() };

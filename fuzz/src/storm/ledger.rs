@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use sigstorm_runtime::lock::Operation;
+use sigstorm_runtime::stack::lock::Operation;
 use sigstorm_runtime::{Phase, Point};
 
 /// Room for operations, by code.

@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sigstorm_inject::{self as inject, SignalStack};
-use sigstorm_runtime::{Config, Core, M, fault, profiler};
+use sigstorm_runtime::{Config, M, Runtime, profiler, unwind::fault};
 
 pub use counts::StormCounts;
 pub use options::{Clock, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
@@ -102,7 +102,7 @@ pub fn run(options: StormOptions) -> ! {
 #[derive(Debug, thiserror::Error)]
 enum StormError {
     #[error(transparent)]
-    Size(#[from] sigstorm_runtime::core::ConfigError),
+    Size(#[from] sigstorm_runtime::sched::runtime::ConfigError),
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -138,10 +138,10 @@ fn config(round: u64, clock: Clock) -> Config {
 }
 
 fn begin(options: &StormOptions) -> Result<&'static Storm, StormError> {
-    sigstorm_runtime::defect::plant(&options.defects);
+    sigstorm_runtime::plant(&options.defects);
     let machines = options.threads + 1;
-    let goroutines = (options.threads * 3 + 2).min(sigstorm_runtime::core::MAX_GOROUTINES);
-    let core = Core::leak_sized(config(0, options.clock), goroutines, machines)?;
+    let goroutines = (options.threads * 3 + 2).min(sigstorm_runtime::sched::runtime::MAX_GOROUTINES);
+    let core = Runtime::leak_sized(config(0, options.clock), goroutines, machines)?;
     profiler::install().map_err(system("installing the SIGPROF handler"))?;
     fault::install().map_err(system("installing the fault handlers"))?;
     hooks::install();
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn rounds_have_options_that_the_core_takes() {
         for round in 0..24 {
-            assert!(Core::leak_sized(config(round, Clock::Monotonic), 5, 2).is_ok(), "round {round}");
+            assert!(Runtime::leak_sized(config(round, Clock::Monotonic), 5, 2).is_ok(), "round {round}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use sigstorm_runtime::Defect;
 
 /// Most threads that run goroutines: the core has one machine more, for the collector.
-pub const MAX_THREADS: usize = sigstorm_runtime::core::MAX_MACHINES - 1;
+pub const MAX_THREADS: usize = sigstorm_runtime::sched::runtime::MAX_MACHINES - 1;
 /// Most signals a second and thread: beyond it nothing but handlers runs.
 pub const MAX_RATE: u32 = sigstorm_runtime::profiler::rate::MAX_RATE;
 /// Longest delay, in microseconds.

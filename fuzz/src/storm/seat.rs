@@ -9,8 +9,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sigstorm_runtime::profiler::Skip;
-use sigstorm_runtime::wait::Wait;
+use sigstorm_runtime::profiler::SkipReason;
+use sigstorm_runtime::sched::wait::Wait;
 use sigstorm_runtime::{CodeClass, M};
 
 use super::ledger::{Ledger, OPERATIONS, Words};
@@ -109,7 +109,7 @@ pub(crate) struct SeatCounts {
     pub(crate) tracebacks: Count,
     pub(crate) alone: Count,
     pub(crate) unjudged: Count,
-    pub(crate) skips: [Count; Skip::ALL.len()],
+    pub(crate) skips: [Count; SkipReason::ALL.len()],
     pub(crate) interrupted: [Count; CodeClass::ALL.len()],
     pub(crate) delays_in_handler: Count,
     // The thread's.

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use std::sync::Mutex;
 
-use sigstorm_runtime::Core;
-use sigstorm_runtime::throw::Throw;
+use sigstorm_runtime::Runtime;
+use sigstorm_runtime::unwind::throw::Throw;
 
 use super::cell::{HeapCell, TruthCell};
 use super::counts::StormCounts;
@@ -61,7 +61,7 @@ pub(crate) struct Violation {
 /// The shared state of a storm.
 #[derive(Debug)]
 pub(crate) struct Storm {
-    pub(crate) core: &'static Core,
+    pub(crate) core: &'static Runtime,
     /// The threads that run goroutines, the collector, and the weather.
     pub(crate) seats: Vec<Seat>,
     pub(crate) truths: Vec<TruthCell>,
@@ -96,7 +96,7 @@ pub(crate) fn storm() -> Option<&'static Storm> {
 }
 
 impl Storm {
-    pub(crate) fn leak(core: &'static Core, seats: Vec<Seat>, delay: Delay) -> &'static Storm {
+    pub(crate) fn leak(core: &'static Runtime, seats: Vec<Seat>, delay: Delay) -> &'static Storm {
         let storm = Box::leak(Box::new(Storm {
             core,
             seats,

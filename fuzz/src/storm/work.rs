@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::mutator::SLOTS;
-use sigstorm_runtime::panic::Unwind;
-use sigstorm_runtime::syscall::{SystemCall, SystemCalls};
-use sigstorm_runtime::{Function, Left, M};
+use sigstorm_runtime::gc::mutator::SLOTS;
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::sched::panic::Unwind;
+use sigstorm_runtime::sched::syscall::{SystemCall, SystemCalls};
+use sigstorm_runtime::{FuncId, M, RunResult};
 
 use super::cell::{HeapWriter, TruthCell};
 use super::others;
@@ -22,7 +22,7 @@ use super::state::{Stage, Storm, Trouble};
 use crate::executor::truth::{Pending, SavedAt, Truth, Value};
 
 /// What a deferred call calls.
-const DEFERRED: Function = Function::Tiny;
+const DEFERRED: FuncId = FuncId::Tiny;
 /// Most often that the program's memory is looked over: once in so many operations.
 const LOOK_OVER: u32 = 16;
 
@@ -68,15 +68,15 @@ pub(crate) struct Worker<'a> {
 const RATE: u32 = 1 << 12;
 
 /// What a kind of frame is called for, out of a hundred.
-const KINDS: [(Function, u32); 8] = [
-    (Function::Tiny, 20),
-    (Function::Small, 24),
-    (Function::Medium, 16),
-    (Function::Large, 10),
-    (Function::Huge, 3),
-    (Function::Nosplit, 8),
-    (Function::Deferring, 12),
-    (Function::Leaf, 7),
+const KINDS: [(FuncId, u32); 8] = [
+    (FuncId::Tiny, 20),
+    (FuncId::Small, 24),
+    (FuncId::Medium, 16),
+    (FuncId::Large, 10),
+    (FuncId::Huge, 3),
+    (FuncId::Nosplit, 8),
+    (FuncId::Deferring, 12),
+    (FuncId::Leaf, 7),
 ];
 
 impl Worker<'_> {
@@ -181,7 +181,7 @@ impl Worker<'_> {
         // A deferred call may recover; elsewhere that does nothing.
         let deferred = self.look(|truth| {
             let frames = truth.frames();
-            frames.len() >= 2 && frames[frames.len() - 2].function == Function::Gopanic
+            frames.len() >= 2 && frames[frames.len() - 2].function == FuncId::Gopanic
         });
         if deferred && self.below(3) == 0 {
             self.seat.does(Doing::Recover);
@@ -217,7 +217,7 @@ impl Worker<'_> {
             // Foreign code would have nobody to return to.
             74 if !self.look(Truth::is_in_foreign_call) => self.panic(true),
             75..78 => {
-                if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring)) {
+                if self.look(|truth| truth.top().is_some_and(|f| f.function == FuncId::Deferring)) {
                     self.defer();
                 }
             }
@@ -225,7 +225,7 @@ impl Worker<'_> {
         }
     }
 
-    fn kind(&mut self) -> Function {
+    fn kind(&mut self) -> FuncId {
         let mut left = self.below(KINDS.iter().map(|(_, weight)| weight).sum());
         for (kind, weight) in KINDS {
             if left < weight {
@@ -233,7 +233,7 @@ impl Worker<'_> {
             }
             left -= weight;
         }
-        Function::Tiny
+        FuncId::Tiny
     }
 
     fn take(&self, index: usize) -> bool {
@@ -255,12 +255,12 @@ impl Worker<'_> {
         taken
     }
 
-    fn call(&self, kind: Function) {
+    fn call(&self, kind: FuncId) {
         self.seat.does(Doing::Call);
         self.update(|truth| truth.pending = Pending::Call(kind));
         self.m.call(kind);
         self.update(Truth::called);
-        if kind == Function::Deferring {
+        if kind == FuncId::Deferring {
             self.defer();
         }
     }
@@ -281,7 +281,7 @@ impl Worker<'_> {
     /// once the goroutine has ended.
     pub(super) fn ret(&self) -> bool {
         self.seat.does(Doing::Return);
-        if self.look(|truth| truth.top().is_some_and(|f| f.function == Function::Deferring)) {
+        if self.look(|truth| truth.top().is_some_and(|f| f.function == FuncId::Deferring)) {
             let deferred = self.m.deferred_before_return();
             let right = self.update(Truth::defers_before_return).then_some(DEFERRED);
             self.agree(
@@ -300,9 +300,9 @@ impl Worker<'_> {
             truth.pending = Pending::Return;
         });
         match self.m.ret() {
-            Left::Exited => false,
+            RunResult::Exited => false,
             // A callback's frame: what comes next is foreign code's to say.
-            Left::InForeign => {
+            RunResult::InForeign => {
                 self.update(Truth::returned);
                 false
             }
@@ -314,13 +314,13 @@ impl Worker<'_> {
     }
 
     fn syscall(&mut self) {
-        if !self.look(|truth| truth.can_call(Function::Syscall)) {
+        if !self.look(|truth| truth.can_call(FuncId::Syscall)) {
             return;
         }
         self.seat.does(Doing::Syscall);
         self.seat.counts.syscalls.one();
-        self.update(|truth| truth.pending = Pending::Call(Function::Syscall));
-        self.m.call(Function::Syscall);
+        self.update(|truth| truth.pending = Pending::Call(FuncId::Syscall));
+        self.m.call(FuncId::Syscall);
         self.update(Truth::called);
         self.seat.ledger.idle();
         self.seat.does(Doing::InSyscall);
@@ -347,11 +347,11 @@ impl Worker<'_> {
     }
 
     fn panic(&self, exits: bool) {
-        if !self.look(|truth| truth.can_call(Function::Gopanic)) {
+        if !self.look(|truth| truth.can_call(FuncId::Gopanic)) {
             return;
         }
         self.seat.does(Doing::Panic);
-        let frame = if exits { Function::Goexit } else { Function::Gopanic };
+        let frame = if exits { FuncId::Goexit } else { FuncId::Gopanic };
         let can = self.look(|truth| truth.can_panic(exits));
         self.update(|truth| truth.pending = Pending::Call(frame));
         let begun = self.m.panic(exits).is_some();
@@ -370,7 +370,7 @@ impl Worker<'_> {
     fn unwind(&self) -> bool {
         loop {
             match self.look(|truth| truth.top().map(|f| f.function)) {
-                Some(Function::Gopanic | Function::Goexit) => {}
+                Some(FuncId::Gopanic | FuncId::Goexit) => {}
                 Some(_) => return true,
                 None => return false,
             }

@@ -1,7 +1,7 @@
 //! What a sweep did at each instruction of the marked code, and why not at the others.
 
 use sigstorm_inject::Region;
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 
 use super::plan::{Disturbance, Injection};
 use super::reasons::never;
@@ -12,7 +12,7 @@ use crate::outcome::{Crossing, Injected};
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// Its function.
-    pub function: Function,
+    pub function: FuncId,
     /// Which of its instructions.
     pub index: u16,
     /// How often the watched runs came there within a step.
@@ -84,7 +84,7 @@ impl Coverage {
     /// Of nothing yet.
     pub fn new(region: &Region) -> Coverage {
         let (mut places, mut first) = (Vec::new(), Vec::new());
-        for &function in Function::ALL {
+        for &function in FuncId::ALL {
             first.push(places.len());
             for (index, never) in never(region, function).into_iter().enumerate() {
                 places.push(Place {
@@ -108,11 +108,11 @@ impl Coverage {
     }
 
     /// The instructions of one function.
-    pub fn of(&self, function: Function) -> impl Iterator<Item = &Place> {
+    pub fn of(&self, function: FuncId) -> impl Iterator<Item = &Place> {
         self.places.iter().filter(move |place| place.function == function)
     }
 
-    fn place(&mut self, function: Function, index: u16) -> Option<&mut Place> {
+    fn place(&mut self, function: FuncId, index: u16) -> Option<&mut Place> {
         let first = *self.first.get(number(function))?;
         self.places.get_mut(first + usize::from(index)).filter(|place| place.function == function)
     }
@@ -120,7 +120,7 @@ impl Coverage {
     /// Notes the visits of a watched run with so many steps.
     pub fn watched(&mut self, crossings: &[Crossing], steps: usize) {
         for crossing in crossings {
-            let Some(function) = Function::from_code(crossing.function) else { continue };
+            let Some(function) = FuncId::from_code(crossing.function) else { continue };
             let Some(place) = self.place(function, crossing.index) else { continue };
             let count = u64::from(crossing.count);
             if (crossing.step as usize) < steps {

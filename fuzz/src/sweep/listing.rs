@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use sigstorm_inject::Region;
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 
 use super::coverage::{Coverage, Place};
 use crate::executor::number;
@@ -21,7 +21,7 @@ fn count(n: u64) -> String {
 }
 
 /// Reached and reachable instructions of a function.
-fn tally(coverage: &Coverage, function: Function) -> (usize, usize) {
+fn tally(coverage: &Coverage, function: FuncId) -> (usize, usize) {
     let reachable: Vec<&Place> = coverage.reachable().filter(|place| place.function == function).collect();
     (reachable.iter().filter(|place| place.injected()).count(), reachable.len())
 }
@@ -33,7 +33,7 @@ pub fn text(coverage: &Coverage, region: &Region) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(out, "{injected} of {boundaries} reachable instructions\n");
     let _ = writeln!(out, "{:>8} {:>8} {:>8}", "crossed", "signals", "others");
-    for &function in Function::ALL {
+    for &function in FuncId::ALL {
         let (injected, all) = tally(coverage, function);
         let _ = writeln!(out, "\n{function}: {injected} of {all}");
         let boundaries = region.boundaries(number(function));
@@ -74,11 +74,11 @@ pub fn html(coverage: &Coverage, region: &Region) -> String {
          <p>{injected} of {boundaries} reachable instructions: a signal was delivered there, or, where \
          signals are blocked, another thread went on while one was held there.</p>\n<p>"
     );
-    for &function in Function::ALL {
+    for &function in FuncId::ALL {
         let _ = write!(out, "<a href=\"#{function}\">{function}</a> ");
     }
     out.push_str("</p>\n");
-    for &function in Function::ALL {
+    for &function in FuncId::ALL {
         let (injected, all) = tally(coverage, function);
         let _ = writeln!(
             out,

@@ -1,6 +1,6 @@
 //! Which runs a sweep consists of.
 
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 
 use crate::outcome::Crossing;
 use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop};
@@ -23,7 +23,7 @@ pub enum Disturbance {
         /// Who and what.
         other: (Actor, Op),
         /// Where that is held.
-        at: (Function, u16),
+        at: (FuncId, u16),
         /// The first goes on first.
         in_order: bool,
     },
@@ -35,7 +35,7 @@ pub struct Injection {
     /// The step that comes to the instruction.
     pub step: usize,
     /// The instruction's function.
-    pub function: Function,
+    pub function: FuncId,
     /// Which of its instructions.
     pub index: u16,
     /// At which visit.
@@ -80,7 +80,7 @@ impl Plan {
         let mut all = Vec::new();
         let mut others = (usize::MAX, Vec::new());
         for crossing in self.within() {
-            let Some(function) = Function::from_code(crossing.function) else { continue };
+            let Some(function) = FuncId::from_code(crossing.function) else { continue };
             let step = crossing.step as usize;
             if others.0 != step {
                 others = (step, self.conflicting(step));
@@ -138,10 +138,10 @@ impl Plan {
     }
 
     /// The first visits of two steps, each with each.
-    fn first_visits(&self, one: usize, other: usize) -> Vec<((Function, u16), (Function, u16))> {
-        let of = |step: usize| -> Vec<(Function, u16)> {
+    fn first_visits(&self, one: usize, other: usize) -> Vec<((FuncId, u16), (FuncId, u16))> {
+        let of = |step: usize| -> Vec<(FuncId, u16)> {
             let crossings = self.crossings.iter().filter(|c| c.step as usize == step);
-            crossings.filter_map(|c| Some((Function::from_code(c.function)?, c.index))).collect()
+            crossings.filter_map(|c| Some((FuncId::from_code(c.function)?, c.index))).collect()
         };
         let others = of(other);
         of(one).into_iter().flat_map(|one| others.iter().map(move |&other| (one, other))).collect()
@@ -189,7 +189,7 @@ impl Plan {
                         continue;
                     }
                     add(machine, Op::Signal);
-                    add(machine, Op::Call { kind: Function::Huge, times: 1 });
+                    add(machine, Op::Call { kind: FuncId::Huge, times: 1 });
                     add(machine, Op::Ret { frames: 1 });
                 }
             }
@@ -261,9 +261,9 @@ pub fn plain(schedule: &Schedule) -> Schedule {
 mod tests {
     use super::*;
 
-    fn plan(text: &str, crossings: &[(u32, Function, u16, u16, u8)]) -> Plan {
+    fn plan(text: &str, crossings: &[(u32, FuncId, u16, u16, u8)]) -> Plan {
         let schedule = Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("a schedule");
-        let crossing = |&(step, function, index, count, masked): &(u32, Function, u16, u16, u8)| Crossing {
+        let crossing = |&(step, function, index, count, masked): &(u32, FuncId, u16, u16, u8)| Crossing {
             step,
             function: function.code(),
             index,
@@ -277,7 +277,7 @@ mod tests {
     fn every_visit_has_a_signal_and_every_other() {
         let plan = plan(
             "m1 g1 call small\ngc mark; scan g1\nm1 signal",
-            &[(1, Function::Small, 3, 2, 0), (4, Function::Lock, 0, 1, 1), (5, Function::Lock, 1, 9, 0)],
+            &[(1, FuncId::Small, 3, 2, 0), (4, FuncId::Lock, 0, 1, 1), (5, FuncId::Lock, 1, 9, 0)],
         );
         let all = plan.injections();
         let signals: Vec<(u8, bool)> =
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_run_is_the_schedule_with_one_disturbance() {
-        let plan = plan("m1 g1 call small @ lock.release\nm1 resume", &[(1, Function::Small, 3, 1, 0)]);
+        let plan = plan("m1 g1 call small @ lock.release\nm1 resume", &[(1, FuncId::Small, 3, 1, 0)]);
         let text = |i: &Injection| plan.schedule(i).to_text();
         let all = plan.injections();
         let expected = Schedule::parse(
@@ -328,7 +328,7 @@ mod tests {
     fn pairs_hold_two() {
         let plan = plan(
             "m1 g1 call small; signal\ngc mark",
-            &[(2, Function::WalkStep, 1, 1, 1), (3, Function::Lock, 2, 1, 0), (3, Function::Lock, 3, 1, 0)],
+            &[(2, FuncId::WalkStep, 1, 1, 1), (3, FuncId::Lock, 2, 1, 0), (3, FuncId::Lock, 3, 1, 0)],
         );
         let pairs = plan.pairs();
         assert_eq!(pairs.len(), 4);

@@ -5,8 +5,10 @@
 //! stated by the labels in their code.
 
 use sigstorm_inject::{Flow, Known, Region};
-use sigstorm_runtime::table::{FunctionInfo, info};
-use sigstorm_runtime::{Function, canary, defect, hooks, throw, traceback};
+use sigstorm_runtime::unwind::functab::{FuncInfo, info};
+use sigstorm_runtime::{
+    FuncId, instrument::canary, instrument::defect, instrument::hooks, unwind::throw, unwind::traceback,
+};
 
 use crate::executor::number;
 
@@ -16,39 +18,39 @@ const PLANTED: &str = "only a planted defect comes there";
 const WRONG: &str = "only a walk that goes wrong comes there";
 
 /// Why no run of a quiet core comes to each instruction of `function`; nothing where one can.
-pub(super) fn never(region: &Region, function: Function) -> Vec<Option<&'static str>> {
+pub(super) fn never(region: &Region, function: FuncId) -> Vec<Option<&'static str>> {
     let f = number(function);
     if !function.on_goroutine_stack() {
         return protocol(region, f);
     }
     let count = region.count(f);
     let mut reasons = vec![None; count];
-    let FunctionInfo { after_call, after_more, landing, slots, .. } = *info(function);
+    let FuncInfo { after_call, after_morestack, landing, slots, .. } = *info(function);
     let index_of = |address: usize| (0..count).find(|&index| region.address(f, index) == Some(address));
     for (index, reason) in reasons.iter_mut().enumerate() {
         if region.disassemble(f, index) == "ud2" {
             *reason = Some(match function {
-                Function::Trampoline => "only barriers out of order end there",
+                FuncId::Trampoline => "only barriers out of order end there",
                 _ => "an exit is never resumed",
             });
         }
     }
     match function {
-        _ if slots == 0 || function == Function::Entry => {}
+        _ if slots == 0 || function == FuncId::Entry => {}
         function => {
             let (Some(lands), Some(more), Some(called)) =
-                (index_of(landing), index_of(after_more), index_of(after_call))
+                (index_of(landing), index_of(after_morestack), index_of(after_call))
             else {
                 return reasons;
             };
-            if !matches!(function, Function::Deferring | Function::Callback) {
+            if !matches!(function, FuncId::Deferring | FuncId::Callback) {
                 reasons[lands] = Some("recoveries land in a deferring frame or a callback alone");
             }
             // Its event, the call, and the jump back.
-            if function == Function::Nosplit {
+            if function == FuncId::Nosplit {
                 reasons[more - 2..=more].fill(Some("it has no stack check"));
             }
-            if matches!(function, Function::Gopanic | Function::Goexit) {
+            if matches!(function, FuncId::Gopanic | FuncId::Goexit) {
                 reasons[called + 1..more - 2].fill(Some("it never returns to whom it has interrupted"));
             }
         }
@@ -151,7 +153,7 @@ mod tests {
     #[test]
     fn most_of_the_marked_code_can_be_come_to() {
         let region = crate::executor::region().expect("code");
-        for &function in Function::ALL {
+        for &function in FuncId::ALL {
             let reasons = never(&region, function);
             assert_eq!(reasons.len(), region.count(number(function)));
             assert!(reasons[0].is_none(), "{function}");

@@ -4,14 +4,14 @@ use std::fmt;
 
 use sigstorm::executor::Harness;
 use sigstorm::schedule::Stop;
-use sigstorm_runtime::Function;
-use sigstorm_runtime::table::{FunctionInfo, info};
+use sigstorm_runtime::FuncId;
+use sigstorm_runtime::unwind::functab::{FuncInfo, info};
 
 /// Where an instruction begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boundary {
     /// Its function.
-    pub function: Function,
+    pub function: FuncId,
     /// Which instruction of it.
     pub index: u16,
     /// How far into it.
@@ -44,7 +44,7 @@ impl Boundary {
 /// Every instruction of every function, in the order of their codes.
 pub fn all(harness: &Harness) -> Vec<Boundary> {
     let region = harness.region().expect("the marked code");
-    let of = |&function: &Function| {
+    let of = |&function: &FuncId| {
         let boundaries = region.boundaries(usize::from(function.code())).iter().enumerate();
         boundaries.map(move |(index, b)| Boundary {
             function,
@@ -52,25 +52,25 @@ pub fn all(harness: &Harness) -> Vec<Boundary> {
             offset: usize::from(b.offset),
         })
     };
-    Function::ALL.iter().filter(|f| f.on_goroutine_stack()).flat_map(of).collect()
+    FuncId::ALL.iter().filter(|f| f.on_goroutine_stack()).flat_map(of).collect()
 }
 
 /// The instructions of `all` that belong to one function.
-pub fn of(all: &[Boundary], function: Function) -> impl Iterator<Item = &Boundary> {
+pub fn of(all: &[Boundary], function: FuncId) -> impl Iterator<Item = &Boundary> {
     all.iter().filter(move |b| b.function == function)
 }
 
 /// Why nothing ever runs this instruction; nothing where something must.
 pub fn dead(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
-    use Function::*;
-    let FunctionInfo { start, end, after_call, after_more, landing, slots, .. } = *info(boundary.function);
+    use FuncId::*;
+    let FuncInfo { start, end, after_call, after_morestack, landing, slots, .. } = *info(boundary.function);
     let index_of = |address: usize| {
         of(all, boundary.function).position(|b| start + b.offset == address).expect("a label") as u16
     };
     let is_last = of(all, boundary.function).last() == Some(boundary);
     let last_of = |name: &'static str| (is_last && end == boundary.address() + 2).then_some(name);
     match boundary.function {
-        Entry => (boundary.address() == after_more).then_some("ud2 after an exit that is never resumed"),
+        Entry => (boundary.address() == after_morestack).then_some("ud2 after an exit that is never resumed"),
         Trampoline => last_of("ud2 where the order is broken"),
         Callback => last_of("ud2 after an exit that is never resumed"),
         Syscall | Cgocall | SwitchIn | SwitchOut | Leaf => None,
@@ -80,7 +80,7 @@ pub fn dead(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
                 return Some("recoveries land in a deferring frame alone");
             }
             // Its event, the call, and the jump back.
-            let more = index_of(after_more) - 2..=index_of(after_more);
+            let more = index_of(after_morestack) - 2..=index_of(after_morestack);
             if more.contains(&boundary.index) && function == Nosplit {
                 return Some("it has no stack check");
             }

@@ -3,7 +3,7 @@
 
 use sigstorm::generate::Generator;
 use sigstorm::schedule::{Actor, Schedule, Stop};
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -32,7 +32,7 @@ fn stopped() -> Vec<Schedule> {
     let mut schedules = schedules();
     for step in schedules.iter_mut().flat_map(|schedule| &mut schedule.steps) {
         if step.actor != Actor::World && below(2) == 0 {
-            let function = Function::ALL[below(Function::ALL.len())];
+            let function = FuncId::ALL[below(FuncId::ALL.len())];
             let (index, hit) = (below(200) as u16, 1 + below(3) as u8);
             step.stop = Some(Stop::Instr { function, index, hit, check: None });
         }

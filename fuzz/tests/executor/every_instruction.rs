@@ -4,7 +4,7 @@
 use sigstorm::executor::Harness;
 use sigstorm::outcome::Event;
 use sigstorm::schedule::{Schedule, Stop};
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 
 use crate::boundaries::{self, Boundary};
 use crate::common::{harness, in_child, run_clean, schedule};
@@ -13,12 +13,12 @@ use crate::common::{harness, in_child, run_clean, schedule};
 const HERE: &str = "@HERE";
 
 /// Ways through a function, prologue to epilogue.
-fn ways(function: Function) -> Vec<String> {
+fn ways(function: FuncId) -> Vec<String> {
     let fixed = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     // Asked to scan itself while it asks what to do; it answers in its next prologue.
     const ASKED: &str = "\ngc mark; scan g1\nm1";
     match function {
-        Function::Entry => fixed(&[
+        FuncId::Entry => fixed(&[
             "m1 g1 @HERE",
             "m1 g1 call small @HERE",
             "m1 g1 call small; ret @HERE",
@@ -26,7 +26,7 @@ fn ways(function: Function) -> Vec<String> {
             "m1 g1 call small; setpc; ret @HERE",
             "every_frame\nm1 g1 call small; syscall\ngc mark; scan g1\nm1 resume; ret @HERE",
         ]),
-        Function::Syscall => fixed(&[
+        FuncId::Syscall => fixed(&[
             "m1 g1 call small; syscall @HERE",
             "m1 g1 call small; syscall; resume @HERE",
             // Woken in the kernel: by itself, in its handler, and by another.
@@ -36,13 +36,13 @@ fn ways(function: Function) -> Vec<String> {
             "m1 g1 call nosplit; call tiny; syscall; resume @HERE",
             "every_frame\nm1 g1 call small; syscall\ngc mark; scan g1\nm1 resume @HERE",
         ]),
-        Function::Cgocall => fixed(&[
+        FuncId::Cgocall => fixed(&[
             "m1 g1 call small; foreign @HERE",
             "m1 g1 call small; foreign; resume @HERE",
             "every_frame\nm1 g1 call small; foreign\ngc mark; scan g1\nm1 resume @HERE",
             "m1 g1 call small; foreign; callback; foreign; callback; ret; resume @HERE",
         ]),
-        Function::Callback => fixed(&[
+        FuncId::Callback => fixed(&[
             "m1 g1 call small; foreign; callback @HERE",
             "m1 g1 call small; foreign; callback; call tiny @HERE",
             "m1 g1 call small; foreign; callback; call tiny; ret @HERE",
@@ -58,13 +58,13 @@ fn ways(function: Function) -> Vec<String> {
             "every_frame\nm1 g1 call small; foreign; callback; call tiny; syscall\ngc mark; scan g1\n\
              m1 resume; ret; ret @HERE",
         ]),
-        Function::Trampoline => fixed(&[
+        FuncId::Trampoline => fixed(&[
             "every_frame\nm1 g1 call small*2; syscall\ngc mark; scan g1\nm1 resume; ret @HERE",
             "every_frame\nm1 g1 call large*2; syscall\ngc mark; scan g1\nm1 resume; ret 2 @HERE",
             "m1 g1 call large*4; syscall\ngc mark; scan g1\nm1 resume; ret 4 @HERE",
         ]),
-        Function::Gopanic | Function::Goexit => {
-            let op = if function == Function::Gopanic { "panic" } else { "exit" };
+        FuncId::Gopanic | FuncId::Goexit => {
+            let op = if function == FuncId::Gopanic { "panic" } else { "exit" };
             vec![
                 format!("m1 g1 call deferring; call small; {op} @HERE"),
                 format!("m1 g1 call deferring{ASKED} {op} @HERE"),
@@ -72,9 +72,9 @@ fn ways(function: Function) -> Vec<String> {
                 format!("m1 g1 call deferring*2; {op}; setpc; ret @HERE"),
             ]
         }
-        Function::SwitchIn | Function::SwitchOut => {
-            let is_switch = |f: Function| matches!(f, Function::SwitchIn | Function::SwitchOut);
-            let others = Function::ALL.iter().filter(|f| f.on_goroutine_stack() && !is_switch(**f));
+        FuncId::SwitchIn | FuncId::SwitchOut => {
+            let is_switch = |f: FuncId| matches!(f, FuncId::SwitchIn | FuncId::SwitchOut);
+            let others = FuncId::ALL.iter().filter(|f| f.on_goroutine_stack() && !is_switch(**f));
             let texts = others.flat_map(|&f| ways(f));
             // The way out of it and the way in again, where that is another.
             texts.flat_map(|text| [text.clone(), text.replace(HERE, "@HERE:2")]).collect()
@@ -93,7 +93,7 @@ fn ways(function: Function) -> Vec<String> {
                     "\ngc mark; scan g1\nm1"
                 ),
             ];
-            if kind == Function::Deferring {
+            if kind == FuncId::Deferring {
                 // Its first return is to the call that it has deferred.
                 ways.push("m1 g1 call deferring; ret 2; ret @HERE".to_owned());
                 ways.push("m1 g1 call deferring; call small; panic; recover; ret @HERE".to_owned());
@@ -125,7 +125,7 @@ fn interrupts(harness: &mut Harness, way: &str, boundary: &Boundary) -> bool {
     let is_sample = |e: &&Event| e.actor == "m1" && e.what.starts_with("sample: ");
     let sample = run.events[at..].iter().find(is_sample).unwrap_or_else(|| panic!("no sample\n{schedule}"));
     assert_eq!(sample.pc, boundary.place(), "the signal arrived elsewhere\n{schedule}");
-    let expected = if boundary.function == Function::Leaf { "unknown-code" } else { "right" };
+    let expected = if boundary.function == FuncId::Leaf { "unknown-code" } else { "right" };
     assert_eq!(sample.what, format!("sample: {expected}"), "{boundary}\n{schedule}");
     true
 }
@@ -156,7 +156,7 @@ fn a_stop_whose_instruction_has_changed_is_not_reached() {
     in_child("every_instruction::a_stop_whose_instruction_has_changed_is_not_reached", "", |_| {
         let mut harness = harness(&[]);
         let region = harness.region().expect("the marked code");
-        let check = region.boundaries(usize::from(Function::Small.code()))[3].check;
+        let check = region.boundaries(usize::from(FuncId::Small.code()))[3].check;
         for (given, is_right) in [(check, true), (check ^ 1, false)] {
             let text = format!("m1 g1 call small @ small#3/{given:x}\nm1 signal; resume");
             let run = run_clean(&mut harness, &schedule(&text), true);

@@ -2,7 +2,7 @@
 //! thread with foreign frames on its stack can be told.
 
 use sigstorm::outcome::{Event, Run};
-use sigstorm_runtime::foreign::MAX_CALLBACKS;
+use sigstorm_runtime::sched::foreign::MAX_CALLBACKS;
 use sigstorm_runtime::{CodeClass, Point};
 
 use crate::common::{harness, in_child, run_clean, schedule};

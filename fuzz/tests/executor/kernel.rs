@@ -2,15 +2,15 @@
 //! collector scans there; and whatever is chosen next, it is the same every time.
 
 use sigstorm::outcome::{Event, Run, Verdict};
-use sigstorm_runtime::table::{corrupt, info};
-use sigstorm_runtime::{CodeClass, Function};
+use sigstorm_runtime::unwind::functab::{corrupt, info};
+use sigstorm_runtime::{CodeClass, FuncId};
 
 use crate::boundaries;
 use crate::common::{describe, harness, in_child, run_clean, schedule};
 
 /// Where the kernel comes back to, as an event has it.
 fn in_the_kernel() -> String {
-    let stub = info(Function::Syscall);
+    let stub = info(FuncId::Syscall);
     format!("syscall+{:#x}", stub.landing - stub.start)
 }
 
@@ -58,8 +58,8 @@ fn a_signal_interrupts_the_system_call_and_is_judged_there() {
 fn a_system_call_can_be_made_from_every_kind_of_frame() {
     in_child("kernel::a_system_call_can_be_made_from_every_kind_of_frame", "", |_| {
         let mut harness = harness(&[]);
-        let kinds = Function::ALL.iter().filter(|f| f.is_callable() && !matches!(f, Function::Leaf));
-        let frames = kinds.filter(|&&f| f != Function::Nosplit).map(|kind| format!("call {kind}"));
+        let kinds = FuncId::ALL.iter().filter(|f| f.is_callable() && !matches!(f, FuncId::Leaf));
+        let frames = kinds.filter(|&&f| f != FuncId::Nosplit).map(|kind| format!("call {kind}"));
         // In a deferred call of a return, of a panic, of an exit, and once it has recovered.
         let deferred = ["ret", "panic", "exit", "panic; recover"].map(|op| format!("call deferring; {op}"));
         for way in frames.chain(deferred).chain([String::new()]) {
@@ -132,7 +132,7 @@ fn wherever_a_thread_is_held_on_its_way_back_it_is_the_same_every_time() {
     let said = in_child(NAME, "", |_| {
         let mut harness = harness(&[]);
         let all = boundaries::all(&harness);
-        let functions = [Function::Syscall, Function::SwitchIn, Function::SwitchOut, Function::Small];
+        let functions = [FuncId::Syscall, FuncId::SwitchIn, FuncId::SwitchOut, FuncId::Small];
         let mut held = 0;
         for boundary in functions.iter().flat_map(|&f| boundaries::of(&all, f)) {
             for hit in [1, 2, 5] {
@@ -163,7 +163,7 @@ fn a_wrong_row_where_the_kernel_comes_back_to_is_noticed() {
     in_child("kernel::a_wrong_row_where_the_kernel_comes_back_to_is_noticed", "", |_| {
         let mut harness = harness(&[]);
         // SAFETY: every thread waits, and this process is for this alone.
-        unsafe { corrupt(info(Function::Syscall).landing, 8) };
+        unsafe { corrupt(info(FuncId::Syscall).landing, 8) };
         let text = "m1 g1 call small; syscall\nm2 g2 call small; signal\nm1 signal";
         let run = harness.run(&schedule(text), true);
         let finding = run.finding.as_ref().expect("a wrong traceback");
@@ -188,8 +188,8 @@ fn events_are_traced_only_where_it_is_asked_for() {
         assert_eq!(events(&run, "m1", "sample: lock-held").count(), 2);
         assert!(events(&run, "m1", "sample: lock-held").all(|event| event.lock == "m1: trace"));
         for (index, event) in events(&run, "m1", "trace.event").enumerate() {
-            let saved = info(Function::Syscall);
-            let pc = [saved.after_ask, saved.after_more][index % 2] - saved.start;
+            let saved = info(FuncId::Syscall);
+            let pc = [saved.after_next_op, saved.after_morestack][index % 2] - saved.start;
             assert_eq!(event.pc, format!("syscall+{pc:#x}"));
         }
         String::new()

@@ -8,9 +8,9 @@ use std::thread;
 
 use sigstorm::outcome::Verdict;
 use sigstorm_inject::Trap;
-use sigstorm_runtime::lock::{Operation, Owner};
-use sigstorm_runtime::table::{Table, corrupt, info};
-use sigstorm_runtime::{Function, M};
+use sigstorm_runtime::stack::lock::{Operation, Owner};
+use sigstorm_runtime::unwind::functab::{Table, corrupt, info};
+use sigstorm_runtime::{FuncId, M};
 
 use crate::boundaries::{self, Boundary};
 use crate::common::{describe, harness, in_child, schedule};
@@ -19,10 +19,10 @@ use crate::stepping::{step_through, stepped, tour};
 /// Why a wrong delta at this instruction changes nothing: no walk uses it.
 fn unused(all: &[Boundary], boundary: &Boundary) -> Option<&'static str> {
     match boundary.function {
-        Function::Leaf => Some("it has no row"),
-        Function::SwitchIn => Some("the walk starts from the saved state"),
-        Function::Trampoline => Some("the walk acts as if it had finished"),
-        Function::SwitchOut if boundary.address() >= info(Function::SwitchOut).landing => {
+        FuncId::Leaf => Some("it has no row"),
+        FuncId::SwitchIn => Some("the walk starts from the saved state"),
+        FuncId::Trampoline => Some("the walk acts as if it had finished"),
+        FuncId::SwitchOut if boundary.address() >= info(FuncId::SwitchOut).landing => {
             Some("SP is the thread's own")
         }
         _ => boundaries::dead(all, boundary),
@@ -41,8 +41,8 @@ fn with_a_wrong_row(argument: &str) -> String {
     unsafe { corrupt(boundary.address(), 8) };
     // Those first that name the function, or what leads to it.
     let word = match boundary.function {
-        Function::Gopanic => "panic",
-        Function::Goexit => "exit",
+        FuncId::Gopanic => "panic",
+        FuncId::Goexit => "exit",
         function => function.name(),
     };
     let mut tour = tour();
@@ -98,7 +98,7 @@ fn meddled(text: &str, each: fn(&mut Trap<'_>) -> bool) -> String {
 
 /// Takes the stack lock of goroutine `index` for nothing, unless it is held.
 fn lock_for_nothing(index: usize, owner: Owner) {
-    let lock = M::of_thread().map(|m| &m.core.goroutines()[index].lock);
+    let lock = M::of_thread().map(|m| &m.runtime.goroutines()[index].lock);
     if let Some(lock) = lock.filter(|lock| lock.owner().is_none()) {
         lock.try_acquire(owner).expect("a free lock, and the baton");
     }
@@ -125,7 +125,7 @@ fn redirect(pc: usize) {
 fn a_barrier_entry_that_no_walk_gets_past_is_noticed() {
     let verdict = in_child("oracle::a_barrier_entry_that_no_walk_gets_past_is_noticed", "", |_| {
         meddled(WITH_BARRIERS, |_| {
-            redirect(info(Function::Huge).after_call);
+            redirect(info(FuncId::Huge).after_call);
             true
         })
     });
@@ -138,7 +138,7 @@ fn a_barrier_entry_that_no_walk_gets_past_is_noticed() {
 fn a_barrier_entry_that_is_merely_wrong_is_noticed() {
     let verdict = in_child("oracle::a_barrier_entry_that_is_merely_wrong_is_noticed", "", |_| {
         meddled(WITH_BARRIERS, |_| {
-            redirect(info(Function::Small).after_ask);
+            redirect(info(FuncId::Small).after_next_op);
             true
         })
     });
@@ -149,9 +149,9 @@ fn a_barrier_entry_that_is_merely_wrong_is_noticed() {
 fn a_return_address_that_is_merely_wrong_is_noticed() {
     let verdict = in_child("oracle::a_return_address_that_is_merely_wrong_is_noticed", "", |_| {
         meddled("m1 g1 call small; call tiny; ret", |trap| {
-            if trap.pc() == info(Function::Tiny).start {
+            if trap.pc() == info(FuncId::Tiny).start {
                 // SAFETY: the return slot, at the callee's first instruction.
-                unsafe { (trap.sp() as *mut usize).write(info(Function::Small).after_ask) };
+                unsafe { (trap.sp() as *mut usize).write(info(FuncId::Small).after_next_op) };
             }
             true
         })
@@ -162,12 +162,12 @@ fn a_return_address_that_is_merely_wrong_is_noticed() {
 /// The verdict on a walk of nothing but `small` frames that leaves out the second.
 fn leaving_one_out(text: &str) -> String {
     let mut harness = harness(&[]);
-    let small = info(Function::Small);
+    let small = info(FuncId::Small);
     let delta = small.size + 8;
-    assert_eq!(Table::get().row(small.after_ask).delta(), delta);
+    assert_eq!(Table::get().row(small.after_next_op).delta(), delta);
     let leaves_one_out = delta ^ (delta + small.size + 16);
     // SAFETY: every thread waits, and this process is for this alone.
-    unsafe { corrupt(small.after_ask, leaves_one_out as u16) };
+    unsafe { corrupt(small.after_next_op, leaves_one_out as u16) };
     let finding = harness.run(&schedule(text), false).finding.expect("a finding");
     assert!(finding.summary.contains("not the right ones"), "{}", describe(&finding));
     finding.verdict
@@ -242,7 +242,7 @@ fn a_pointer_that_the_collector_cannot_see_is_a_live_object_freed() {
     let verdict =
         in_child("oracle::a_pointer_that_the_collector_cannot_see_is_a_live_object_freed", "", |_| {
             meddled("m1 g1 call small; alloc 0; call tiny; ret\ngc mark; term", |trap| {
-                if trap.pc() == info(Function::Tiny).start {
+                if trap.pc() == info(FuncId::Tiny).start {
                     // SAFETY: slot 0 of the calling frame, whose frame pointer this still is.
                     unsafe { ((trap.bp() - 8) as *mut usize).write(0) };
                 }
@@ -270,7 +270,7 @@ fn with_other_samples(each: fn(&M)) -> String {
     static EACH: std::sync::OnceLock<fn(&M)> = std::sync::OnceLock::new();
     assert!(EACH.set(each).is_ok());
     meddled("m1 g1 call small; signal; signal; call tiny", |trap| {
-        if trap.pc() == info(Function::Tiny).start {
+        if trap.pc() == info(FuncId::Tiny).start {
             EACH.get().zip(M::of_thread()).into_iter().for_each(|(each, m)| each(m));
         }
         false
@@ -280,7 +280,7 @@ fn with_other_samples(each: fn(&M)) -> String {
 #[test]
 fn samples_that_are_read_behind_everybodys_back_are_missed() {
     let verdict = in_child("oracle::samples_that_are_read_behind_everybodys_back_are_missed", "", |_| {
-        with_other_samples(|m| assert_eq!(m.core.profiler().read(|_| ()), Some(2)))
+        with_other_samples(|m| assert_eq!(m.runtime.profiler().read(|_| ()), Some(2)))
     });
     assert_eq!(verdict, Verdict::StateLeak.name());
 }
@@ -290,7 +290,7 @@ fn a_sample_that_was_changed_in_its_buffer_is_noticed() {
     let verdict = in_child("oracle::a_sample_that_was_changed_in_its_buffer_is_noticed", "", |_| {
         // By the core itself, which sums it up.
         // SAFETY: the baton is this thread's, and nobody reads.
-        with_other_samples(|m| unsafe { m.core.profiler().corrupt(m.id, false) })
+        with_other_samples(|m| unsafe { m.runtime.profiler().corrupt(m.id, false) })
     });
     assert_eq!(verdict, Verdict::BadTraceback.name());
 }
@@ -299,7 +299,7 @@ fn a_sample_that_was_changed_in_its_buffer_is_noticed() {
 fn a_sample_that_was_changed_with_its_sum_is_noticed() {
     let verdict = in_child("oracle::a_sample_that_was_changed_with_its_sum_is_noticed", "", |_| {
         // SAFETY: the baton is this thread's, and nobody reads.
-        with_other_samples(|m| unsafe { m.core.profiler().corrupt(m.id, true) })
+        with_other_samples(|m| unsafe { m.runtime.profiler().corrupt(m.id, true) })
     });
     assert_eq!(verdict, Verdict::BadTraceback.name());
 }

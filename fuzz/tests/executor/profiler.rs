@@ -2,7 +2,7 @@
 //! becomes a machine and ceases to be one; and that every signal is accounted for.
 
 use sigstorm::outcome::{Counts, Run};
-use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::profiler::SkipReason;
 
 use crate::common::{harness, in_child, run_clean, schedule};
 
@@ -27,7 +27,7 @@ fn times(run: &Run, actor: &str, what: &str) -> usize {
     run.events.iter().filter(|e| e.actor == actor && e.what == what).count()
 }
 
-fn skips(run: &Run, skip: Skip) -> u64 {
+fn skips(run: &Run, skip: SkipReason) -> u64 {
     run.counts.skips[usize::from(skip.code()) - 1]
 }
 
@@ -147,7 +147,7 @@ fn other_machines_follow_a_changed_rate_late() {
         all(&[
             // Still armed, it finds that profiling is off; from its next operation on it is not.
             ("m1 g1 call small\nm2 rate off\nm1 signal; call small; signal", &|run| {
-                assert_eq!((run.counts.sent, skips(run, Skip::ProfilerOff)), (1, 1));
+                assert_eq!((run.counts.sent, skips(run, SkipReason::ProfilerOff)), (1, 1));
                 assert_eq!((times(run, "m1", "timer.set"), read(run)), (1, (0, 0)));
             }),
             ("m2 rate off\nm1 g1 call small\next rate on\nm1 signal; call small; signal", &|run| {
@@ -189,7 +189,7 @@ fn signals_that_come_while_one_is_pending_are_coalesced() {
             // On a thread that no handler of which the executor sees begin.
             ("ext signal @ handler.end; signal; signal; resume", &|run| {
                 assert_eq!((run.counts.sent, run.counts.coalesced), (3, 1));
-                assert_eq!(skips(run, Skip::ForeignThread), 2);
+                assert_eq!(skips(run, SkipReason::ForeignThread), 2);
             }),
             // Outside of a handler nothing masks it.
             ("m1 g1 call small; pend\nm2 pend\ngc pend\next pend", &|run| {
@@ -204,14 +204,17 @@ fn signals_come_before_during_and_after_a_machines_life() {
     in_child("profiler::signals_come_before_during_and_after_a_machines_life", "", |_| {
         all(&[
             ("ext signal; attach; signal; signal; detach; signal", &|run| {
-                assert_eq!((run.counts.sent, skips(run, Skip::ForeignThread), read(run)), (4, 2, (0, 2)));
+                assert_eq!(
+                    (run.counts.sent, skips(run, SkipReason::ForeignThread), read(run)),
+                    (4, 2, (0, 2))
+                );
             }),
             // Neither as it has just become one nor as it is about to cease is a timer armed.
             ("ext attach @ machine.bound; signal; resume; detach @ timer.disarmed; signal; resume", &|run| {
                 assert_eq!(run.counts.sent, 0);
             }),
             ("ext attach @ timer.set; signal; resume; detach @ machine.bound; signal; resume", &|run| {
-                assert_eq!((run.counts.alone, skips(run, Skip::ForeignThread)), (1, 1));
+                assert_eq!((run.counts.alone, skips(run, SkipReason::ForeignThread)), (1, 1));
             }),
             ("ext detach; attach; attach; detach; detach", &|run| {
                 assert_eq!((times(run, "ext", "attach"), times(run, "ext", "detach")), (1, 1));

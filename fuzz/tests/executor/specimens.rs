@@ -8,7 +8,7 @@ use std::path::Path;
 use sigstorm::generate::Generator;
 use sigstorm::outcome::Verdict;
 use sigstorm::schedule::{Actor, Op, Schedule};
-use sigstorm_runtime::{Defect, canary};
+use sigstorm_runtime::{Defect, instrument::canary};
 
 use crate::common::{describe, harness, in_child, run_clean};
 

@@ -16,8 +16,8 @@ use sigstorm::generate::Generator;
 use sigstorm::outcome::Run;
 use sigstorm::schedule::{Schedule, Stop};
 use sigstorm_inject::{Trap, set_breakpoint};
-use sigstorm_runtime::table::info;
-use sigstorm_runtime::{CodeClass, Function, marked_code};
+use sigstorm_runtime::unwind::functab::info;
+use sigstorm_runtime::{CodeClass, FuncId, marked_code};
 
 use crate::boundaries;
 use crate::common::{describe, harness, in_child, schedule};
@@ -44,9 +44,9 @@ pub fn stepped(each: fn(&mut Trap<'_>) -> bool) -> Harness {
     harness.wait_in_kernel(false);
     let (start, end) = marked_code();
     let seen = (start..end).map(|_| AtomicBool::new(false)).collect();
-    let switch_in = info(Function::SwitchIn).start;
+    let switch_in = info(FuncId::SwitchIn).start;
     // The kernel comes back to behind the system call's `syscall`, which is two bytes.
-    let kernel = info(Function::Syscall).landing;
+    let kernel = info(FuncId::Syscall).landing;
     let kernel = (kernel - 2, kernel);
     // SAFETY: two bytes of the stub's code.
     assert_eq!(unsafe { (kernel.0 as *const [u8; 2]).read() }, [0x0f, 0x05], "`syscall`");
@@ -121,7 +121,7 @@ fn on_trap(trap: &mut Trap<'_>) {
 
 /// Schedules that between them come to every instruction.
 pub fn tour() -> Vec<Schedule> {
-    let kinds: Vec<Function> = Function::ALL.iter().copied().filter(|f| f.is_callable()).collect();
+    let kinds: Vec<FuncId> = FuncId::ALL.iter().copied().filter(|f| f.is_callable()).collect();
     let mut texts = vec![
         // The first frame, a system call, the last return.
         "m1 g1; ret".to_owned(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sigstorm::executor;
 use sigstorm::schedule::Schedule;
 use sigstorm::sweep::{Coverage, Disturbance, Plan, plain};
-use sigstorm_runtime::{Defect, Function};
+use sigstorm_runtime::{Defect, FuncId};
 
 use crate::common::{describe, harness, in_child};
 
@@ -44,7 +44,7 @@ fn the_default_set_crosses_the_marked_code() {
             assert_eq!((again.trace_hash, same), (run.trace_hash, crossings), "{}", path.display());
         }
         let mut missed = Vec::new();
-        for &function in Function::ALL {
+        for &function in FuncId::ALL {
             let places: Vec<_> = coverage.of(function).collect();
             assert!(places.iter().any(|p| p.crossed != 0), "{function} is never come to within a step");
             // Nothing that is said to be out of reach is reached.
@@ -56,7 +56,7 @@ fn the_default_set_crosses_the_marked_code() {
                     "{function}#{} {}",
                     p.index,
                     region.disassemble(
-                        Function::ALL.iter().position(|f| *f == function).expect("a function"),
+                        FuncId::ALL.iter().position(|f| *f == function).expect("a function"),
                         usize::from(p.index),
                     )
                 )

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sigstorm::generate::Generator;
 use sigstorm::outcome::{Counts, Event, Run};
 use sigstorm::schedule::{Op, Schedule};
-use sigstorm_runtime::profiler::Skip;
-use sigstorm_runtime::{CodeClass, Function, Point};
+use sigstorm_runtime::profiler::SkipReason;
+use sigstorm_runtime::{CodeClass, FuncId, Point};
 
 use crate::common::{harness, in_child, run_clean};
 
@@ -297,7 +297,7 @@ fn random_schedules_do_what_the_harness_is_for() {
         };
         let points = missing(&mut Point::ALL.iter().map(|p| p.name()), &seen.points);
         let stops = missing(&mut Point::ALL.iter().map(|p| p.name()), &seen.stops);
-        let named = |of: fn(&&Function) -> bool| Function::ALL.iter().filter(of).map(|f| f.name());
+        let named = |of: fn(&&FuncId) -> bool| FuncId::ALL.iter().filter(of).map(|f| f.name());
         let functions = missing(&mut named(|f| f.on_goroutine_stack()), &seen.stops);
         let protocol = missing(&mut named(|f| !f.on_goroutine_stack()), &seen.stops);
         said += &format!("never come to: {points:?}; never held at: {stops:?}, {functions:?}");
@@ -309,7 +309,7 @@ fn random_schedules_do_what_the_harness_is_for() {
         for scene in SCENES {
             assert!(seen.times.contains_key(scene), "in {RUNS} runs it never happened that {scene}");
         }
-        for (skip, times) in Skip::ALL.iter().zip(seen.counts.skips) {
+        for (skip, times) in SkipReason::ALL.iter().zip(seen.counts.skips) {
             assert!(times > 0, "no sample was skipped for {skip}");
         }
         for (class, times) in CodeClass::ALL.iter().zip(seen.counts.interrupted) {

@@ -7,9 +7,9 @@ mod goroutine;
 use std::time::{Duration, Instant};
 
 use sigstorm_compare::{Bench, Case, Line, lines};
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::traceback::{Unwinder, saved};
-use sigstorm_runtime::{Config, Left, fault, measure};
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::unwind::traceback::{Unwinder, saved};
+use sigstorm_runtime::{Config, RunResult, instrument::bench_api, unwind::fault};
 
 use goroutine::Machines;
 
@@ -54,31 +54,31 @@ fn single(bench: &mut Bench, w: Machines) {
         w.descend(depth);
         let (m, g) = (w.m, w.g());
         // SAFETY: leaked memory; a fresh stack has no barriers, and it does not move.
-        unsafe { measure::list_at(g, base, capacity) };
+        unsafe { bench_api::list_at(g, base, capacity) };
         let barriers = depth - 1;
         let walked =
             move || Case::new("walk of the same frames", move || assert_eq!(walk(g), depth)).per(barriers);
         let install = Case::timed("sigstorm", move |times| {
             sum(times, || {
-                let took = clock(|| assert_eq!(measure::install(m, g, 1), barriers));
-                measure::remove(m, g);
+                let took = clock(|| assert_eq!(bench_api::install(m, g, 1), barriers));
+                bench_api::remove(m, g);
                 took
             })
         });
         bench.compare(&format!("install one, depth {depth}"), install.per(barriers), vec![walked()]);
         let remove = Case::timed("sigstorm", move |times| {
             sum(times, || {
-                measure::install(m, g, 1);
-                clock(|| measure::remove(m, g))
+                bench_api::install(m, g, 1);
+                clock(|| bench_api::remove(m, g))
             })
         });
         bench.compare(&format!("remove one, depth {depth}"), remove.per(barriers), vec![walked()]);
         let unwind = Case::timed("sigstorm", move |times| {
             sum(times, || {
-                measure::install(m, g, 1);
-                let took = clock(|| measure::unwind(m, g, usize::MAX));
+                bench_api::install(m, g, 1);
+                let took = clock(|| bench_api::unwind(m, g, usize::MAX));
                 assert_eq!(g.barriers.pending(), 0);
-                measure::remove(m, g);
+                bench_api::remove(m, g);
                 took
             })
         });
@@ -98,15 +98,15 @@ fn returns(w: Machines, depth: usize, over_barriers: bool) -> Case {
     Case::timed(name, move |times| {
         sum(times, || {
             if over_barriers {
-                assert_eq!(measure::install(w.m, w.g(), 1), depth - 1);
+                assert_eq!(bench_api::install(w.m, w.g(), 1), depth - 1);
             }
             let took = clock(|| {
                 for _ in 1..depth {
-                    assert_eq!(w.m.ret(), Left::Asks);
+                    assert_eq!(w.m.ret(), RunResult::NextOp);
                 }
             });
             assert_eq!(w.g().barriers.pending(), 0, "all of them were hit");
-            measure::remove(w.m, w.g());
+            bench_api::remove(w.m, w.g());
             w.call(depth, depth - 1);
             took
         })
@@ -128,12 +128,12 @@ fn pause(w: Machines, depth: usize, barriers: bool) -> Case {
             assert!(w.m.take(w.g()), "it can run again");
             let returned = RETURNED.min(depth - 1);
             for _ in 0..returned {
-                assert_eq!(w.m.ret(), Left::Asks);
+                assert_eq!(w.m.ret(), RunResult::NextOp);
             }
             w.call(depth, returned);
             if !barriers {
                 // As if there never had been any: the whole stack is looked at again.
-                measure::remove(w.m, w.g());
+                bench_api::remove(w.m, w.g());
             }
             w.m.yield_now();
             let took = clock(|| assert!(w.collector.gc_terminate()));

@@ -7,7 +7,7 @@ mod goroutine;
 use std::time::{Duration, Instant};
 
 use sigstorm_compare::{Bench, Case, lines};
-use sigstorm_runtime::{Config, Function, Left, fault, measure};
+use sigstorm_runtime::{Config, FuncId, RunResult, instrument::bench_api, unwind::fault};
 
 use goroutine::Machines;
 
@@ -34,7 +34,7 @@ fn batches(times: u64, mut one: impl FnMut(usize), mut after: impl FnMut()) -> D
 
 fn ours(w: Machines, size: usize) -> Case {
     Case::timed("sigstorm", move |times| {
-        batches(times, |_| measure::copystack(w.m, w.g(), size), || measure::reclaim(w.core))
+        batches(times, |_| bench_api::copystack(w.m, w.g(), size), || bench_api::reclaim(w.runtime))
     })
 }
 
@@ -61,7 +61,7 @@ fn main() {
         let mut frames = 1;
         // Three quarters full, so that no call of these grows it.
         while used() < size * 3 / 4 {
-            assert_eq!(w.m.call(Function::Small), Left::Asks);
+            assert_eq!(w.m.call(FuncId::Small), RunResult::NextOp);
             frames += 1;
         }
         assert_eq!(w.g().stack.size(), size, "it was not moved yet");

@@ -1,12 +1,12 @@
 //! A goroutine that is stopped at the bottom of a stack of a known depth.
 
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::{Config, Core, Function, Left, M};
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::{Config, FuncId, M, RunResult, Runtime};
 
 /// A core, a machine that runs goroutines, and the collector's.
 #[derive(Clone, Copy)]
 pub struct Machines {
-    pub core: &'static Core,
+    pub runtime: &'static Runtime,
     pub m: &'static M,
     #[allow(dead_code, reason = "not every bench collects")]
     pub collector: &'static M,
@@ -15,15 +15,15 @@ pub struct Machines {
 impl Machines {
     /// Of a fresh core; the calling thread is the first machine's.
     pub fn new(config: Config) -> Machines {
-        let core = Core::leak(config).expect("a valid configuration");
-        let [m, collector] = [0, 2].map(|id| M::leak(core, id));
+        let runtime = Runtime::leak(config).expect("a valid configuration");
+        let [m, collector] = [0, 2].map(|id| M::leak(runtime, id));
         m.attach().expect("no timer is asked for");
-        Machines { core, m, collector }
+        Machines { runtime, m, collector }
     }
 
     /// The machine's goroutine.
     pub fn g(&self) -> &'static G {
-        &self.core.goroutines()[0]
+        &self.runtime.goroutines()[0]
     }
 
     /// Ends the goroutine, starts it anew, and takes it down to this depth, the outermost
@@ -31,7 +31,7 @@ impl Machines {
     pub fn descend(&self, depth: usize) {
         self.m.end();
         assert!(self.m.take(self.g()), "it was ended");
-        assert_eq!(self.m.ret(), Left::Asks, "its outermost frame asks first");
+        assert_eq!(self.m.ret(), RunResult::NextOp, "its outermost frame asks first");
         self.call(depth, depth - 1);
     }
 
@@ -41,12 +41,12 @@ impl Machines {
         for _ in 0..frames {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let kind = KINDS[(random >> 40) as usize % if depth > SMALL_ENOUGH { 2 } else { KINDS.len() }];
-            assert_eq!(self.m.call(kind), Left::Asks, "the largest stack takes it");
+            assert_eq!(self.m.call(kind), RunResult::NextOp, "the largest stack takes it");
         }
     }
 }
 
 /// Kinds of frames, in an order that no predictor of branches knows by heart. Deep stacks
 /// take the smallest ones only.
-const KINDS: [Function; 4] = [Function::Nosplit, Function::Tiny, Function::Small, Function::Medium];
+const KINDS: [FuncId; 4] = [FuncId::Nosplit, FuncId::Tiny, FuncId::Small, FuncId::Medium];
 const SMALL_ENOUGH: usize = 128;

@@ -9,7 +9,7 @@ use std::ptr;
 
 use sigstorm_compare::{Bench, Case, lines, time};
 use sigstorm_runtime::profiler::{self, Outcome};
-use sigstorm_runtime::{Config, M, fault};
+use sigstorm_runtime::{Config, M, unwind::fault};
 
 use goroutine::Machines;
 

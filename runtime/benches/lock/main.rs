@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sigstorm_compare::{Bench, Case, Line, time};
-use sigstorm_runtime::fault;
+use sigstorm_runtime::unwind::fault;
 
 use peers::{Masking, Ours, ParkingLot, Peer, Sequence, Spin, Std};
 use storm::Round;
@@ -28,7 +28,7 @@ fn alone<P: Peer>() -> Case {
 
 fn tried<P: Peer>() -> Case {
     let peer = P::of(0);
-    Case::new(P::NAME, move || assert!(peer.tried(|| ()).is_some(), "nobody else holds it"))
+    Case::new(P::NAME, move || assert!(peer.tried(|| ()).is_some(), "no other thread holds it"))
 }
 
 fn tried_in_vain<P: Peer>() -> Case {

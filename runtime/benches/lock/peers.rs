@@ -7,24 +7,24 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock};
 
-use sigstorm_runtime::core::MACHINES;
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::lock::{self, Operation};
-use sigstorm_runtime::{Config, Core, Function, Left, M};
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::sched::runtime::MACHINES;
+use sigstorm_runtime::stack::lock::{self, Operation};
+use sigstorm_runtime::{Config, FuncId, M, RunResult, Runtime};
 
 /// How a stack is kept from being walked while it changes: one thread's way to it.
 pub trait Peer: Copy + Send + Sync + 'static {
-    /// What the tables call it.
+    /// Its name in the tables.
     const NAME: &'static str;
 
     /// The way of thread `index`, and of its signal handler.
     fn of(index: usize) -> Self;
 
-    /// A writer: runs `section` while nobody else is in one.
+    /// A writer: runs `section` while no other thread is in one.
     fn locked<R>(self, section: impl FnOnce() -> R) -> R;
 
     /// A signal handler, which may have interrupted a writer: runs `section` if it can, and
-    /// says what came of it if that is to be trusted.
+    /// returns its result if that can be trusted.
     fn tried<R>(self, section: impl FnOnce() -> R) -> Option<R>;
 }
 
@@ -36,14 +36,14 @@ pub fn stage() -> &'static ([&'static M; MACHINES], &'static G) {
     static STAGE: OnceLock<([&M; MACHINES], &G)> = OnceLock::new();
     STAGE.get_or_init(|| {
         let config = Config { every_frame: true, initial_stack: 8192, ..Config::default() };
-        let core = Core::leak(config).expect("a valid configuration");
-        let machines = [0, 1, 2].map(|id| M::leak(core, id));
-        let g = &core.goroutines()[0];
+        let runtime = Runtime::leak(config).expect("a valid configuration");
+        let machines = [0, 1, 2].map(|id| M::leak(runtime, id));
+        let g = &runtime.goroutines()[0];
         machines[0].attach().expect("no timer is asked for");
         assert!(machines[0].take(g));
         for _ in 0..FRAMES {
             // The first answer goes to the outermost frame, which asks again.
-            assert_eq!(machines[0].call(Function::Small), Left::Asks);
+            assert_eq!(machines[0].call(FuncId::Small), RunResult::NextOp);
         }
         (machines, g)
     })
@@ -136,7 +136,7 @@ fn take(flag: &AtomicBool) {
 }
 
 /// A sequence lock: writers exclude each other and count; a handler walks whatever it finds
-/// and believes it only if nobody wrote meanwhile.
+/// and trusts it only if no thread wrote meanwhile.
 #[derive(Clone, Copy)]
 pub struct Sequence(&'static (AtomicBool, AtomicUsize));
 

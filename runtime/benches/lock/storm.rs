@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::measure;
-use sigstorm_runtime::traceback::{Unwinder, saved};
+use sigstorm_runtime::instrument::bench_api;
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::unwind::traceback::{Unwinder, saved};
 
 use crate::peers::{FRAMES, Peer, stage};
 use crate::timer::{Timer, with_handler};
 
-/// What one round showed.
+/// The results of one round.
 #[derive(Clone, Default)]
 pub struct Round {
     /// Time for one operation, of all threads together, in nanoseconds.
@@ -23,7 +23,7 @@ pub struct Round {
     pub handlers: [u64; 2],
 }
 
-/// Walks the stack, as a handler does. False where it came to no end: something changed.
+/// Walks the stack, as a handler does. Returns false if the walk failed, since the stack changed.
 fn sample(g: &'static G) -> bool {
     let Ok(mut walk) = saved(g).and_then(|start| Unwinder::begin(g, start)) else { return false };
     for frames in 0.. {
@@ -51,10 +51,10 @@ fn writer<P: Peer>(index: usize, hz: u32, stop: &AtomicBool) -> Histogram {
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
         // SAFETY: under the peer's lock; the handlers walk as it lets them.
-        let barriers = peer.locked(|| unsafe { measure::install_and_remove(g) });
+        let barriers = peer.locked(|| unsafe { bench_api::install_and_remove(g) });
         latencies.add(start.elapsed());
         assert_eq!(barriers, FRAMES - 1, "the stack is whole again");
-        // Somebody else's turn: what a thread does between two operations.
+        // Another thread's turn: the work between two operations.
         for turn in 0..64u32 {
             std::hint::black_box(turn);
         }
@@ -92,7 +92,7 @@ impl Round {
         }
     }
 
-    /// A writer's latency: median, 99th percentile, greatest, in nanoseconds.
+    /// Returns a writer's latency: median, 99th percentile, greatest, in nanoseconds.
     pub fn latencies(&self) -> [u64; 3] {
         [self.latencies.percentile(50.0), self.latencies.percentile(99.0), self.latencies.greatest]
     }

@@ -1,18 +1,18 @@
-//! Real profiling timers on the measured threads, whose handler does what it is told.
+//! Real profiling timers on the measured threads, whose handler runs a given function.
 
 use std::cell::Cell;
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// What the handler runs: says whether it got a sample.
+/// The function that the handler runs. It returns whether it got a sample.
 static SAMPLE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-/// How often it ran, and how often in vain.
+/// How often it ran, and how often without a sample.
 static RUNS: AtomicU64 = AtomicU64::new(0);
 static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Which of the measured threads this is.
+    /// The number of this measured thread.
     static INDEX: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -28,7 +28,7 @@ extern "C" fn on_signal(_: libc::c_int) {
 }
 
 /// Runs `body` while the signal's handlers run `sample`, with the number of the thread that
-/// they interrupted. How often they ran, and how often without a sample.
+/// they interrupted. Returns how often they ran, and how often without a sample.
 pub fn with_handler<R>(sample: fn(usize) -> bool, body: impl FnOnce() -> R) -> (R, [u64; 2]) {
     sample(0); // The first use may set something up, which a handler must not.
     RUNS.store(0, Ordering::Relaxed);

@@ -13,19 +13,19 @@ use std::hint::black_box;
 use std::rc::Rc;
 
 use sigstorm_compare::{Bench, Case, lines};
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::traceback::{Unwinder, saved};
-use sigstorm_runtime::{Config, fault, measure};
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::unwind::traceback::{Unwinder, saved};
+use sigstorm_runtime::{Config, instrument::bench_api, unwind::fault};
 
 use goroutine::Machines;
 
 const DEPTHS: [usize; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
-/// Where the goals are.
+/// The depth that the goals are for.
 const GOAL: usize = 64;
 /// Frames that a barrier of the few is for.
 const FEW: usize = 16;
 
-/// Where walks leave what they find.
+/// The buffer that walks write frames into.
 type Frames = Rc<RefCell<Vec<usize>>>;
 
 /// A walk by the table.
@@ -87,9 +87,9 @@ fn main() {
             let g = w.g();
             if each != 0 {
                 // SAFETY: leaked memory; fresh frames have no barriers, and it does not move.
-                unsafe { measure::list_at(g, list, deepest) };
+                unsafe { bench_api::list_at(g, list, deepest) };
                 // The outermost frame has no return address to replace.
-                assert_eq!(measure::install(w.m, g, each), (depth - 1).div_ceil(each));
+                assert_eq!(bench_api::install(w.m, g, each), (depth - 1).div_ceil(each));
             }
             let (pcs, mut checked) = (walk(g, &mut frames.borrow_mut()), vec![0; depth]);
             assert_eq!((pcs, bare(g, &mut checked)), (depth, depth));
@@ -107,7 +107,7 @@ fn main() {
                 ours(g, depth, &frames),
                 theirs,
             );
-            measure::remove(w.m, g);
+            bench_api::remove(w.m, g);
         }
     }
     let mut plot = lines(bench.rows(), "a frame, no barrier, depth ", "sigstorm");

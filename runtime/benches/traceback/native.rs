@@ -1,4 +1,4 @@
-//! A native stack of a known depth, and those who can walk one.
+//! A native stack of a known depth, and the peers that can walk one.
 
 use std::fs;
 use std::hint::black_box;
@@ -36,7 +36,7 @@ fn at(depth: usize, mut bottom: impl FnMut()) {
     black_box(descend::<4>(black_box(depth), 0x9e37_79b9_7f4a_7c15, &mut bottom));
 }
 
-/// PC, SP and frame pointer of where this is inlined.
+/// Returns PC, SP and frame pointer of the place where this is inlined.
 #[inline(always)]
 fn here() -> (u64, UnwindRegsX86_64) {
     let (pc, sp, bp): (u64, u64, u64);
@@ -104,7 +104,7 @@ impl Framehop {
                 let (pc, registers) = here();
                 let mut frames = frames.borrow_mut();
                 took = Some(time(times, || {
-                    // SAFETY: it only asks for words of the stack, which is readable.
+                    // SAFETY: the walk only asks for words of the stack, which is readable.
                     let mut read = |address: u64| Ok(unsafe { *(address as *const u64) });
                     let mut walk = unwinder.iter_frames(pc, registers, &mut cache, &mut read);
                     let mut len = 0;
@@ -124,7 +124,7 @@ impl Framehop {
     }
 }
 
-/// Where the program was loaded.
+/// Returns the address that the program was loaded at.
 fn base() -> u64 {
     // SAFETY: a symbol that the linker puts at the first byte of the loaded file.
     unsafe extern "C" {

@@ -2,9 +2,9 @@
 //!
 //! ## Book-keeping
 //!
-//! Each machine has a ring of its own. Its one producer is that machine's handler, which
-//! does not interrupt itself; its one consumer is whoever holds the right to read. Two
-//! counts that only grow say what is in it:
+//! Each machine has a ring of its own. Its one producer is that machine's handler, which does not
+//! interrupt itself. Its one consumer is the thread that holds the right to read. Two counts that
+//! only grow delimit the records in it:
 //!
 //! ```text
 //!   taken            written
@@ -19,24 +19,24 @@
 //!    sees the count (acquire) sees the record.
 //! 2. The consumer copies the record at `taken`, then counts it (release). A producer that
 //!    sees the count (acquire) may write the slot again.
-//! 3. With `written - taken` at the capacity the producer has nowhere to write. It waits for
-//!    nobody: the sample is dropped, and the ring counts that it was.
+//! 3. With `written - taken` at the capacity the producer has no slot to write. It does not wait:
+//!    the sample is dropped, and the ring counts it.
 //! 4. A handler that interrupts the very reader of its ring finds it in one of these states,
 //!    like any other thread.
 //!
-//! Samples are numbered as they come, the dropped ones, too. So a reader gets each record
-//! once and in order, and where a number is missing a sample was dropped there. A checksum
-//! over the record says that nobody wrote while it was copied.
+//! Samples are numbered as they come, the dropped ones too. So a reader gets each record once and in
+//! order, and a missing number is a dropped sample. A checksum over the record shows that the
+//! producer did not write while the record was copied.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::rate::Tick;
-use super::{MAX_FRAMES, Outcome, Sample, SampleFrame};
+use super::rate::RateEpoch;
+use super::sample::{MAX_FRAMES, Outcome, Sample, SampleFrame};
 
 /// The largest buffer, in records.
 pub const MAX_BUFFER: usize = 64;
-/// The buffer that a core has where nothing else is asked for.
+/// The default size of a buffer, in records.
 pub const DEFAULT_BUFFER: usize = 32;
 
 /// A sample as it lies in a buffer.
@@ -44,7 +44,7 @@ pub const DEFAULT_BUFFER: usize = 32;
 pub struct Record {
     /// The machine whose handler took it.
     pub machine: u8,
-    /// How many samples its handler had accounted before.
+    /// How many samples its handler had filed before.
     pub sequence: u64,
     /// The sample.
     pub sample: Sample,
@@ -54,7 +54,7 @@ pub struct Record {
 impl Record {
     const NONE: Record = Record { machine: 0, sequence: 0, sample: Sample::NONE, checksum: 0 };
 
-    /// Copies another, and of its frames those that count.
+    /// Copies `other`, and of its frames those that count.
     fn copy_from(&mut self, other: &Record) {
         self.machine = other.machine;
         self.sequence = other.sequence;
@@ -62,18 +62,19 @@ impl Record {
         self.checksum = other.checksum;
     }
 
-    /// True where the record is as it was written.
+    /// Returns whether the record is as it was written.
     pub fn is_intact(&self) -> bool {
         self.sum() == self.checksum
     }
 
     fn sum(&self) -> u64 {
-        let Sample { outcome, pseudo, tick: Tick { hz, period }, pc, sp, class, goroutine, .. } = self.sample;
+        let Sample { outcome, pseudo, rate: RateEpoch { hz, epoch }, pc, sp, class, goroutine, .. } =
+            self.sample;
         let head = [
             self.sequence,
             u64::from(self.machine) << 24 | u64::from(goroutine) << 16 | u64::from(pseudo.code()) << 8,
             u64::from(class.code()) << 32 | self.sample.len as u64,
-            u64::from(hz) << 32 | u64::from(period),
+            u64::from(hz) << 32 | u64::from(epoch),
             outcome.word(),
             pc as u64,
             sp as u64,
@@ -90,11 +91,11 @@ impl Record {
 }
 
 impl Outcome {
-    /// As a word of a checksum.
+    /// Returns the outcome as a word of a checksum.
     fn word(self) -> u64 {
         match self {
             Outcome::Traceback => 1,
-            Outcome::Alone => 2,
+            Outcome::NoGoroutine => 2,
             Outcome::Skipped(skip, owner) => {
                 let owner = owner.map_or(0, |o| u64::from(o.machine) << 8 | u64::from(o.operation.code()));
                 3 | u64::from(skip.code()) << 8 | owner << 16
@@ -108,11 +109,11 @@ impl Outcome {
 #[derive(Debug)]
 pub(crate) struct Ring {
     slots: Box<[UnsafeCell<Record>]>,
-    /// How many of the slots are in use.
+    /// Number of slots in use.
     capacity: AtomicUsize,
     written: AtomicU64,
     taken: AtomicU64,
-    /// The producer's: how many samples came.
+    /// The producer's: number of samples that came.
     numbered: AtomicU64,
     dropped: AtomicU64,
 }
@@ -146,12 +147,12 @@ impl Ring {
         self.slots[(count % self.capacity.load(Ordering::Relaxed) as u64) as usize].get()
     }
 
-    /// How many samples were dropped because it was full.
+    /// Returns how many samples were dropped because it was full.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::SeqCst)
     }
 
-    /// Adds a sample; false where it was dropped. Signal-safe.
+    /// Adds a sample. Returns false if it was dropped. Signal-safe.
     ///
     /// # Safety
     /// The caller is the one producer: the handler of the ring's machine, on its own thread.
@@ -174,7 +175,7 @@ impl Ring {
         true
     }
 
-    /// Takes the oldest record out; false where there is none.
+    /// Takes the oldest record out. Returns false if there is none.
     ///
     /// # Safety
     /// The caller is the one consumer.
@@ -195,7 +196,7 @@ impl Ring {
     /// # Safety
     /// Neither the producer nor a consumer is at work.
     pub(crate) unsafe fn corrupt(&self, hidden: bool) {
-        // SAFETY: nobody else touches the slots (caller).
+        // SAFETY: no other thread touches the slots (caller).
         let record = unsafe { &mut *self.slot(self.taken.load(Ordering::Relaxed)) };
         record.sample.pc ^= 1;
         if hidden {
@@ -203,7 +204,7 @@ impl Ring {
         }
     }
 
-    /// Takes every record out, the oldest first, and gives each to `each`.
+    /// Takes every record out, the oldest first, and passes each to `each`. Returns their number.
     ///
     /// # Safety
     /// The caller is the one consumer.
@@ -233,10 +234,10 @@ mod tests {
         sample
     }
 
-    /// Reads what is there: sequence number and `pc` of each.
+    /// Reads all records: sequence number and `pc` of each.
     fn drain(ring: &Ring) -> Vec<(u64, usize)> {
         let mut seen = Vec::new();
-        // SAFETY: nobody else reads.
+        // SAFETY: no other thread reads.
         let count = unsafe {
             ring.drain(&mut |r| {
                 assert!(r.is_intact());
@@ -248,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_comes_out_once_and_in_order() {
+    fn records_come_out_once_and_in_order() {
         let ring = Ring::new();
         ring.reset(3);
         assert!(drain(&ring).is_empty());
         for round in 0..5 {
-            // SAFETY: nobody else writes.
+            // SAFETY: no other thread writes.
             let kept = [10, 20, 30, 40].map(|pc| unsafe { ring.put(1, &sample(2, pc)) });
             assert_eq!(kept, [true, true, true, false], "the fourth has no room");
             assert_eq!(drain(&ring), [(4 * round, 10), (4 * round + 1, 20), (4 * round + 2, 30)]);
@@ -264,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn every_word_that_counts_is_in_the_checksum() {
+    fn checksum_covers_every_word_that_counts() {
         let ring = Ring::new();
-        // SAFETY: nobody else writes or reads.
+        // SAFETY: no other thread writes or reads.
         assert!(unsafe { ring.put(2, &sample(3, 7)) });
         // SAFETY: as above.
         unsafe {
@@ -280,10 +281,10 @@ mod tests {
                 assert!(differs(|r| r.machine += 1) && differs(|r| r.sequence += 1));
                 assert!(differs(|r| r.sample.pc += 1) && differs(|r| r.sample.sp += 1));
                 assert!(differs(|r| r.sample.len -= 1) && differs(|r| r.sample.len = usize::MAX));
-                assert!(differs(|r| r.sample.goroutine += 1) && differs(|r| r.sample.tick.hz += 1));
-                assert!(differs(|r| r.sample.tick.period += 1));
-                assert!(differs(|r| r.sample.outcome = Outcome::Alone));
-                assert!(differs(|r| r.sample.pseudo = crate::profiler::Pseudo::Gc));
+                assert!(differs(|r| r.sample.goroutine += 1) && differs(|r| r.sample.rate.hz += 1));
+                assert!(differs(|r| r.sample.rate.epoch += 1));
+                assert!(differs(|r| r.sample.outcome = Outcome::NoGoroutine));
+                assert!(differs(|r| r.sample.pseudo = crate::profiler::sample::Pseudo::Gc));
                 assert!(differs(|r| r.sample.class = crate::CodeClass::Body));
                 assert!(differs(|r| r.sample.frames[2].sp ^= 8) && differs(|r| r.sample.frames[0].pc ^= 1));
                 assert!(!differs(|r| r.sample.frames[3].pc ^= 1), "a frame that does not count");
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_on_another_core_misses_nothing_that_was_kept() {
+    fn reader_on_another_processor_gets_every_kept_record() {
         const SAMPLES: usize = 200_000;
         let ring = Ring::new();
         ring.reset(8);
@@ -300,7 +301,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 for index in 0..SAMPLES {
-                    // SAFETY: the one who writes.
+                    // SAFETY: the only thread that writes.
                     unsafe { ring.put(0, &sample(index % 5, index)) };
                 }
                 done.store(true, Ordering::SeqCst);

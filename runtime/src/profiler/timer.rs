@@ -1,20 +1,18 @@
 //! A machine's profiling timer.
 //!
-//! Each machine has one of its own, which sends SIGPROF to its thread alone
-//! (`SIGEV_THREAD_ID`). It is made when the thread becomes the machine's and deleted
-//! when it ceases to be. Only that thread arms and disarms it, so a thread that has
-//! disarmed its own knows that no signal of it comes any more: the kernel delivers one
-//! that was already queued before the call that disarms it returns.
+//! Each machine has a timer of its own, which sends SIGPROF to its thread alone (`SIGEV_THREAD_ID`).
+//! The timer is made when the thread becomes the machine's, and deleted when it ceases to be. Only
+//! that thread arms and disarms it. So a thread that has disarmed its own timer knows that no signal
+//! of it comes any more: the kernel delivers a queued one before the call that disarms it returns.
 //!
-//! What the core believes of its timers is kept beside them, and is all there is where
-//! the configuration asks for none: a harness that decides itself when a signal comes
-//! reads it there.
+//! The core's record of its timers is kept beside them. It is all there is if the configuration asks
+//! for no timers: a harness that decides itself when a signal comes reads it there.
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::io;
 
 crate::named_codes! {
-    /// What a profiling timer counts.
+    /// The clock that a profiling timer counts.
     pub enum Clock {
         /// The processor's time that the thread uses. Bound to the kernel's tick.
         Cpu = 1, "cpu";
@@ -29,11 +27,11 @@ const NONE: i32 = -1;
 /// A machine's timer.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    /// True while a thread is this machine's.
+    /// Whether a thread is this machine's.
     bound: AtomicBool,
-    /// The rate that it is armed at; zero where it is disarmed.
+    /// The rate that it is armed at; zero if it is disarmed.
     hz: AtomicU32,
-    /// The kernel's number of it.
+    /// Its number in the kernel.
     kernel: AtomicI32,
 }
 
@@ -42,19 +40,22 @@ impl Timer {
         Timer { bound: AtomicBool::new(false), hz: AtomicU32::new(0), kernel: AtomicI32::new(NONE) }
     }
 
-    /// The rate that it is armed at, as the core sees it. Signal-safe.
+    /// Returns the rate that it is armed at, as the core has recorded it. Signal-safe.
     #[inline]
     pub(crate) fn hz(&self) -> u32 {
         self.hz.load(Ordering::SeqCst)
     }
 
-    /// True while a thread is this machine's.
+    /// Returns whether a thread is this machine's.
     pub(crate) fn is_bound(&self) -> bool {
         self.bound.load(Ordering::SeqCst)
     }
 
-    /// Makes the timer, disarmed, for the calling thread. One of a thread that was the machine's
-    /// before, and did not say that it no longer is, goes.
+    /// Makes the timer, disarmed, for the calling thread. Deletes the timer of a thread that was the
+    /// machine's before and did not detach.
+    ///
+    /// # Errors
+    /// If the kernel refuses the timer.
     pub(crate) fn create(&self, clock: Option<Clock>) -> io::Result<()> {
         self.set(0);
         self.delete();
@@ -65,23 +66,23 @@ impl Timer {
         Ok(())
     }
 
-    /// Deletes it, disarmed as it is.
+    /// Deletes it. It is disarmed.
     pub(crate) fn delete(&self) {
         debug_assert_eq!(self.hz(), 0, "an armed timer is deleted");
         self.bound.store(false, Ordering::SeqCst);
         let kernel = self.kernel.swap(NONE, Ordering::SeqCst);
         if kernel != NONE {
-            // SAFETY: a timer of this process, which nobody names any more.
+            // SAFETY: a timer of this process, whose number is not used any more.
             let result = unsafe { libc::syscall(libc::SYS_timer_delete, kernel) };
             debug_assert_eq!(result, 0);
         }
     }
 
-    /// Arms it at `hz`, or disarms it where that is zero. By its own thread.
+    /// Arms it at `hz`, or disarms it if that is zero. Called by its own thread.
     pub(crate) fn set(&self, hz: u32) {
         let kernel = self.kernel.load(Ordering::SeqCst);
-        // Disarmed first and believed so after, armed last and believed so before: whoever
-        // trusts the belief never takes a timer that may fire for a disarmed one.
+        // The record says "armed" before the timer is, and "disarmed" after: a reader of the
+        // record never takes a timer that may fire for a disarmed one.
         if hz != 0 {
             self.hz.store(hz, Ordering::SeqCst);
         }
@@ -92,7 +93,7 @@ impl Timer {
     }
 }
 
-/// `struct sigevent` as the kernel has it, with a thread to be told.
+/// `struct sigevent` as the kernel has it, for a signal to a thread.
 #[repr(C)]
 struct SigEvent {
     value: usize,
@@ -102,7 +103,7 @@ struct SigEvent {
     _rest: [libc::c_int; 11],
 }
 
-/// A timer that sends the calling thread SIGPROF, by the kernel's own number.
+/// Makes a timer that sends the calling thread SIGPROF. Returns its number in the kernel.
 fn create(clock: Clock) -> io::Result<i32> {
     let clock = match clock {
         Clock::Cpu => libc::CLOCK_THREAD_CPUTIME_ID,
@@ -135,7 +136,7 @@ fn settime(kernel: i32, hz: u32) {
     let none = core::ptr::null_mut::<libc::itimerspec>();
     // SAFETY: a timer of this process; the kernel reads the record, which outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_timer_settime, kernel, 0, &raw const new, none) };
-    // It fails for a timer that does not exist or a time that is none, and for nothing else.
+    // It fails only for a timer that does not exist or for an invalid time.
     debug_assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
@@ -144,12 +145,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_record_has_its_size() {
+    fn sigevent_has_the_kernels_size() {
         assert_eq!(size_of::<SigEvent>(), 64);
     }
 
     #[test]
-    fn without_a_clock_there_is_only_the_belief() {
+    fn timer_without_a_clock_is_only_a_record() {
         let timer = Timer::new();
         assert!(!timer.is_bound());
         timer.create(None).unwrap();
@@ -161,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_timer_is_made_armed_disarmed_and_deleted() {
-        // Nobody handles it here: should one fire after all, it goes with this thread.
+    fn kernel_timer_is_made_armed_disarmed_and_deleted() {
+        // There is no handler here: should one fire after all, it goes with this thread.
         // SAFETY: a zeroed set is a valid one, and the mask is this thread's own.
         unsafe {
             let mut profiling: libc::sigset_t = core::mem::zeroed();

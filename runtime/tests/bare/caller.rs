@@ -4,33 +4,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::table::info;
-use sigstorm_runtime::{Config, Function, Left};
+use sigstorm_runtime::unwind::functab::info;
+use sigstorm_runtime::{Config, FuncId, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, calls, chain, frames, machines, returns_to_the_end, start};
 use crate::storm::{install_judge, signal_until};
 
-/// Where the caller of the innermost frame goes on.
+/// Returns the PC at which the caller of the innermost frame goes on.
 fn callers_pc(g: &'static sigstorm_runtime::G) -> usize {
     frames(g).expect("a walk")[1].pc
 }
 
 #[test]
-fn a_frame_returns_to_the_other_place_and_to_the_first_again() {
-    passes("caller::a_frame_returns_to_the_other_place_and_to_the_first_again", || {
+fn frame_returns_to_the_pc_that_replaced_its_callers() {
+    passes("caller::frame_returns_to_the_pc_that_replaced_its_callers", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
         assert!(!w.m0.set_caller_pc(), "the outermost frame has no caller");
-        calls(w.m0, &[Function::Small, Function::Tiny]);
-        let small = info(Function::Small);
+        calls(w.m0, &[FuncId::Small, FuncId::Tiny]);
+        let small = info(FuncId::Small);
         assert_eq!(callers_pc(g), small.after_call);
         assert!(w.m0.set_caller_pc());
         assert_eq!(callers_pc(g), small.after_call_other);
-        assert_eq!(chain(g), [Function::Tiny, Function::Small, Function::Entry]);
-        assert_eq!(w.m0.ret(), Left::Asks);
-        calls(w.m0, &[Function::Tiny]);
+        assert_eq!(chain(g), [FuncId::Tiny, FuncId::Small, FuncId::Entry]);
+        assert_eq!(w.m0.ret(), RunResult::NextOp);
+        calls(w.m0, &[FuncId::Tiny]);
         assert!(w.m0.set_caller_pc() && w.m0.set_caller_pc(), "there and back");
         assert_eq!(callers_pc(g), small.after_call);
         returns_to_the_end(w.m0, 3);
@@ -38,39 +38,39 @@ fn a_frame_returns_to_the_other_place_and_to_the_first_again() {
 }
 
 #[test]
-fn where_a_barrier_lies_over_it_the_entry_is_changed() {
-    passes("caller::where_a_barrier_lies_over_it_the_entry_is_changed", || {
+fn caller_pc_under_a_barrier_is_replaced_in_its_entry() {
+    passes("caller::caller_pc_under_a_barrier_is_replaced_in_its_entry", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Medium, Function::Large]);
+        calls(w.m0, &[FuncId::Small, FuncId::Medium, FuncId::Large]);
         assert!(w.m0.yield_now());
         assert!(w.collector.gc_mark() && w.collector.gc_scan(g));
         assert!(w.m0.take(g));
-        // The innermost frame had none at the scan; the next one has.
+        // The innermost frame had no barrier at the scan; the next one has.
         assert!(w.m0.set_caller_pc());
-        assert_eq!(callers_pc(g), info(Function::Medium).after_call_other);
-        assert_eq!(w.m0.ret(), Left::Asks);
+        assert_eq!(callers_pc(g), info(FuncId::Medium).after_call_other);
+        assert_eq!(w.m0.ret(), RunResult::NextOp);
         let entry = g.barriers.entry(g.barriers.position()).expect("an entry");
-        assert_eq!(entry.pc, info(Function::Small).after_call);
+        assert_eq!(entry.pc, info(FuncId::Small).after_call);
         assert!(w.m0.set_caller_pc());
         let entry = g.barriers.entry(g.barriers.position()).expect("an entry");
-        assert_eq!(entry.pc, info(Function::Small).after_call_other);
+        assert_eq!(entry.pc, info(FuncId::Small).after_call_other);
         assert_eq!(callers_pc(g), entry.pc);
-        assert_eq!(w.m0.ret(), Left::Asks);
+        assert_eq!(w.m0.ret(), RunResult::NextOp);
         assert_eq!(g.barriers.position(), 1, "it was hit");
         assert!(w.m0.set_caller_pc());
-        // What is removed leaves the replaced one in the slot.
+        // Removing the barrier leaves the replaced PC in the slot.
         assert!(w.collector.gc_terminate() && w.collector.gc_sweep());
         assert!(g.barriers.is_empty());
-        assert_eq!(callers_pc(g), info(Function::Entry).after_call_other);
+        assert_eq!(callers_pc(g), info(FuncId::Entry).after_call_other);
         returns_to_the_end(w.m0, 2);
     });
 }
 
 #[test]
-fn walks_succeed_meanwhile() {
-    passes("caller::walks_succeed_meanwhile", || {
+fn walks_succeed_while_caller_pcs_are_replaced() {
+    passes("caller::walks_succeed_while_caller_pcs_are_replaced", || {
         use std::os::unix::thread::JoinHandleExt;
         let w = machines(EVERY_FRAME);
         install_judge();
@@ -79,11 +79,11 @@ fn walks_succeed_meanwhile() {
         let runs = thread::spawn(move || {
             crate::machine::be(m);
             start(m, g);
-            calls(m, &[Function::Small; 6]);
+            calls(m, &[FuncId::Small; 6]);
             m.yield_now();
             assert!(collector.gc_mark() && collector.gc_scan(g));
             assert!(m.take(g));
-            assert_eq!(m.ret(), Left::Asks);
+            assert_eq!(m.ret(), RunResult::NextOp);
             let end = Instant::now() + Duration::from_secs(1);
             let mut times = 0u64;
             while Instant::now() < end {

@@ -7,11 +7,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "SIGSTORM_TEST_CHILD";
-/// Printed once the body has ended: a child that ran no test at all does not say so.
+/// Printed once the body has ended. A child that ran no test at all does not print it.
 const DONE: &str = "the body has ended";
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Runs `body` in a child, which must come to its end. `name` is the test's full name.
+/// Runs `body` in a child, which must reach its end. `name` is the test's full name.
 #[track_caller]
 pub fn passes(name: &str, body: fn()) {
     let output = run(name, body);
@@ -24,7 +24,7 @@ pub fn passes(name: &str, body: fn()) {
     );
 }
 
-/// Runs `body` in a child, which must abort. Gives what it printed on standard error.
+/// Runs `body` in a child, which must abort. Returns its standard error.
 #[track_caller]
 pub fn aborts(name: &str, body: fn()) -> String {
     let output = run(name, body);
@@ -33,7 +33,7 @@ pub fn aborts(name: &str, body: fn()) -> String {
     stderr
 }
 
-/// Runs `body` in a child, which must not come to its end, and says how it ended.
+/// Runs `body` in a child, which must not reach its end. Returns its exit status.
 #[track_caller]
 pub fn ends(name: &str, body: fn()) -> ExitStatus {
     let output = run(name, body);

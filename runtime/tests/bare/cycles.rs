@@ -6,21 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::{G, status};
+use sigstorm_runtime::sched::g::{G, status};
 use sigstorm_runtime::stack::MIN_STACK;
-use sigstorm_runtime::{Config, Function, Left, M, Phase};
+use sigstorm_runtime::{Config, FuncId, M, Phase, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, Machines, be, calls, chain, machines, returns_to_the_end, start};
 
 const KEEPING: Config = Config { keep_barriers: true, ..EVERY_FRAME };
 
-/// A goroutine of five frames with barriers over the inner three, which `m0` has let go.
+/// A goroutine of five frames with barriers over the inner three, which `m0` has dropped.
 fn scanned(config: Config) -> (Machines, &'static G) {
     let w = machines(config);
     let g = w.g(1);
     start(w.m0, g);
-    calls(w.m0, &[Function::Small; 4]);
+    calls(w.m0, &[FuncId::Small; 4]);
     assert!(w.m0.yield_now());
     assert!(w.collector.gc_mark() && w.collector.gc_scan(g));
     assert_eq!(g.barriers.pending(), 3);
@@ -28,13 +28,13 @@ fn scanned(config: Config) -> (Machines, &'static G) {
 }
 
 #[test]
-fn a_cycle_with_the_world_stopped_keeps_what_lives_and_installs_nothing() {
-    passes("cycles::a_cycle_with_the_world_stopped_keeps_what_lives_and_installs_nothing", || {
+fn cycle_with_stopped_world_keeps_live_objects_and_installs_no_barriers() {
+    passes("cycles::cycle_with_stopped_world_keeps_live_objects_and_installs_no_barriers", || {
         let w = machines(EVERY_FRAME);
-        let heap = w.core.heap();
+        let heap = w.runtime.heap();
         start(w.m0, w.g(1));
         let outer = w.m0.alloc(0).expect("room");
-        calls(w.m0, &[Function::Small]);
+        calls(w.m0, &[FuncId::Small]);
         let kept = w.m0.alloc(0).expect("room");
         let child = w.m0.alloc(1).expect("room");
         assert!(w.m0.store(0, 1, 1) && w.m0.clear(1));
@@ -44,7 +44,7 @@ fn a_cycle_with_the_world_stopped_keeps_what_lives_and_installs_nothing() {
         assert!(w.m0.clear(3));
         // On the very machine that has the goroutine, which is at a safepoint.
         assert!(w.m0.gc_stop_the_world());
-        assert_eq!((w.core.phase(), w.core.write_barrier()), (Phase::Off, false));
+        assert_eq!((w.runtime.phase(), w.runtime.write_barrier()), (Phase::Off, false));
         assert!(w.g(1).barriers.is_empty());
         let there = [outer, kept, child, sent, lost].map(|object| heap.is_allocated(object));
         assert_eq!(there, [true, true, true, true, false]);
@@ -59,8 +59,8 @@ fn a_cycle_with_the_world_stopped_keeps_what_lives_and_installs_nothing() {
 }
 
 #[test]
-fn barriers_that_termination_leaves_are_removed_by_the_sweep() {
-    passes("cycles::barriers_that_termination_leaves_are_removed_by_the_sweep", || {
+fn barriers_left_by_termination_are_removed_by_sweep() {
+    passes("cycles::barriers_left_by_termination_are_removed_by_sweep", || {
         let (w, g) = scanned(KEEPING);
         assert!(w.collector.gc_terminate());
         assert_eq!(g.barriers.pending(), 3, "they are left where they are");
@@ -73,24 +73,24 @@ fn barriers_that_termination_leaves_are_removed_by_the_sweep() {
 }
 
 #[test]
-fn those_of_a_goroutine_that_runs_stay_until_the_next_cycle() {
-    passes("cycles::those_of_a_goroutine_that_runs_stay_until_the_next_cycle", || {
+fn barriers_of_running_g_survive_until_next_cycle() {
+    passes("cycles::barriers_of_running_g_survive_until_next_cycle", || {
         let (w, g) = scanned(KEEPING);
         assert!(w.collector.gc_terminate());
         assert!(w.m0.take(g));
         assert!(w.collector.gc_sweep());
-        assert_eq!((w.core.phase(), g.barriers.pending()), (Phase::Off, 3), "nobody waits for it");
+        assert_eq!((w.runtime.phase(), g.barriers.pending()), (Phase::Off, 3), "no machine waits for it");
         // They do no harm: a frame returns into one, a stack grows with the others.
-        assert_eq!((w.m0.ret(), w.m0.ret()), (Left::Asks, Left::Asks));
+        assert_eq!((w.m0.ret(), w.m0.ret()), (RunResult::NextOp, RunResult::NextOp));
         assert_eq!((g.barriers.position(), g.barriers.pending()), (1, 2));
-        calls(w.m0, &[Function::Huge]);
+        calls(w.m0, &[FuncId::Huge]);
         assert_eq!((g.barriers.pending(), chain(g).len()), (2, 4));
         assert!(w.collector.gc_mark());
         assert!(g.barriers.is_empty(), "gone before there are new ones");
         assert!(w.m0.gc_scan(g));
         assert_eq!(g.barriers.pending(), 2);
         assert!(w.collector.gc_terminate());
-        assert_eq!(w.m0.ret(), Left::Asks);
+        assert_eq!(w.m0.ret(), RunResult::NextOp);
         assert!(w.collector.gc_sweep() && w.collector.gc_stop_the_world());
         assert!(g.barriers.is_empty(), "nor does a cycle of the other kind leave any");
         returns_to_the_end(w.m0, 3);
@@ -98,12 +98,12 @@ fn those_of_a_goroutine_that_runs_stay_until_the_next_cycle() {
 }
 
 #[test]
-fn a_scan_halves_a_stack_that_is_little_used() {
-    passes("cycles::a_scan_halves_a_stack_that_is_little_used", || {
+fn scan_halves_a_little_used_stack() {
+    passes("cycles::scan_halves_a_little_used_stack", || {
         let w = machines(Config { scan_shrinks: true, initial_stack: 16384, ..EVERY_FRAME });
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small; 3]);
+        calls(w.m0, &[FuncId::Small; 3]);
         assert!(w.m0.yield_now());
         assert!(w.collector.gc_mark() && w.collector.gc_scan(g));
         assert_eq!((g.stack.size(), g.barriers.pending()), (8192, 2), "before there are any");
@@ -112,10 +112,10 @@ fn a_scan_halves_a_stack_that_is_little_used() {
         assert!(w.collector.gc_terminate());
         assert_eq!((g.stack.size(), chain(g).len()), (4096, 4));
         assert!(w.collector.gc_sweep());
-        assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
+        assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
         assert!(w.collector.gc_stop_the_world());
         assert_eq!(g.stack.size(), 4096, "the kernel may have pointers to it");
-        assert_eq!(w.m0.leave_syscall(), Left::Asks);
+        assert_eq!(w.m0.leave_syscall(), RunResult::NextOp);
         assert!(w.collector.gc_stop_the_world() && w.collector.gc_stop_the_world());
         assert_eq!(g.stack.size(), MIN_STACK);
         returns_to_the_end(w.m0, 4);
@@ -123,40 +123,40 @@ fn a_scan_halves_a_stack_that_is_little_used() {
 }
 
 #[test]
-fn a_half_without_room_for_code_without_a_check_is_no_half() {
-    passes("cycles::a_half_without_room_for_code_without_a_check_is_no_half", || {
+fn stack_is_not_halved_without_room_for_the_reserve() {
+    passes("cycles::stack_is_not_halved_without_room_for_the_reserve", || {
         let w = machines(Config { initial_stack: 4096, ..EVERY_FRAME });
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small; 10]);
+        calls(w.m0, &[FuncId::Small; 10]);
         let used = g.stack.top.get() - g.sched.sp.get();
         assert!(used < 4096 / 4 && used + 24 == 2048 / 2, "{used}");
         assert!(w.m0.yield_now());
         assert!(!w.collector.gc_shrink(g));
         // It would fit otherwise.
         assert!(w.m0.take(g));
-        assert_eq!((w.m0.ret(), w.m0.ret()), (Left::Asks, Left::Asks));
+        assert_eq!((w.m0.ret(), w.m0.ret()), (RunResult::NextOp, RunResult::NextOp));
         assert!(w.m0.yield_now());
         assert!(w.collector.gc_shrink(g));
         assert!(w.m0.take(g));
-        assert_eq!(w.m0.call(Function::Nosplit), Left::Asks);
+        assert_eq!(w.m0.call(FuncId::Nosplit), RunResult::NextOp);
         assert_eq!(chain(g).len(), 10);
     });
 }
 
 #[test]
-fn machines_that_scan_each_others_goroutines_do_not_wait_for_ever() {
-    passes("cycles::machines_that_scan_each_others_goroutines_do_not_wait_for_ever", || {
+fn machines_that_scan_each_others_goroutines_do_not_deadlock() {
+    passes("cycles::machines_that_scan_each_others_goroutines_do_not_deadlock", || {
         static SCANS: AtomicU64 = AtomicU64::new(0);
         fn turns(m: &'static M, own: &'static G, other: &'static G) {
             start(m, own);
-            calls(m, &[Function::Small, Function::Small]);
+            calls(m, &[FuncId::Small, FuncId::Small]);
             let end = Instant::now() + Duration::from_secs(1);
             while Instant::now() < end {
                 // Both at once, more often than not.
                 SCANS.fetch_add(u64::from(m.gc_scan(other)), Ordering::Relaxed);
                 assert_eq!(own.status.get(), status::RUNNING);
-                assert_eq!((m.call(Function::Tiny), m.ret()), (Left::Asks, Left::Asks));
+                assert_eq!((m.call(FuncId::Tiny), m.ret()), (RunResult::NextOp, RunResult::NextOp));
             }
             m.end();
         }
@@ -188,15 +188,15 @@ fn machines_that_scan_each_others_goroutines_do_not_wait_for_ever() {
 }
 
 #[test]
-fn of_machines_that_collect_at_once_one_does_each_part() {
-    passes("cycles::of_machines_that_collect_at_once_one_does_each_part", || {
+fn parts_of_a_cycle_are_done_once_when_all_machines_collect() {
+    passes("cycles::parts_of_a_cycle_are_done_once_when_all_machines_collect", || {
         static DID: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
-        static NOBODY_COLLECTS: Barrier = Barrier::new(3);
+        static ALL_DONE: Barrier = Barrier::new(3);
         fn turns(m: &'static M, own: Option<&'static G>, all: [&'static G; 2]) {
             be(m);
             if let Some(own) = own {
                 start(m, own);
-                calls(m, &[Function::Small; 3]);
+                calls(m, &[FuncId::Small; 3]);
                 assert!(m.alloc(0).is_some());
             }
             let end = Instant::now() + Duration::from_secs(1);
@@ -214,14 +214,14 @@ fn of_machines_that_collect_at_once_one_does_each_part() {
                     m.gc_shrink(g);
                 }
                 if own.is_some() {
-                    assert_eq!((m.call(Function::Huge), m.ret()), (Left::Asks, Left::Asks));
+                    assert_eq!((m.call(FuncId::Huge), m.ret()), (RunResult::NextOp, RunResult::NextOp));
                     assert!(m.load(1, 0, 0), "the object in its frame lives");
                 }
             }
-            // Until nobody collects any more, another machine may stop this one and move the stack
+            // As long as any machine collects, another one may stop this one and move the stack
             // under the walk. It may also wait for a scan, and so does not wait for this thread.
             assert_eq!(m.yield_now(), own.is_some());
-            NOBODY_COLLECTS.wait();
+            ALL_DONE.wait();
             if let Some(own) = own {
                 assert_eq!(chain(own).len(), 4);
                 assert!(m.take(own));

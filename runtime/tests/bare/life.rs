@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::{G, status};
-use sigstorm_runtime::{Function, Left, M};
+use sigstorm_runtime::sched::g::{G, status};
+use sigstorm_runtime::{FuncId, M, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, be, calls, chain, machines, returns_to_the_end, start};
@@ -13,8 +13,8 @@ use crate::machine::{EVERY_FRAME, be, calls, chain, machines, returns_to_the_end
 const TIME: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_spawned_goroutine_is_whoevers_takes_it() {
-    passes("life::a_spawned_goroutine_is_whoevers_takes_it", || {
+fn spawned_g_can_be_taken_by_any_machine() {
+    passes("life::spawned_g_can_be_taken_by_any_machine", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         assert!(w.m0.spawn(g));
@@ -25,20 +25,20 @@ fn a_spawned_goroutine_is_whoevers_takes_it() {
         w.cycle(&[1]);
         start(w.m1, g);
         w.m1.end();
-        assert!(w.m0.spawn(g), "a dead one is made anew");
+        assert!(w.m0.spawn(g), "a dead goroutine is started anew");
     });
 }
 
 #[test]
-fn a_parked_goroutine_comes_back_only_when_it_is_made_ready() {
-    passes("life::a_parked_goroutine_comes_back_only_when_it_is_made_ready", || {
+fn parked_g_stays_parked_until_made_ready() {
+    passes("life::parked_g_stays_parked_until_made_ready", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Tiny]);
+        calls(w.m0, &[FuncId::Small, FuncId::Tiny]);
         assert!(w.m0.park() && w.m0.current().is_none());
         assert_eq!((g.status.get(), g.is_parked()), (status::WAITING, true));
-        assert!(!w.m0.take(g) && !w.m1.take(g), "nobody takes it");
+        assert!(!w.m0.take(g) && !w.m1.take(g), "a parked goroutine cannot be taken");
         // It is stopped: the collector scans it.
         assert!(w.collector.gc_mark() && w.collector.gc_scan(g));
         assert_eq!(g.barriers.pending(), 1);
@@ -53,30 +53,33 @@ fn a_parked_goroutine_comes_back_only_when_it_is_made_ready() {
 }
 
 #[test]
-fn a_preempted_goroutine_goes_on_elsewhere_from_its_prologue() {
-    passes("life::a_preempted_goroutine_goes_on_elsewhere_from_its_prologue", || {
+fn preempted_g_resumes_elsewhere_from_its_prologue() {
+    passes("life::preempted_g_resumes_elsewhere_from_its_prologue", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Small]);
+        calls(w.m0, &[FuncId::Small, FuncId::Small]);
         assert!(!w.m0.preempt(g), "its own");
         assert!(w.m1.preempt(g) && g.yield_requested());
-        assert_eq!(w.m0.call(Function::Nosplit), Left::Asks, "a frame without a check answers no request");
-        assert_eq!(w.m0.call(Function::Tiny), Left::Preempted);
+        assert_eq!(
+            w.m0.call(FuncId::Nosplit),
+            RunResult::NextOp,
+            "a frame without a check answers no request"
+        );
+        assert_eq!(w.m0.call(FuncId::Tiny), RunResult::Preempted);
         assert!(w.m0.current().is_none() && !g.yield_requested() && !g.preempt_requested());
         assert_eq!(g.status.get(), status::RUNNABLE);
         assert!(!w.m1.preempt(g), "it does not run");
-        let in_prologue =
-            [Function::Tiny, Function::Nosplit, Function::Small, Function::Small, Function::Entry];
+        let in_prologue = [FuncId::Tiny, FuncId::Nosplit, FuncId::Small, FuncId::Small, FuncId::Entry];
         assert_eq!(chain(g), in_prologue);
         // Installed while the first machine had it last; hit on the second.
         assert!(w.collector.gc_mark() && w.collector.gc_scan(g));
         assert_eq!(g.barriers.pending(), 3);
         assert!(w.m1.take(g));
-        assert_eq!(w.m1.proceed(), Left::Asks);
+        assert_eq!(w.m1.proceed(), RunResult::NextOp);
         assert_eq!(chain(g), in_prologue);
         for hits in [0, 1, 2] {
-            assert_eq!(w.m1.ret(), Left::Asks);
+            assert_eq!(w.m1.ret(), RunResult::NextOp);
             assert_eq!(g.barriers.position(), hits);
         }
         returns_to_the_end(w.m1, 2);
@@ -84,12 +87,12 @@ fn a_preempted_goroutine_goes_on_elsewhere_from_its_prologue() {
 }
 
 #[test]
-fn a_request_to_scan_and_one_to_let_go_are_both_answered() {
-    passes("life::a_request_to_scan_and_one_to_let_go_are_both_answered", || {
+fn scan_request_and_yield_request_are_both_handled() {
+    passes("life::scan_request_and_yield_request_are_both_handled", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small]);
+        calls(w.m0, &[FuncId::Small]);
         assert!(w.m1.preempt(g));
         let collector = w.collector;
         let scan = thread::spawn(move || {
@@ -100,34 +103,34 @@ fn a_request_to_scan_and_one_to_let_go_are_both_answered() {
         while !g.scan_requested() {
             thread::yield_now();
         }
-        assert_eq!(w.m0.call(Function::Small), Left::Preempted);
+        assert_eq!(w.m0.call(FuncId::Small), RunResult::Preempted);
         scan.join().expect("the collector");
         assert!(g.scan_done() && g.barriers.pending() == 1);
         assert!(w.m0.take(g));
-        assert_eq!(w.m0.proceed(), Left::Asks);
+        assert_eq!(w.m0.proceed(), RunResult::NextOp);
         returns_to_the_end(w.m0, 3);
     });
 }
 
 #[test]
-fn an_exit_through_defers_leaves_no_barriers_to_whoever_is_next() {
-    passes("life::an_exit_through_defers_leaves_no_barriers_to_whoever_is_next", || {
-        use sigstorm_runtime::panic::Unwind;
+fn goexit_leaves_no_barriers_for_the_next_g() {
+    passes("life::goexit_leaves_no_barriers_for_the_next_g", || {
+        use sigstorm_runtime::sched::panic::Unwind;
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Deferring]);
-        assert!(w.m0.defer(Function::Tiny));
-        calls(w.m0, &[Function::Small, Function::Small]);
+        calls(w.m0, &[FuncId::Deferring]);
+        assert!(w.m0.defer(FuncId::Tiny));
+        calls(w.m0, &[FuncId::Small, FuncId::Small]);
         assert!(w.m0.park());
         assert!(w.collector.gc_mark() && w.collector.gc_scan(g));
         assert!(w.m1.ready(g) && w.m1.take(g));
         let before = g.barriers.pending();
         assert_eq!(before, 2);
-        assert_eq!(w.m1.panic(true), Some(Left::Asks));
-        assert_eq!(w.m1.unwind_next(), Unwind::Call(Function::Tiny));
-        calls(w.m1, &[Function::Tiny]);
-        assert_eq!(w.m1.ret(), Left::Asks);
+        assert_eq!(w.m1.panic(true), Some(RunResult::NextOp));
+        assert_eq!(w.m1.unwind_next(), Unwind::Call(FuncId::Tiny));
+        calls(w.m1, &[FuncId::Tiny]);
+        assert_eq!(w.m1.ret(), RunResult::NextOp);
         assert_eq!(w.m1.unwind_next(), Unwind::End);
         assert_eq!(g.barriers.pending(), before, "they are there to the end");
         let (stack, size) = (g.stack.lo.get(), g.stack.size());
@@ -136,17 +139,17 @@ fn an_exit_through_defers_leaves_no_barriers_to_whoever_is_next() {
         // The same struct and stack, another goroutine.
         start(w.m0, g);
         assert_eq!((g.stack.lo.get(), g.stack.size()), (stack, size));
-        calls(w.m0, &[Function::Large, Function::Large]);
+        calls(w.m0, &[FuncId::Large, FuncId::Large]);
         assert!(w.collector.gc_terminate() && w.collector.gc_sweep());
         assert_eq!(chain(g).len(), 3);
     });
 }
 
 #[test]
-fn wake_ups_are_not_lost_and_not_doubled() {
-    passes("life::wake_ups_are_not_lost_and_not_doubled", || {
+fn wake_ups_are_neither_lost_nor_doubled() {
+    passes("life::wake_ups_are_neither_lost_nor_doubled", || {
         // Two machines take turns with one goroutine: each parks it, and either wakes it. A third
-        // scans it all the while, and asks whoever has it to let it go.
+        // scans it all the while, and asks the machine that has it to drop it.
         static TURNS: AtomicU64 = AtomicU64::new(0);
         static WOKEN: AtomicU64 = AtomicU64::new(0);
         fn turns(m: &'static M, g: &'static G) {
@@ -159,12 +162,12 @@ fn wake_ups_are_not_lost_and_not_doubled() {
                 if !m.take(g) {
                     continue;
                 }
-                // Let go in a prologue, it is in that call still.
-                let fresh = if chain(g).len() == 2 { m.proceed() } else { m.call(Function::Small) };
-                if fresh == Left::Preempted {
+                // If it was dropped in a prologue, it is still in that call.
+                let fresh = if chain(g).len() == 2 { m.proceed() } else { m.call(FuncId::Small) };
+                if fresh == RunResult::Preempted {
                     continue;
                 }
-                assert_eq!(m.ret(), Left::Asks);
+                assert_eq!(m.ret(), RunResult::NextOp);
                 TURNS.fetch_add(1, Ordering::Relaxed);
                 assert!(m.park());
             }

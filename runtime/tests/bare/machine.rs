@@ -1,30 +1,30 @@
-//! What every test needs: a core with its machines, and a goroutine's chain of calls.
+//! Common parts of all tests: a runtime with its machines, and a goroutine's chain of calls.
 
 use std::ptr;
 
-use sigstorm_runtime::g::G;
-use sigstorm_runtime::traceback::{Frame, Unwinder, WalkError, saved};
-use sigstorm_runtime::{Config, Core, Function, Left, M, fault, profiler};
+use sigstorm_runtime::sched::g::G;
+use sigstorm_runtime::unwind::traceback::{Frame, Unwinder, WalkError, saved};
+use sigstorm_runtime::{Config, FuncId, M, RunResult, Runtime, profiler, unwind::fault};
 
 /// A barrier in every frame.
 pub const EVERY_FRAME: Config = Config { every_frame: true, ..Config::DEFAULT };
 
-/// A core, two machines that run goroutines, and the collector's.
+/// A runtime, two machines that run goroutines, and the collector's.
 #[derive(Clone, Copy)]
 pub struct Machines {
-    pub core: &'static Core,
+    pub runtime: &'static Runtime,
     pub m0: &'static M,
     pub m1: &'static M,
     pub collector: &'static M,
 }
 
 impl Machines {
-    /// Goroutine `number`, from 1.
+    /// Returns goroutine `number`, from 1.
     pub fn g(&self, number: usize) -> &'static G {
-        &self.core.goroutines()[number - 1]
+        &self.runtime.goroutines()[number - 1]
     }
 
-    /// One whole cycle, with a scan of these goroutines. None of them may be running.
+    /// Runs a whole cycle, with a scan of these goroutines. None of them may be running.
     pub fn cycle(&self, scan: &[usize]) {
         assert!(self.collector.gc_mark());
         scan.iter().for_each(|&g| assert!(self.collector.gc_scan(self.g(g))));
@@ -34,14 +34,14 @@ impl Machines {
     }
 }
 
-/// A core with its handlers installed; the calling thread is machine 0's.
+/// Makes a runtime with its handlers installed. The calling thread becomes machine 0's.
 pub fn machines(config: Config) -> Machines {
-    let core = Core::leak(config).expect("a valid configuration");
+    let runtime = Runtime::leak(config).expect("a valid configuration");
     fault::install().expect("fault handlers");
     profiler::install().expect("the profiling handler");
-    let [m0, m1, collector] = [0, 1, 2].map(|id| M::leak(core, id));
+    let [m0, m1, collector] = [0, 1, 2].map(|id| M::leak(runtime, id));
     be(m0);
-    Machines { core, m0, m1, collector }
+    Machines { runtime, m0, m1, collector }
 }
 
 /// Makes the calling thread `m`'s, with a signal stack.
@@ -63,17 +63,17 @@ pub fn signal_stack() {
 /// Takes `g`, which is not running, and brings it to its outermost frame's first ask.
 #[track_caller]
 pub fn start(m: &'static M, g: &'static G) {
-    assert!(m.take(g), "g{} is not to be had", g.id);
-    // The entry asks as it begins, so the first answer goes nowhere.
-    assert_eq!(m.call(Function::Tiny), Left::Asks);
-    assert_eq!(chain(g), [Function::Entry]);
+    assert!(m.take(g), "g{} cannot be taken", g.id);
+    // The entry asks as it begins, so the first answer is ignored.
+    assert_eq!(m.call(FuncId::Tiny), RunResult::NextOp);
+    assert_eq!(chain(g), [FuncId::Entry]);
 }
 
 /// Calls each in turn, the last one innermost.
 #[track_caller]
-pub fn calls(m: &'static M, functions: &[Function]) {
+pub fn calls(m: &'static M, functions: &[FuncId]) {
     for &function in functions {
-        assert_eq!(m.call(function), Left::Asks, "calling {function}");
+        assert_eq!(m.call(function), RunResult::NextOp, "calling {function}");
     }
 }
 
@@ -81,13 +81,13 @@ pub fn calls(m: &'static M, functions: &[Function]) {
 #[track_caller]
 pub fn returns_to_the_end(m: &'static M, depth: usize) {
     for left in (1..depth).rev() {
-        assert_eq!(m.ret(), Left::Asks, "{left} frames are left");
+        assert_eq!(m.ret(), RunResult::NextOp, "{left} frames are left");
     }
-    assert_eq!(m.ret(), Left::Exited);
+    assert_eq!(m.ret(), RunResult::Exited);
     assert!(m.current().is_none());
 }
 
-/// The frames of a goroutine that is off its stack, innermost first.
+/// Returns the frames of a goroutine that is off its stack, innermost first.
 pub fn frames(g: &'static G) -> Result<Vec<Frame>, WalkError> {
     let mut walk = Unwinder::begin(g, saved(g)?)?;
     let mut frames = Vec::new();
@@ -97,9 +97,9 @@ pub fn frames(g: &'static G) -> Result<Vec<Frame>, WalkError> {
     Ok(frames)
 }
 
-/// Its chain of calls, innermost first.
+/// Returns the goroutine's chain of calls, innermost first.
 #[track_caller]
-pub fn chain(g: &'static G) -> Vec<Function> {
+pub fn chain(g: &'static G) -> Vec<FuncId> {
     match frames(g) {
         Ok(frames) => frames.iter().map(|f| f.row.function().expect("a function")).collect(),
         Err(error) => panic!("the walk of g{} failed: {error}", g.id),
@@ -114,7 +114,7 @@ impl Random {
         Random(seed | 1)
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::{G, status};
-use sigstorm_runtime::{Config, Function, Left, M};
+use sigstorm_runtime::sched::g::{G, status};
+use sigstorm_runtime::{Config, FuncId, M, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, Machines, be, calls, machines, start};
@@ -24,8 +24,8 @@ fn until(mut turn: impl FnMut()) {
 }
 
 #[test]
-fn one_machine_gets_a_goroutine_that_two_want_to_start() {
-    passes("races::one_machine_gets_a_goroutine_that_two_want_to_start", || {
+fn dead_g_is_restarted_by_one_of_two_machines() {
+    passes("races::dead_g_is_restarted_by_one_of_two_machines", || {
         static HAVE_IT: AtomicU32 = AtomicU32::new(0);
         // M0: sees that it is dead             M1: sees that it is dead
         //                                      M1: starts it, runs it
@@ -50,11 +50,11 @@ fn one_machine_gets_a_goroutine_that_two_want_to_start() {
 }
 
 #[test]
-fn a_handler_walks_no_goroutine_that_another_machine_runs() {
-    passes("races::a_handler_walks_no_goroutine_that_another_machine_runs", || {
-        // M0: lets g1 go: it is runnable, and still M0's current one
+fn handler_never_walks_a_g_that_another_machine_runs() {
+    passes("races::handler_never_walks_a_g_that_another_machine_runs", || {
+        // M0: drops g1: it is runnable, and still M0's current goroutine
         //                                      M1: takes g1, runs it
-        // M0: SIGPROF: walks g1, which is on M1's hands
+        // M0: SIGPROF: walks g1, which M1 runs
         let w = machines(Config::default());
         install_judge();
         let g = w.g(1);
@@ -66,7 +66,7 @@ fn a_handler_walks_no_goroutine_that_another_machine_runs() {
                 be(m);
                 until(|| {
                     if m.take(g) {
-                        m.call(Function::Small);
+                        m.call(FuncId::Small);
                         m.ret();
                         m.yield_now();
                     }
@@ -89,13 +89,13 @@ fn a_handler_walks_no_goroutine_that_another_machine_runs() {
 }
 
 #[test]
-fn a_request_is_not_lost_while_the_stack_moves() {
-    passes("races::a_request_is_not_lost_while_the_stack_moves", || {
-        // M0: copystack: nobody has raised the guard
+fn preempt_request_survives_copystack() {
+    passes("races::preempt_request_survives_copystack", || {
+        // M0: copystack: sees that the guard is not raised
         //                                      M2: asks: raises the guard
         // M0: copystack: sets the guard to the new stack's
         //
-        // M0: answers an earlier request: takes back the flag, then the guard
+        // M0: takes an earlier request: clears the flag, then the guard
         //                                      M2: asks: sets the flag before, the guard after
         // M0: a raised guard and no request: no stack is large enough
         let w = machines(Config::default());
@@ -103,7 +103,7 @@ fn a_request_is_not_lost_while_the_stack_moves() {
         while Instant::now() < end {
             asked += round(&w);
             // SAFETY: the collector was joined, and machine 0 has no goroutine.
-            unsafe { w.core.reset(Config::default()) }.expect("a valid configuration");
+            unsafe { w.runtime.reset(Config::default()) }.expect("a valid configuration");
         }
         assert!(asked > 10, "{asked} scans");
     });
@@ -122,19 +122,19 @@ fn round(w: &Machines) -> u64 {
         let mut asked = 0u64;
         while !STOP.load(Ordering::Relaxed) {
             {
-                let _alone = COLLECTING.lock().expect("nobody panics with it");
+                let _alone = COLLECTING.lock().expect("no thread panics with it");
                 collector.gc_sweep();
                 collector.gc_mark();
             }
             asked += u64::from(collector.gc_scan(g));
-            let _alone = COLLECTING.lock().expect("nobody panics with it");
+            let _alone = COLLECTING.lock().expect("no thread panics with it");
             collector.gc_terminate();
         }
         asked
     });
     start(m0, g);
-    while w.core.copies() < 5_000 {
-        calls(m0, &[Function::Huge; 4]);
+    while w.runtime.copies() < 5_000 {
+        calls(m0, &[FuncId::Huge; 4]);
         assert_eq!(g.stack.size(), 16384, "it grew where it was only asked");
         let raised = || g.guard.get() == usize::MAX;
         let torn = || g.scan_requested() && !raised() || raised() && !g.preempt_requested();
@@ -145,11 +145,11 @@ fn round(w: &Machines) -> u64 {
         };
         assert!(!torn() || !(0..50).all(|_| stays_torn()), "a request is lost, or a guard stays raised");
         for _ in 0..4 {
-            assert_eq!(m0.ret(), Left::Asks);
+            assert_eq!(m0.ret(), RunResult::NextOp);
         }
         assert!(m0.yield_now());
         {
-            let _alone = COLLECTING.lock().expect("nobody panics with it");
+            let _alone = COLLECTING.lock().expect("no thread panics with it");
             while m0.gc_shrink(g) {}
         }
         assert!(m0.take(g));
@@ -160,11 +160,11 @@ fn round(w: &Machines) -> u64 {
 }
 
 #[test]
-fn the_world_is_not_stopped_while_a_machine_goes_on() {
-    passes("races::the_world_is_not_stopped_while_a_machine_goes_on", || {
-        // M0: the world goes on: leaves the safepoint, looks whether it is stopped again, and
-        //     counts as safe once more, for the length of one instruction
-        //                                      M2: stops the world: all are safe
+fn world_is_not_stopped_while_a_machine_runs_on() {
+    passes("races::world_is_not_stopped_while_a_machine_runs_on", || {
+        // M0: the world goes on: M0 leaves the safepoint, checks whether the world is being stopped
+        //     again, and is at a safepoint once more, for the length of one instruction
+        //                                      M2: stops the world: all are at a safepoint
         // M0: goes on
         let w = machines(EVERY_FRAME);
         let (collector, g) = (w.collector, w.g(1));
@@ -178,10 +178,10 @@ fn the_world_is_not_stopped_while_a_machine_goes_on() {
             }
         });
         assert!(w.m0.take(g));
-        w.m0.call(Function::Tiny);
+        w.m0.call(FuncId::Tiny);
         until(|| {
             for _ in 0..8 {
-                w.m0.call(Function::Small);
+                w.m0.call(FuncId::Small);
             }
             for _ in 0..8 {
                 w.m0.ret();

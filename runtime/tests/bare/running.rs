@@ -2,35 +2,35 @@
 
 use std::thread;
 
-use sigstorm_runtime::g::status;
-use sigstorm_runtime::table;
-use sigstorm_runtime::traceback::{WalkError, saved};
-use sigstorm_runtime::{Config, Function, Left};
+use sigstorm_runtime::sched::g::status;
+use sigstorm_runtime::unwind::functab;
+use sigstorm_runtime::unwind::traceback::{WalkError, saved};
+use sigstorm_runtime::{Config, FuncId, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, be, calls, chain, frames, machines, returns_to_the_end, start};
 
 /// The kinds whose calls come back with an ask.
-const KINDS: [Function; 7] = [
-    Function::Nosplit,
-    Function::Tiny,
-    Function::Small,
-    Function::Medium,
-    Function::Large,
-    Function::Huge,
-    Function::Deferring,
+const KINDS: [FuncId; 7] = [
+    FuncId::Nosplit,
+    FuncId::Tiny,
+    FuncId::Small,
+    FuncId::Medium,
+    FuncId::Large,
+    FuncId::Huge,
+    FuncId::Deferring,
 ];
 
 #[test]
-fn every_kind_can_call_every_kind() {
-    passes("running::every_kind_can_call_every_kind", || {
+fn every_frame_kind_can_call_every_frame_kind() {
+    passes("running::every_frame_kind_can_call_every_frame_kind", || {
         let w = machines(Config::default());
         let g = w.g(1);
         for outer in KINDS {
             for inner in KINDS {
                 start(w.m0, g);
                 calls(w.m0, &[outer, inner]);
-                assert_eq!(chain(g), [inner, outer, Function::Entry]);
+                assert_eq!(chain(g), [inner, outer, FuncId::Entry]);
                 returns_to_the_end(w.m0, 3);
                 assert_eq!(g.status.get(), status::DEAD);
             }
@@ -39,17 +39,17 @@ fn every_kind_can_call_every_kind() {
 }
 
 #[test]
-fn a_walk_gives_the_frames_that_the_table_describes() {
-    passes("running::a_walk_gives_the_frames_that_the_table_describes", || {
+fn walk_yields_the_frames_that_functab_describes() {
+    passes("running::walk_yields_the_frames_that_functab_describes", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Large, Function::Tiny]);
+        calls(w.m0, &[FuncId::Small, FuncId::Large, FuncId::Tiny]);
         let found = frames(g).expect("a walk");
         let mut sp = g.sched.sp.get();
         for (index, frame) in found.iter().enumerate() {
-            let info = table::info(frame.row.function().expect("a function"));
-            assert_eq!(frame.pc, if index == 0 { info.after_ask } else { info.after_call });
+            let info = functab::info(frame.row.function().expect("a function"));
+            assert_eq!(frame.pc, if index == 0 { info.after_next_op } else { info.after_call });
             assert_eq!(frame.sp, sp);
             sp += info.size + 16;
         }
@@ -59,51 +59,51 @@ fn a_walk_gives_the_frames_that_the_table_describes() {
 }
 
 #[test]
-fn a_leaf_and_a_second_call_leave_the_chain_as_it_was() {
-    passes("running::a_leaf_and_a_second_call_leave_the_chain_as_it_was", || {
+fn leaf_call_and_second_call_leave_the_chain_unchanged() {
+    passes("running::leaf_call_and_second_call_leave_the_chain_unchanged", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small]);
+        calls(w.m0, &[FuncId::Small]);
         let before = g.sched.sp.get();
         for _ in 0..3 {
-            assert_eq!(w.m0.call(Function::Leaf), Left::Asks);
-            assert_eq!((chain(g), g.sched.sp.get()), (vec![Function::Small, Function::Entry], before));
-            calls(w.m0, &[Function::Tiny]);
-            assert_eq!(w.m0.ret(), Left::Asks);
+            assert_eq!(w.m0.call(FuncId::Leaf), RunResult::NextOp);
+            assert_eq!((chain(g), g.sched.sp.get()), (vec![FuncId::Small, FuncId::Entry], before));
+            calls(w.m0, &[FuncId::Tiny]);
+            assert_eq!(w.m0.ret(), RunResult::NextOp);
         }
     });
 }
 
 #[test]
-fn a_system_call_is_walked_from_its_transition_point() {
-    passes("running::a_system_call_is_walked_from_its_transition_point", || {
+fn g_in_syscall_is_walked_from_its_transition_point() {
+    passes("running::g_in_syscall_is_walked_from_its_transition_point", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Medium]);
-        assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
+        calls(w.m0, &[FuncId::Medium]);
+        assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
         assert_eq!(g.status.get(), status::SYSCALL);
         assert_eq!(g.sched.sp.get(), 0);
         assert_eq!(saved(g).map(|s| s.sp), Ok(g.syscall.sp.get()));
-        assert_eq!(chain(g), [Function::Syscall, Function::Medium, Function::Entry]);
-        assert!(w.core.is_safe(0), "a machine in a system call holds nobody up");
-        assert_eq!(w.m0.leave_syscall(), Left::Asks);
+        assert_eq!(chain(g), [FuncId::Syscall, FuncId::Medium, FuncId::Entry]);
+        assert!(w.runtime.at_safepoint(0), "a machine in a system call is at a safepoint");
+        assert_eq!(w.m0.leave_syscall(), RunResult::NextOp);
         assert_eq!(g.syscall.sp.get(), 0);
         assert_eq!(g.status.get(), status::RUNNING);
-        assert_eq!(chain(g), [Function::Medium, Function::Entry]);
-        assert_eq!(w.m0.leave_syscall(), Left::Exited, "there is none to leave");
+        assert_eq!(chain(g), [FuncId::Medium, FuncId::Entry]);
+        assert_eq!(w.m0.leave_syscall(), RunResult::Exited, "there is none to leave");
         returns_to_the_end(w.m0, 2);
     });
 }
 
 #[test]
-fn a_goroutine_goes_on_where_it_was_on_another_machine() {
-    passes("running::a_goroutine_goes_on_where_it_was_on_another_machine", || {
+fn yielded_g_resumes_in_place_on_another_machine() {
+    passes("running::yielded_g_resumes_in_place_on_another_machine", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Large]);
+        calls(w.m0, &[FuncId::Small, FuncId::Large]);
         assert!(!w.m1.take(g), "it runs elsewhere");
         assert!(w.m0.yield_now());
         assert_eq!(g.status.get(), status::RUNNABLE);
@@ -111,26 +111,26 @@ fn a_goroutine_goes_on_where_it_was_on_another_machine() {
             be(w.m1);
             assert!(w.m1.take(g));
             assert!(!w.m1.take(w.g(2)), "a machine has one goroutine");
-            assert_eq!(chain(g), [Function::Large, Function::Small, Function::Entry]);
+            assert_eq!(chain(g), [FuncId::Large, FuncId::Small, FuncId::Entry]);
             returns_to_the_end(w.m1, 3);
         })
         .join()
         .expect("the other machine");
         assert!(!w.m0.yield_now(), "there is nothing to yield");
-        assert_eq!(w.m0.call(Function::Tiny), Left::Exited, "there is nobody to call");
+        assert_eq!(w.m0.call(FuncId::Tiny), RunResult::Exited, "there is no goroutine");
     });
 }
 
 #[test]
-fn a_dead_goroutine_starts_anew_on_its_stack() {
-    passes("running::a_dead_goroutine_starts_anew_on_its_stack", || {
+fn dead_g_restarts_on_its_old_stack() {
+    passes("running::dead_g_restarts_on_its_old_stack", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Huge; 2]);
+        calls(w.m0, &[FuncId::Huge; 2]);
         let (lo, size) = (g.stack.lo.get(), g.stack.size());
         assert!(size > 2 * 2304);
-        assert_eq!(w.m0.end(), Left::Exited);
+        assert_eq!(w.m0.end(), RunResult::Exited);
         assert_eq!(g.status.get(), status::DEAD);
         start(w.m0, g);
         assert_eq!((g.stack.lo.get(), g.stack.size()), (lo, size));
@@ -138,14 +138,14 @@ fn a_dead_goroutine_starts_anew_on_its_stack() {
 }
 
 #[test]
-fn a_goroutine_that_ends_in_a_system_call_starts_anew_from_the_start() {
-    passes("running::a_goroutine_that_ends_in_a_system_call_starts_anew_from_the_start", || {
+fn g_that_ended_in_syscall_restarts_from_its_entry() {
+    passes("running::g_that_ended_in_syscall_restarts_from_its_entry", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Tiny; 4]);
-        assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
-        assert_eq!(w.m0.end(), Left::Exited);
+        calls(w.m0, &[FuncId::Tiny; 4]);
+        assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
+        assert_eq!(w.m0.end(), RunResult::Exited);
         assert_eq!(g.syscall.sp.get(), 0, "the transition point of the life before is still there");
 
         start(w.m0, g);
@@ -153,16 +153,16 @@ fn a_goroutine_that_ends_in_a_system_call_starts_anew_from_the_start() {
         assert!(w.collector.gc_mark());
         assert!(w.collector.gc_scan(g));
         assert_eq!(g.barriers.len(), 0, "a lone outermost frame has nothing to put a barrier over");
-        assert_eq!(chain(g), [Function::Entry]);
+        assert_eq!(chain(g), [FuncId::Entry]);
     });
 }
 
 #[test]
-fn nothing_is_saved_of_a_goroutine_that_was_never_run() {
-    passes("running::nothing_is_saved_of_a_goroutine_that_was_never_run", || {
+fn g_that_never_ran_has_no_saved_state() {
+    passes("running::g_that_never_ran_has_no_saved_state", || {
         let w = machines(Config::default());
         assert_eq!(saved(w.g(4)), Err(WalkError::NothingSaved));
         assert!(w.m0.take(w.g(4)));
-        assert_eq!(chain(w.g(4)), [Function::Entry]);
+        assert_eq!(chain(w.g(4)), [FuncId::Entry]);
     });
 }

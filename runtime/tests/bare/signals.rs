@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use sigstorm_runtime::lock::{self, Operation, Owner};
-use sigstorm_runtime::profiler::{self, Outcome, Pseudo, Sample, Skip};
-use sigstorm_runtime::{CodeClass, Config, Function, Left, M};
+use sigstorm_runtime::profiler::{self, Outcome, Pseudo, Sample, SkipReason};
+use sigstorm_runtime::stack::lock::{self, Operation, Owner};
+use sigstorm_runtime::{CodeClass, Config, FuncId, M, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, calls, frames, machines, signal_stack, start};
@@ -28,21 +28,21 @@ fn is_the_whole_stack(sample: &Sample, g: &'static sigstorm_runtime::G) {
 }
 
 #[test]
-fn a_signal_on_the_threads_own_stack_walks_the_saved_state() {
-    passes("signals::a_signal_on_the_threads_own_stack_walks_the_saved_state", || {
+fn signal_on_own_stack_walks_saved_state() {
+    passes("signals::signal_on_own_stack_walks_saved_state", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         assert!(w.m0.take(g));
         is_the_whole_stack(&signal(w.m0), g);
         w.m0.yield_now();
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Huge, Function::Deferring, Function::Nosplit]);
+        calls(w.m0, &[FuncId::Small, FuncId::Huge, FuncId::Deferring, FuncId::Nosplit]);
         let sample = signal(w.m0);
         is_the_whole_stack(&sample, g);
         assert_eq!((sample.pseudo, sample.class), (Pseudo::System, CodeClass::Runtime));
         assert!(!g.stack.contains(sample.sp));
 
-        assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
+        assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
         let sample = signal(w.m0);
         is_the_whole_stack(&sample, g);
         assert_eq!(sample.len, 6);
@@ -56,11 +56,11 @@ fn a_signal_on_the_threads_own_stack_walks_the_saved_state() {
 }
 
 #[test]
-fn a_deep_stack_is_cut_off() {
-    passes("signals::a_deep_stack_is_cut_off", || {
+fn traceback_of_deep_stack_is_cut_off_at_max_frames() {
+    passes("signals::traceback_of_deep_stack_is_cut_off_at_max_frames", || {
         let w = machines(EVERY_FRAME);
         start(w.m0, w.g(1));
-        calls(w.m0, &[Function::Tiny; 100]);
+        calls(w.m0, &[FuncId::Tiny; 100]);
         let sample = signal(w.m0);
         assert_eq!(sample.len, profiler::MAX_FRAMES);
         is_the_whole_stack(&sample, w.g(1));
@@ -68,8 +68,8 @@ fn a_deep_stack_is_cut_off() {
 }
 
 #[test]
-fn a_held_lock_is_a_skip_that_names_the_holder() {
-    passes("signals::a_held_lock_is_a_skip_that_names_the_holder", || {
+fn signal_under_held_lock_is_skipped_and_names_the_holder() {
+    passes("signals::signal_under_held_lock_is_skipped_and_names_the_holder", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
@@ -78,7 +78,7 @@ fn a_held_lock_is_a_skip_that_names_the_holder() {
             let owner = Owner { machine: machine.id, operation };
             assert!(!machine.holds_no_lock());
             let sample = signal(w.m0);
-            assert_eq!(sample.outcome, Outcome::Skipped(Skip::LockHeld, Some(owner)));
+            assert_eq!(sample.outcome, Outcome::Skipped(SkipReason::LockHeld, Some(owner)));
             assert_eq!((sample.len, sample.goroutine), (0, 1));
             assert_eq!(g.lock.owner(), Some(owner), "the handler has left it alone");
             drop(held);
@@ -89,16 +89,16 @@ fn a_held_lock_is_a_skip_that_names_the_holder() {
 }
 
 #[test]
-fn without_goroutine_rate_or_machine_there_is_nothing_to_walk() {
-    passes("signals::without_goroutine_rate_or_machine_there_is_nothing_to_walk", || {
+fn signal_without_goroutine_rate_or_machine_walks_nothing() {
+    passes("signals::signal_without_goroutine_rate_or_machine_walks_nothing", || {
         let w = machines(Config::default());
         let sample = signal(w.m0);
-        assert_eq!((sample.outcome, sample.goroutine, sample.len), (Outcome::Alone, 0, 0));
+        assert_eq!((sample.outcome, sample.goroutine, sample.len), (Outcome::NoGoroutine, 0, 0));
 
         start(w.m0, w.g(1));
         assert_eq!(w.m0.set_rate(0), Ok(true));
         assert_eq!(w.m0.set_rate(0), Ok(false));
-        assert_eq!(signal(w.m0).outcome, Outcome::Skipped(Skip::ProfilerOff, None));
+        assert_eq!(signal(w.m0).outcome, Outcome::Skipped(SkipReason::ProfilerOff, None));
         assert_eq!(w.m0.set_rate(1000), Ok(true));
         assert_eq!(signal(w.m0).outcome, Outcome::Traceback);
 
@@ -114,8 +114,8 @@ fn without_goroutine_rate_or_machine_there_is_nothing_to_walk() {
 }
 
 #[test]
-fn the_handler_keeps_errno() {
-    passes("signals::the_handler_keeps_errno", || {
+fn sigprof_handler_keeps_errno() {
+    passes("signals::sigprof_handler_keeps_errno", || {
         let w = machines(Config::default());
         start(w.m0, w.g(1));
         // SAFETY: the thread's own errno.

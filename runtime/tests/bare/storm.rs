@@ -5,20 +5,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::{G, status};
-use sigstorm_runtime::lock::{self, Operation};
-use sigstorm_runtime::panic::Unwind;
-use sigstorm_runtime::profiler::{self, MAX_FRAMES, Outcome, Pseudo, Skip};
-use sigstorm_runtime::syscall::{SystemCall, SystemCalls};
-use sigstorm_runtime::table::Table;
-use sigstorm_runtime::{CodeClass, Config, Function, Left, M};
+use sigstorm_runtime::profiler::{self, MAX_FRAMES, Outcome, Pseudo, SkipReason};
+use sigstorm_runtime::sched::g::{G, status};
+use sigstorm_runtime::sched::panic::Unwind;
+use sigstorm_runtime::sched::syscall::{SystemCall, SystemCalls};
+use sigstorm_runtime::stack::lock::{self, Operation};
+use sigstorm_runtime::unwind::functab::Table;
+use sigstorm_runtime::{CodeClass, Config, FuncId, M, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, Machines, Random, be, chain, machines};
 
 const TIME: Duration = Duration::from_secs(2);
 
-/// What the judge has seen.
+/// Counts of what the judge has seen.
 pub struct Tally {
     pub tracebacks: AtomicU64,
     pub on_goroutine: AtomicU64,
@@ -33,7 +33,7 @@ pub static TALLY: Tally = Tally {
     lock_held: AtomicU64::new(0),
 };
 
-/// The handler's work, and a judgement of what it did.
+/// Does the handler's work, and judges it.
 extern "C" fn judge(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(m) = M::of_thread() else { return };
     // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
@@ -62,19 +62,19 @@ extern "C" fn judge(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc:
                 die(&format_args!("a wrong walk: {sample:x?}"));
             }
         }
-        Outcome::Skipped(Skip::LockHeld, owner) => {
+        Outcome::Skipped(SkipReason::LockHeld, owner) => {
             add(&TALLY.lock_held);
             if owner.is_none() {
                 die(&format_args!("a holder without a name: {sample:x?}"));
             }
         }
-        Outcome::Skipped(Skip::UnknownCode, _) if sample.class == CodeClass::Foreign => {}
-        Outcome::Alone => {}
+        Outcome::Skipped(SkipReason::UnknownCode, _) if sample.class == CodeClass::Foreign => {}
+        Outcome::NoGoroutine => {}
         _ => die(&format_args!("{:?} at {:?} of g{}", sample.outcome, sample.class, sample.goroutine)),
     }
 }
 
-/// Nothing is to be saved: the process is a test's child, and it has failed.
+/// Ends the process, which is a test's child and has failed.
 fn die(what: &std::fmt::Arguments<'_>) -> ! {
     eprintln!("the judge: {what}");
     std::process::abort()
@@ -105,10 +105,10 @@ pub fn signal_until(stop: &AtomicBool, threads: &[libc::pthread_t]) -> u64 {
     sent
 }
 
-/// A goroutine as its driver knows it: outermost frame first, and which calls are deferred.
+/// A goroutine as its driver knows it: its frames, outermost first, and its deferred calls.
 #[derive(Default)]
 struct Shadow {
-    frames: Vec<(Function, bool)>,
+    frames: Vec<(FuncId, bool)>,
 }
 
 /// A machine's driver.
@@ -116,7 +116,7 @@ struct Driver {
     m: &'static M,
     gs: [(&'static G, Shadow); 2],
     random: Random,
-    /// Which of the two it runs.
+    /// The index of the goroutine that it runs.
     runs: Option<usize>,
 }
 
@@ -129,7 +129,7 @@ impl Driver {
         match self.random.below(20) {
             0..=8 if room => self.call(now),
             9 | 10 => {
-                assert_eq!(self.m.call(Function::Syscall), Left::InSyscall);
+                assert_eq!(self.m.call(FuncId::Syscall), RunResult::InSyscall);
                 // Now and then it sleeps; more would leave no time for the rest.
                 let nanoseconds = if self.random.below(16) == 0 { self.random.below(100_000) } else { 0 };
                 let nap = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds as i64 };
@@ -145,7 +145,7 @@ impl Driver {
                 self.runs = None;
             }
             12 if room => self.panic(now),
-            13 => assert_eq!(self.m.call(Function::Leaf), Left::Asks),
+            13 => assert_eq!(self.m.call(FuncId::Leaf), RunResult::NextOp),
             _ => self.ret(now),
         }
     }
@@ -159,28 +159,28 @@ impl Driver {
         }
         self.runs = Some(index);
         if fresh {
-            assert_eq!(self.m.call(Function::Tiny), Left::Asks);
-            shadow.frames = vec![(Function::Entry, false)];
+            assert_eq!(self.m.call(FuncId::Tiny), RunResult::NextOp);
+            shadow.frames = vec![(FuncId::Entry, false)];
         }
     }
 
     fn call(&mut self, now: usize) {
-        const KINDS: [Function; 7] = [
-            Function::Tiny,
-            Function::Small,
-            Function::Medium,
-            Function::Large,
-            Function::Huge,
-            Function::Deferring,
-            Function::Nosplit,
+        const KINDS: [FuncId; 7] = [
+            FuncId::Tiny,
+            FuncId::Small,
+            FuncId::Medium,
+            FuncId::Large,
+            FuncId::Huge,
+            FuncId::Deferring,
+            FuncId::Nosplit,
         ];
         let function = KINDS[self.random.below(KINDS.len())];
         let frames = &mut self.gs[now].1.frames;
-        if function == Function::Nosplit && frames.last().is_some_and(|f| f.0 == Function::Nosplit) {
+        if function == FuncId::Nosplit && frames.last().is_some_and(|f| f.0 == FuncId::Nosplit) {
             return;
         }
-        assert_eq!(self.m.call(function), Left::Asks);
-        let defers = function == Function::Deferring && self.m.defer(Function::Small);
+        assert_eq!(self.m.call(function), RunResult::NextOp);
+        let defers = function == FuncId::Deferring && self.m.defer(FuncId::Small);
         frames.push((function, defers));
         self.check(now);
     }
@@ -191,33 +191,33 @@ impl Driver {
         let found = self.m.deferred_before_return();
         assert_eq!(found.is_some(), deferred);
         if let Some(function) = found {
-            assert_eq!(self.m.call(function), Left::Asks);
-            assert_eq!(self.m.ret(), Left::Asks);
+            assert_eq!(self.m.call(function), RunResult::NextOp);
+            assert_eq!(self.m.ret(), RunResult::NextOp);
         }
         let left = self.m.ret();
-        assert_eq!(left == Left::Exited, self.gs[now].1.frames.is_empty());
+        assert_eq!(left == RunResult::Exited, self.gs[now].1.frames.is_empty());
         match left {
-            Left::Exited => self.runs = None,
+            RunResult::Exited => self.runs = None,
             _ => self.check(now),
         }
     }
 
     fn panic(&mut self, now: usize) {
-        assert_eq!(self.m.panic(false), Some(Left::Asks));
+        assert_eq!(self.m.panic(false), Some(RunResult::NextOp));
         loop {
             match self.m.unwind_next() {
                 Unwind::Call(function) => {
-                    assert_eq!(self.m.call(function), Left::Asks);
+                    assert_eq!(self.m.call(function), RunResult::NextOp);
                     if self.random.below(2) == 0 {
                         assert!(self.m.recover());
                     } else {
                         let frames = &mut self.gs[now].1.frames;
                         frames.iter_mut().rfind(|f| f.1).expect("a deferring frame").1 = false;
                     }
-                    assert_eq!(self.m.ret(), Left::Asks);
+                    assert_eq!(self.m.ret(), RunResult::NextOp);
                 }
                 Unwind::Recover { below } => {
-                    assert_eq!(self.m.recovery(below), Left::Asks);
+                    assert_eq!(self.m.recovery(below), RunResult::NextOp);
                     let frames = &mut self.gs[now].1.frames;
                     let landing = frames.iter().rposition(|f| f.1).expect("a deferring frame");
                     frames.truncate(landing + 1);
@@ -225,7 +225,7 @@ impl Driver {
                     return self.check(now);
                 }
                 Unwind::End => {
-                    assert_eq!(self.m.end(), Left::Exited);
+                    assert_eq!(self.m.end(), RunResult::Exited);
                     self.runs = None;
                     return;
                 }
@@ -233,7 +233,7 @@ impl Driver {
         }
     }
 
-    /// Now and then: the frames are those that were called.
+    /// Checks now and then that the frames are those that were called.
     fn check(&mut self, now: usize) {
         if self.random.below(16) == 0 {
             let (g, shadow) = &self.gs[now];
@@ -247,12 +247,12 @@ fn collect(w: &Machines, end: Instant) -> u64 {
     let mut cycles = 0;
     while Instant::now() < end {
         assert!(w.collector.gc_mark());
-        for g in w.core.goroutines() {
+        for g in w.runtime.goroutines() {
             w.collector.gc_scan(g);
             w.collector.gc_shrink(g);
         }
         assert!(w.collector.gc_terminate());
-        assert!(w.core.goroutines().iter().all(|g| g.barriers.is_empty()));
+        assert!(w.runtime.goroutines().iter().all(|g| g.barriers.is_empty()));
         assert!(w.collector.gc_sweep());
         cycles += 1;
     }
@@ -275,9 +275,9 @@ fn storm(config: Config, seed: u64) {
                 (0..64).for_each(|_| driver.step());
                 steps += 64;
             }
-            // The collector may be waiting for this one to come to a safepoint.
+            // The collector may be waiting for this machine to reach a safepoint.
             m.end();
-            // The thread lives on for those who signal it.
+            // The thread lives on, since it may still be sent signals.
             while !stop.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -298,20 +298,20 @@ fn storm(config: Config, seed: u64) {
     eprintln!(
         "{steps} steps, {cycles} cycles, {} copies, {sent} signals: {walks} walks, {inside} on a goroutine \
          stack ({trampoline} in the trampoline), {held} held locks",
-        w.core.copies()
+        w.runtime.copies()
     );
-    assert!(steps > 10_000 && cycles > 10 && w.core.copies() > 10);
+    assert!(steps > 10_000 && cycles > 10 && w.runtime.copies() > 10);
     assert!(walks > 100 && inside > 10);
 }
 
 #[test]
-fn walks_succeed_with_a_barrier_in_every_frame() {
-    passes("storm::walks_succeed_with_a_barrier_in_every_frame", || {
+fn walks_succeed_in_a_storm_with_a_barrier_in_every_frame() {
+    passes("storm::walks_succeed_in_a_storm_with_a_barrier_in_every_frame", || {
         storm(Config { unreadable: 16, trace: true, ..EVERY_FRAME }, 11);
     });
 }
 
 #[test]
-fn walks_succeed_with_barriers_far_apart() {
-    passes("storm::walks_succeed_with_barriers_far_apart", || storm(Config::default(), 12));
+fn walks_succeed_in_a_storm_with_exponential_barriers() {
+    passes("storm::walks_succeed_in_a_storm_with_exponential_barriers", || storm(Config::default(), 12));
 }

@@ -6,26 +6,26 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::g::{G, status};
+use sigstorm_runtime::profiler::tracer::{EVENTS, Event, Kind};
 use sigstorm_runtime::profiler::{self, Outcome, Pseudo};
-use sigstorm_runtime::syscall::{MAX_CALLS, Made, SystemCall, SystemCalls};
-use sigstorm_runtime::table::info;
-use sigstorm_runtime::tracer::{EVENTS, Event, Kind};
-use sigstorm_runtime::{CodeClass, Config, Function, Left, M};
+use sigstorm_runtime::sched::g::{G, status};
+use sigstorm_runtime::sched::syscall::{MAX_CALLS, Made, SystemCall, SystemCalls};
+use sigstorm_runtime::unwind::functab::info;
+use sigstorm_runtime::{CodeClass, Config, FuncId, M, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, Machines, be, calls, chain, frames, machines, returns_to_the_end, start};
 
 const SIGNALS: usize = 200;
 /// The chain of calls that goes to sleep, innermost first.
-const ASLEEP: [Function; 4] = [Function::Syscall, Function::Large, Function::Small, Function::Entry];
+const ASLEEP: [FuncId; 4] = [FuncId::Syscall, FuncId::Large, FuncId::Small, FuncId::Entry];
 
 static SAMPLES: AtomicUsize = AtomicUsize::new(0);
 static WRONG: AtomicU64 = AtomicU64::new(0);
-/// Where a signal is to arrive, and with what in `rax`.
+/// The PC at which a signal is to arrive, and the value of `rax` there.
 static PLACE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// The core's handler, and a look at what it did and where.
+/// Runs the core's handler, and notes what it did and where.
 extern "C" fn observe(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(m) = M::of_thread() else { return };
     // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
@@ -60,7 +60,7 @@ fn install_observer() {
     }
 }
 
-/// Both ends of a pipe: to read, to write.
+/// Makes a pipe. Returns its ends: to read, to write.
 fn pipe() -> [i32; 2] {
     let mut ends = [0; 2];
     // SAFETY: the kernel writes two descriptors.
@@ -68,7 +68,7 @@ fn pipe() -> [i32; 2] {
     ends
 }
 
-/// Whether the thread sleeps, as the kernel says.
+/// Returns whether the thread sleeps, as the kernel says.
 fn sleeps(tid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/self/task/{tid}/stat")).expect("a thread's state");
     let after_name = stat.rsplit_once(") ").expect("a name in brackets").1;
@@ -98,8 +98,8 @@ impl Sleeper {
         let thread = thread::spawn(move || {
             be(w.m0);
             start(w.m0, g);
-            calls(w.m0, &[Function::Small, Function::Large]);
-            assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
+            calls(w.m0, &[FuncId::Small, FuncId::Large]);
+            assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
             let calls = SystemCalls::new(&[SystemCall::HARMLESS, call(read)]).expect("two calls");
             // SAFETY: no preconditions.
             send.send(unsafe { libc::gettid() }).expect("the test waits");
@@ -132,7 +132,7 @@ impl Sleeper {
         assert_eq!(WRONG.load(Ordering::SeqCst), 0, "a bit for each thing that is wrong");
     }
 
-    /// Writes, and gives what became of the call.
+    /// Writes a byte. Returns the outcome of the call.
     fn wake(self) -> Made {
         // SAFETY: one byte of a static.
         assert_eq!(unsafe { libc::write(self.write, b"!".as_ptr().cast(), 1) }, 1);
@@ -156,19 +156,19 @@ fn read(fd: i32) -> SystemCall {
 }
 
 #[test]
-fn a_call_is_interrupted_scanned_and_made_again() {
-    passes("syscalls::a_call_is_interrupted_scanned_and_made_again", || {
+fn interrupted_syscall_is_scanned_and_made_again() {
+    passes("syscalls::interrupted_syscall_is_scanned_and_made_again", || {
         let w = machines(EVERY_FRAME);
         install_observer();
         let g = w.g(1);
         let sleeper = Sleeper::begin(w, g, poll);
-        let back = info(Function::Syscall).landing;
+        let back = info(FuncId::Syscall).landing;
         let eintr = -(libc::EINTR as isize) as usize;
         sleeper.interrupt(back, eintr);
 
         // The transition point has another PC and the same SP.
         let found = frames(g).expect("a walk");
-        assert_eq!((found[0].pc, found[0].sp), (info(Function::Syscall).after_ask, g.syscall.sp.get()));
+        assert_eq!((found[0].pc, found[0].sp), (info(FuncId::Syscall).after_next_op, g.syscall.sp.get()));
         assert_eq!(chain(g), ASLEEP);
 
         // Barriers over the return addresses above it, and it returns through them.
@@ -183,24 +183,24 @@ fn a_call_is_interrupted_scanned_and_made_again() {
 }
 
 #[test]
-fn a_call_that_the_kernel_restarts_is_found_at_its_instruction() {
-    passes("syscalls::a_call_that_the_kernel_restarts_is_found_at_its_instruction", || {
+fn syscall_restarted_by_the_kernel_is_found_at_its_instruction() {
+    passes("syscalls::syscall_restarted_by_the_kernel_is_found_at_its_instruction", || {
         let w = machines(EVERY_FRAME);
         install_observer();
         let sleeper = Sleeper::begin(w, w.g(1), read);
         // `syscall` has two bytes; its number is back in the register.
-        sleeper.interrupt(info(Function::Syscall).landing - 2, libc::SYS_read as usize);
+        sleeper.interrupt(info(FuncId::Syscall).landing - 2, libc::SYS_read as usize);
         assert_eq!(sleeper.wake(), Made { result: 1, interrupted: 0 });
     });
 }
 
 #[test]
-fn the_world_stops_without_a_goroutine_in_the_kernel() {
-    passes("syscalls::the_world_stops_without_a_goroutine_in_the_kernel", || {
+fn world_stops_while_a_g_sleeps_in_the_kernel() {
+    passes("syscalls::world_stops_while_a_g_sleeps_in_the_kernel", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         let sleeper = Sleeper::begin(w, g, poll);
-        assert!(w.core.is_safe(0));
+        assert!(w.runtime.at_safepoint(0));
         for _ in 0..3 {
             assert!(w.collector.gc_mark());
             assert!(w.collector.gc_scan(g));
@@ -209,22 +209,22 @@ fn the_world_stops_without_a_goroutine_in_the_kernel() {
             assert!(w.collector.gc_terminate());
             assert!(g.barriers.is_empty());
             assert!(w.collector.gc_sweep());
-            assert!(sleeps(sleeper.tid), "nobody has woken it");
+            assert!(sleeps(sleeper.tid), "it was not woken");
         }
         assert_eq!(sleeper.wake(), Made { result: 1, interrupted: 0 });
     });
 }
 
 #[test]
-fn calls_are_made_in_their_order_and_the_last_ones_result_is_kept() {
-    passes("syscalls::calls_are_made_in_their_order_and_the_last_ones_result_is_kept", || {
+fn syscalls_are_made_in_order_and_the_last_result_is_kept() {
+    passes("syscalls::syscalls_are_made_in_order_and_the_last_result_is_kept", || {
         let w = machines(Config::default());
         let make = |calls: &[SystemCall]| {
             let calls = SystemCalls::new(calls).expect("as many as there may be");
             // SAFETY: the kernel is only asked for numbers, or told to close nothing.
             unsafe { w.m0.make_syscalls(&calls) }
         };
-        assert_eq!(make(&[SystemCall::HARMLESS]), None, "nobody is in a system call");
+        assert_eq!(make(&[SystemCall::HARMLESS]), None, "no goroutine is in a system call");
         start(w.m0, w.g(1));
         assert_eq!(make(&[SystemCall::HARMLESS]), None);
         let close = SystemCall { number: libc::SYS_close as usize, args: [usize::MAX, 0, 0, 0, 0, 0] };
@@ -235,9 +235,9 @@ fn calls_are_made_in_their_order_and_the_last_ones_result_is_kept() {
             (&[SystemCall::HARMLESS, close], -(libc::EBADF as isize)),
             (&[close, close, close, SystemCall::HARMLESS], pid),
         ] {
-            assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
+            assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
             assert_eq!(make(calls), Some(Made { result, interrupted: 0 }));
-            assert_eq!(chain(w.g(1)), [Function::Entry]);
+            assert_eq!(chain(w.g(1)), [FuncId::Entry]);
         }
         assert!(SystemCalls::new(&[]).is_none());
         assert!(SystemCalls::new(&[close; MAX_CALLS + 1]).is_none());
@@ -245,29 +245,30 @@ fn calls_are_made_in_their_order_and_the_last_ones_result_is_kept() {
 }
 
 #[test]
-fn the_tracer_keeps_the_last_events_with_their_frames() {
-    passes("syscalls::the_tracer_keeps_the_last_events_with_their_frames", || {
+fn tracer_keeps_last_events_with_their_frames() {
+    passes("syscalls::tracer_keeps_last_events_with_their_frames", || {
         let w = machines(Config { trace: true, ..EVERY_FRAME });
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small, Function::Large]);
+        calls(w.m0, &[FuncId::Small, FuncId::Large]);
         // SAFETY: this is the machine's thread, and it is between two operations.
         let kept = || unsafe { w.m0.trace() }.events().copied().collect::<Vec<Event>>();
         assert_eq!(kept().len(), 0);
         for round in 1..=EVENTS as u64 {
-            assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
+            assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
             let entered = kept();
             let last = entered.last().expect("an event");
             assert_eq!((last.sequence, last.kind), (2 * round - 1, Kind::SyscallEnter));
-            assert_eq!(w.m0.leave_syscall(), Left::Asks);
+            assert_eq!(w.m0.leave_syscall(), RunResult::NextOp);
             let events = kept();
             assert_eq!(events.len(), EVENTS.min(2 * round as usize));
             let last = events.last().expect("an event");
             assert_eq!((last.sequence, last.kind, last.goroutine), (2 * round, Kind::SyscallExit, 1));
             for event in &events {
-                let stub = info(Function::Syscall);
-                let pc = if event.kind == Kind::SyscallEnter { stub.after_ask } else { stub.after_more };
-                let expected = [pc, info(Function::Large).after_call, info(Function::Small).after_call];
+                let stub = info(FuncId::Syscall);
+                let pc =
+                    if event.kind == Kind::SyscallEnter { stub.after_next_op } else { stub.after_morestack };
+                let expected = [pc, info(FuncId::Large).after_call, info(FuncId::Small).after_call];
                 assert!(event.frames().iter().map(|f| f.pc).take(3).eq(expected), "{event:x?}");
                 assert_eq!(event.len, ASLEEP.len());
             }
@@ -277,12 +278,12 @@ fn the_tracer_keeps_the_last_events_with_their_frames() {
 }
 
 #[test]
-fn without_the_tracer_there_are_no_events() {
-    passes("syscalls::without_the_tracer_there_are_no_events", || {
+fn tracer_that_is_off_records_no_events() {
+    passes("syscalls::tracer_that_is_off_records_no_events", || {
         let w = machines(EVERY_FRAME);
         start(w.m0, w.g(1));
-        assert_eq!(w.m0.call(Function::Syscall), Left::InSyscall);
-        assert_eq!(w.m0.leave_syscall(), Left::Asks);
+        assert_eq!(w.m0.call(FuncId::Syscall), RunResult::InSyscall);
+        assert_eq!(w.m0.leave_syscall(), RunResult::NextOp);
         // SAFETY: this is the machine's thread, and it is between two operations.
         assert_eq!(unsafe { w.m0.trace() }.events().count(), 0);
     });

@@ -1,10 +1,10 @@
 //! Broken invariants: without a harness a throw prints itself, the goroutine, and aborts.
 //!
-//! The core does none of this by itself: each test breaks something first.
+//! A healthy core never throws, so each test breaks it first.
 
-use sigstorm_runtime::lock::{self, Operation};
-use sigstorm_runtime::table::{self, info};
-use sigstorm_runtime::{Config, Function};
+use sigstorm_runtime::stack::lock::{self, Operation};
+use sigstorm_runtime::unwind::functab::{self, info};
+use sigstorm_runtime::{Config, FuncId};
 
 use crate::child::aborts;
 use crate::machine::{EVERY_FRAME, Machines, calls, machines, start};
@@ -13,7 +13,7 @@ use crate::machine::{EVERY_FRAME, Machines, calls, machines, start};
 fn scanned() -> Machines {
     let w = machines(EVERY_FRAME);
     start(w.m0, w.g(1));
-    calls(w.m0, &[Function::Small, Function::Medium, Function::Large, Function::Tiny]);
+    calls(w.m0, &[FuncId::Small, FuncId::Medium, FuncId::Large, FuncId::Tiny]);
     assert!(w.m0.yield_now());
     assert!(w.collector.gc_mark());
     assert!(w.collector.gc_scan(w.g(1)));
@@ -21,7 +21,7 @@ fn scanned() -> Machines {
     w
 }
 
-/// Overwrites a word of a stack; gives what was there.
+/// Overwrites a word of a stack. Returns its old value.
 fn overwrite(slot: usize, value: usize) -> usize {
     // SAFETY: a return slot of a goroutine that is stopped; the test breaks it on purpose.
     unsafe { (slot as *mut usize).replace(value) }
@@ -39,8 +39,8 @@ fn says(printed: &str, wanted: &[&str]) {
 }
 
 #[test]
-fn a_lost_barrier_is_shown_in_the_list_and_among_the_frames() {
-    let printed = aborts("throws::a_lost_barrier_is_shown_in_the_list_and_among_the_frames", || {
+fn lost_barrier_is_marked_in_list_and_frames() {
+    let printed = aborts("throws::lost_barrier_is_marked_in_list_and_frames", || {
         let w = scanned();
         let entry = w.g(1).barriers.entry(1).expect("an entry");
         overwrite(entry.slot, entry.pc);
@@ -65,8 +65,8 @@ fn a_lost_barrier_is_shown_in_the_list_and_among_the_frames() {
 }
 
 #[test]
-fn a_return_into_a_barrier_that_is_not_next_dies_in_the_trampoline() {
-    let printed = aborts("throws::a_return_into_a_barrier_that_is_not_next_dies_in_the_trampoline", || {
+fn return_into_wrong_barrier_dies_in_the_trampoline() {
+    let printed = aborts("throws::return_into_wrong_barrier_dies_in_the_trampoline", || {
         let w = scanned();
         let g = w.g(1);
         // Tiny has no barrier: let it return into the trampoline all the same.
@@ -82,19 +82,19 @@ fn a_return_into_a_barrier_that_is_not_next_dies_in_the_trampoline() {
 }
 
 #[test]
-fn a_walk_of_the_runtimes_own_that_fails_says_why() {
-    let printed = aborts("throws::a_walk_of_the_runtimes_own_that_fails_says_why", || {
+fn failed_runtime_walk_says_why() {
+    let printed = aborts("throws::failed_runtime_walk_says_why", || {
         let w = scanned();
         // SAFETY: no walk is under way, and this process ends with the next one.
-        unsafe { table::corrupt(info(Function::Large).after_call, 16) };
+        unsafe { functab::corrupt(info(FuncId::Large).after_call, 16) };
         w.collector.gc_terminate();
     });
     says(&printed, &["the runtime's own walk failed: a return address is in no function", "tiny+"]);
 }
 
 #[test]
-fn a_walk_that_meets_a_barrier_without_entry_fails() {
-    let printed = aborts("throws::a_walk_that_meets_a_barrier_without_entry_fails", || {
+fn walk_fails_at_a_barrier_without_entry() {
+    let printed = aborts("throws::walk_fails_at_a_barrier_without_entry", || {
         let w = scanned();
         let g = w.g(1);
         let first = g.barriers.entry(0).expect("an entry");
@@ -115,24 +115,24 @@ fn a_walk_that_meets_a_barrier_without_entry_fails() {
     );
 }
 
-/// Goroutine 1, stopped, in a cycle that has not come to it; an entry is forged for the slot of
+/// Goroutine 1, stopped, in a cycle that has not scanned it yet, with a forged entry for the slot of
 /// its innermost frame.
 fn forged() -> Machines {
     let w = machines(EVERY_FRAME);
     let g = w.g(1);
     start(w.m0, g);
-    calls(w.m0, &[Function::Small, Function::Medium, Function::Tiny]);
+    calls(w.m0, &[FuncId::Small, FuncId::Medium, FuncId::Tiny]);
     assert!(w.m0.yield_now());
     assert!(w.collector.gc_mark());
     let slot = g.sched.bp.get() + 8;
     // SAFETY: the goroutine is stopped, and this process ends with what comes next.
-    unsafe { g.barriers.forge(slot, info(Function::Medium).after_call) };
+    unsafe { g.barriers.forge(slot, info(FuncId::Medium).after_call) };
     w
 }
 
 #[test]
-fn a_goroutine_that_already_has_barriers_is_not_scanned() {
-    let printed = aborts("throws::a_goroutine_that_already_has_barriers_is_not_scanned", || {
+fn scan_throws_if_g_already_has_barriers() {
+    let printed = aborts("throws::scan_throws_if_g_already_has_barriers", || {
         let w = forged();
         w.collector.gc_scan(w.g(1));
     });
@@ -150,12 +150,12 @@ fn a_goroutine_that_already_has_barriers_is_not_scanned() {
 }
 
 #[test]
-fn barriers_that_a_complete_walk_has_not_met_are_counted() {
-    let printed = aborts("throws::barriers_that_a_complete_walk_has_not_met_are_counted", || {
+fn complete_walk_throws_if_barriers_are_left_over() {
+    let printed = aborts("throws::complete_walk_throws_if_barriers_are_left_over", || {
         let w = forged();
         // It moves to a larger stack, and its frames are walked: no slot holds the trampoline.
         assert!(w.m0.take(w.g(1)));
-        calls(w.m0, &[Function::Huge]);
+        calls(w.m0, &[FuncId::Huge]);
     });
     says(
         &printed,
@@ -168,14 +168,14 @@ fn barriers_that_a_complete_walk_has_not_met_are_counted() {
 }
 
 #[test]
-fn a_walk_that_ends_short_of_the_stacks_top_fails() {
-    let printed = aborts("throws::a_walk_that_ends_short_of_the_stacks_top_fails", || {
+fn walk_fails_if_it_ends_short_of_the_stack_top() {
+    let printed = aborts("throws::walk_fails_if_it_ends_short_of_the_stack_top", || {
         let w = machines(EVERY_FRAME);
         start(w.m0, w.g(1));
-        calls(w.m0, &[Function::Small, Function::Tiny]);
+        calls(w.m0, &[FuncId::Small, FuncId::Tiny]);
         assert!(w.m0.yield_now());
         // SAFETY: no walk is under way, and this process ends with the next one.
-        unsafe { table::corrupt(info(Function::Entry).after_call, 16) };
+        unsafe { functab::corrupt(info(FuncId::Entry).after_call, 16) };
         w.collector.gc_mark();
         w.collector.gc_scan(w.g(1));
     });
@@ -191,12 +191,12 @@ fn a_walk_that_ends_short_of_the_stacks_top_fails() {
 }
 
 #[test]
-fn one_barrier_more_than_there_is_room_for_is_not_installed() {
-    let printed = aborts("throws::one_barrier_more_than_there_is_room_for_is_not_installed", || {
+fn install_throws_if_the_list_is_full() {
+    let printed = aborts("throws::install_throws_if_the_list_is_full", || {
         let w = machines(EVERY_FRAME);
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small; 4]);
+        calls(w.m0, &[FuncId::Small; 4]);
         assert!(w.m0.yield_now());
         // SAFETY: the goroutine is stopped, and this process ends with its scan.
         unsafe { g.barriers.limit(2) };
@@ -215,8 +215,8 @@ fn one_barrier_more_than_there_is_room_for_is_not_installed() {
 }
 
 #[test]
-fn a_caller_whose_barrier_is_not_next_is_not_replaced() {
-    let printed = aborts("throws::a_caller_whose_barrier_is_not_next_is_not_replaced", || {
+fn caller_pc_is_not_replaced_under_a_barrier_that_is_not_next() {
+    let printed = aborts("throws::caller_pc_is_not_replaced_under_a_barrier_that_is_not_next", || {
         let w = scanned();
         let g = w.g(1);
         let first = g.barriers.entry(0).expect("an entry");
@@ -239,35 +239,35 @@ fn a_caller_whose_barrier_is_not_next_is_not_replaced() {
 }
 
 #[test]
-fn a_stack_that_cannot_grow_any_more_overflows() {
-    let printed = aborts("throws::a_stack_that_cannot_grow_any_more_overflows", || {
+fn stack_at_its_maximum_overflows() {
+    let printed = aborts("throws::stack_at_its_maximum_overflows", || {
         let w = machines(Config::default());
         start(w.m0, w.g(1));
-        calls(w.m0, &[Function::Huge; 64]);
+        calls(w.m0, &[FuncId::Huge; 64]);
     });
     says(&printed, &["stack overflow: huge+", "g1: running", "stack of 65536 bytes"]);
 }
 
 #[test]
-fn frames_without_a_check_run_into_the_guard_page() {
-    let printed = aborts("throws::frames_without_a_check_run_into_the_guard_page", || {
+fn nosplit_frames_run_into_the_guard_page() {
+    let printed = aborts("throws::nosplit_frames_run_into_the_guard_page", || {
         let w = machines(Config::default());
         start(w.m0, w.g(1));
-        calls(w.m0, &[Function::Nosplit; 64]);
+        calls(w.m0, &[FuncId::Nosplit; 64]);
     });
     says(&printed, &["stack overflow: nosplit+", "hit a guard page", "g1: running", "stack of 2048 bytes"]);
 }
 
 #[test]
-fn a_pointer_into_a_freed_stack_is_found_when_it_is_read() {
-    let printed = aborts("throws::a_pointer_into_a_freed_stack_is_found_when_it_is_read", || {
+fn pointer_into_freed_stack_is_detected_when_read() {
+    let printed = aborts("throws::pointer_into_freed_stack_is_detected_when_read", || {
         let w = machines(Config::default());
         let g = w.g(1);
         start(w.m0, g);
-        calls(w.m0, &[Function::Small]);
+        calls(w.m0, &[FuncId::Small]);
         let slot = g.sched.bp.get() - 8;
-        calls(w.m0, &[Function::Huge]);
-        // The stack has moved; what a stale pointer into the old one gives goes into a slot.
+        calls(w.m0, &[FuncId::Huge]);
+        // The stack has moved. The value behind a stale pointer into the old one goes into a slot.
         let stale = overwrite(slot, 0);
         overwrite(g.sched.bp.get() - 8, stale);
         w.m0.copy(1, 0);
@@ -276,14 +276,14 @@ fn a_pointer_into_a_freed_stack_is_found_when_it_is_read() {
 }
 
 #[test]
-fn a_fault_that_is_not_the_cores_goes_to_whoever_had_it_before() {
+fn foreign_fault_goes_to_the_previous_handler() {
     use std::os::unix::process::ExitStatusExt;
-    // Not by `aborts`: what is expected is the fault itself.
-    let name = "throws::a_fault_that_is_not_the_cores_goes_to_whoever_had_it_before";
+    // Not by `aborts`: the expected end is the fault itself.
+    let name = "throws::foreign_fault_goes_to_the_previous_handler";
     let status = crate::child::ends(name, || {
         let _ = machines(Config::default());
         // A second installation must not make the handler its own predecessor.
-        sigstorm_runtime::fault::install().expect("fault handlers");
+        sigstorm_runtime::unwind::fault::install().expect("fault handlers");
         // SAFETY: it is not: the fault is what the test wants.
         unsafe { core::ptr::without_provenance::<u8>(64).read_volatile() };
     });
@@ -291,12 +291,12 @@ fn a_fault_that_is_not_the_cores_goes_to_whoever_had_it_before() {
 }
 
 #[test]
-fn a_lock_that_is_held_is_shown_with_its_holder() {
-    let printed = aborts("throws::a_lock_that_is_held_is_shown_with_its_holder", || {
+fn held_lock_is_dumped_with_its_holder() {
+    let printed = aborts("throws::held_lock_is_dumped_with_its_holder", || {
         let w = scanned();
         let _held = lock::lock(w.m1, w.g(1), Operation::Bulk);
         assert!(w.m0.take(w.g(1)));
-        calls(w.m0, &[Function::Nosplit; 64]);
+        calls(w.m0, &[FuncId::Nosplit; 64]);
     });
     says(&printed, &["stack overflow", "lock held by machine 2 for bulk"]);
 }

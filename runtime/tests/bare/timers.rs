@@ -5,22 +5,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use sigstorm_runtime::core::{GUEST, MACHINES};
 use sigstorm_runtime::profiler::buffer::{MAX_BUFFER, Record};
 use sigstorm_runtime::profiler::rate::{MAX_RATE, RateError};
 use sigstorm_runtime::profiler::timer::Clock;
-use sigstorm_runtime::profiler::{self, Outcome, Sample, Skip};
-use sigstorm_runtime::{Config, Core, Function, Left, M};
+use sigstorm_runtime::profiler::{self, Outcome, Sample, SkipReason};
+use sigstorm_runtime::sched::runtime::{EXTRA_M, MACHINES};
+use sigstorm_runtime::{Config, FuncId, M, RunResult, Runtime};
 
 use crate::child::passes;
 use crate::machine::{Machines, Random, be, machines, signal_stack, start};
 
-/// Most samples of a machine that a test takes.
+/// Most samples of one machine in a test.
 const MOST: usize = 1 << 16;
 
-/// What one machine's handler was seen to do.
+/// A record of what one machine's handler did.
 struct Seen {
-    /// A digest of each sample that is to be found in the buffer, in order.
+    /// A digest of each sample that the buffer must contain, in order.
     digests: [AtomicU64; MOST],
     samples: AtomicU64,
     tracebacks: AtomicU64,
@@ -40,14 +40,14 @@ static SEEN: [Seen; MACHINES + 1] = [const {
 static STRAY: AtomicU64 = AtomicU64::new(0);
 
 fn digest(sample: &Sample) -> u64 {
-    let words = [sample.pc, sample.sp, sample.tick.hz as usize, sample.tick.period as usize];
+    let words = [sample.pc, sample.sp, sample.rate.hz as usize, sample.rate.epoch as usize];
     let frames = sample.frames().iter().flat_map(|f| [f.pc, f.sp]);
     words.into_iter().chain(frames).fold(sample.len as u64, |sum, word| {
         (sum.rotate_left(11) ^ word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     })
 }
 
-/// The handler's work, and a note of what it did.
+/// Does the handler's work, and notes what it did.
 extern "C" fn noted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(m) = M::of_thread() else {
         STRAY.fetch_add(1, Ordering::Relaxed);
@@ -65,7 +65,7 @@ extern "C" fn noted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc:
     let sample = unsafe { m.last_sample() };
     let seen = &SEEN[usize::from(m.id)];
     match sample.outcome {
-        Outcome::Skipped(Skip::ProfilerOff, _) => {
+        Outcome::Skipped(SkipReason::ProfilerOff, _) => {
             seen.off.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -94,7 +94,7 @@ fn install_noted() {
     }
 }
 
-/// A core whose timers are real; the calling thread is no machine's.
+/// Makes a runtime whose timers are real. The calling thread has no machine.
 fn timed(clock: Clock, buffer: usize) -> Machines {
     let w = machines(Config { timers: Some(clock), buffer, ..Config::DEFAULT });
     w.m0.detach();
@@ -111,9 +111,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, core: &'static Core) {
-        let count = core.profiler().read(|record| self.take(record));
-        assert!(count.is_some(), "nobody else reads");
+    fn read(&mut self, runtime: &'static Runtime) {
+        let count = runtime.profiler().read(|record| self.take(record));
+        assert!(count.is_some(), "no other thread reads");
     }
 
     fn take(&mut self, record: &Record) {
@@ -122,7 +122,7 @@ impl Reader {
         assert!(record.sequence >= self.next[machine], "{record:?} comes again, or late");
         self.next[machine] = record.sequence + 1;
         self.read[machine] += 1;
-        let rate = record.sample.tick.hz;
+        let rate = record.sample.rate.hz;
         assert_ne!(rate, 0, "a sample of no rate");
         if !self.rates.contains(&rate) {
             self.rates.push(rate);
@@ -136,16 +136,16 @@ impl Reader {
         assert_eq!(noted.load(Ordering::Relaxed), digest(&record.sample), "not what the handler took");
     }
 
-    /// When no handler is at work any more.
-    fn settle(&mut self, core: &'static Core) {
-        self.read(core);
+    /// Checks the totals once no handler is at work any more.
+    fn settle(&mut self, runtime: &'static Runtime) {
+        self.read(runtime);
         for (machine, seen) in SEEN.iter().enumerate() {
             let samples = seen.samples.load(Ordering::Relaxed);
             assert!(samples < MOST as u64);
-            assert_eq!(self.read[machine] + core.profiler().dropped(machine as u8), samples, "{machine}");
+            assert_eq!(self.read[machine] + runtime.profiler().dropped(machine as u8), samples, "{machine}");
         }
         let off: u64 = SEEN.iter().map(|seen| seen.off.load(Ordering::Relaxed)).sum();
-        assert_eq!(core.profiler().off(), off);
+        assert_eq!(runtime.profiler().off(), off);
         assert_eq!(STRAY.load(Ordering::Relaxed), 0, "no timer outlives its machine's thread");
     }
 }
@@ -160,12 +160,12 @@ fn work(m: &'static M, g: &'static sigstorm_runtime::G, stop: &AtomicBool, mut e
     while !stop.load(Ordering::Relaxed) {
         if depth < 30 && (depth == 0 || random.below(2) == 0) {
             assert_eq!(
-                m.call([Function::Tiny, Function::Small, Function::Large][random.below(3)]),
-                Left::Asks
+                m.call([FuncId::Tiny, FuncId::Small, FuncId::Large][random.below(3)]),
+                RunResult::NextOp
             );
             depth += 1;
         } else {
-            assert_eq!(m.ret(), Left::Asks);
+            assert_eq!(m.ret(), RunResult::NextOp);
             depth -= 1;
         }
         steps += 1;
@@ -173,7 +173,7 @@ fn work(m: &'static M, g: &'static sigstorm_runtime::G, stop: &AtomicBool, mut e
             each();
         }
     }
-    assert_eq!(m.end(), Left::Exited);
+    assert_eq!(m.end(), RunResult::Exited);
     m.detach();
 }
 
@@ -189,7 +189,7 @@ const RATES: [u32; 4] = [250, 500, 1000, 0];
 
 /// Two machines that run goroutines, one of which changes the rate itself; a thread without a
 /// machine that changes it, too, each so many times; a thread that becomes a machine again and again; a reader.
-fn everybody(clock: Clock, buffer: usize, changes: u64) {
+fn all_at_once(clock: Clock, buffer: usize, changes: u64) {
     let w = timed(clock, buffer);
     let (stop, own) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut reader = Reader::default();
@@ -201,7 +201,7 @@ fn everybody(clock: Clock, buffer: usize, changes: u64) {
     thread::scope(|scope| {
         scope.spawn(|| {
             work(w.m0, w.g(1), &stop, || {
-                // So seldom that its timer fires in between, whatever it counts.
+                // Seldom enough that its timer fires in between, with either clock.
                 if processor_time() < changed + Duration::from_millis(9) {
                     return;
                 }
@@ -213,19 +213,19 @@ fn everybody(clock: Clock, buffer: usize, changes: u64) {
         scope.spawn(|| work(w.m1, w.g(2), &stop, || ()));
         scope.spawn(|| {
             signal_stack();
-            let guest = M::leak(w.core, GUEST);
+            let extra_m = M::leak(w.runtime, EXTRA_M);
             while !stop.load(Ordering::Relaxed) {
-                guest.attach().expect("a timer");
+                extra_m.attach().expect("a timer");
                 let until = Instant::now() + Duration::from_millis(8);
                 while Instant::now() < until {
                     std::hint::spin_loop();
                 }
-                guest.detach();
+                extra_m.detach();
             }
         });
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                reader.read(w.core);
+                reader.read(w.runtime);
                 sleep(Duration::from_millis(2));
             }
         });
@@ -234,17 +234,17 @@ fn everybody(clock: Clock, buffer: usize, changes: u64) {
             others >= changes && own.load(Ordering::Relaxed) >= changes && taken(0) && taken(1)
         };
         while !enough(others) && Instant::now() < end {
-            // The last of the rates is none, which does not last.
+            // The last rate is zero, so it is set once more.
             let rate = RATES[others as usize % RATES.len()];
-            assert!(profiler::set_rate(w.core, rate).is_ok());
+            assert!(profiler::set_rate(w.runtime, rate).is_ok());
             others += 1;
             sleep(Duration::from_millis(if rate == 0 { 2 } else { 8 }));
         }
         stop.store(true, Ordering::Relaxed);
     });
-    reader.settle(w.core);
-    let dropped: Vec<u64> = (0..=GUEST).map(|m| w.core.profiler().dropped(m)).collect();
-    let off = w.core.profiler().off();
+    reader.settle(w.runtime);
+    let dropped: Vec<u64> = (0..=EXTRA_M).map(|m| w.runtime.profiler().dropped(m)).collect();
+    let off = w.runtime.profiler().off();
     eprintln!(
         "{clock}: {own:?} and {others} changes; read {:?}, dropped {dropped:?}, off {off}; rates {:?}",
         reader.read, reader.rates
@@ -255,18 +255,22 @@ fn everybody(clock: Clock, buffer: usize, changes: u64) {
 }
 
 #[test]
-fn nothing_is_lost_while_the_rate_changes() {
-    passes("timers::nothing_is_lost_while_the_rate_changes", || everybody(Clock::Monotonic, MAX_BUFFER, 100));
+fn samples_are_all_accounted_for_while_the_rate_changes() {
+    passes("timers::samples_are_all_accounted_for_while_the_rate_changes", || {
+        all_at_once(Clock::Monotonic, MAX_BUFFER, 100)
+    });
 }
 
 #[test]
-fn nothing_is_lost_by_the_processors_time() {
-    passes("timers::nothing_is_lost_by_the_processors_time", || everybody(Clock::Cpu, MAX_BUFFER, 30));
+fn samples_are_all_accounted_for_with_the_cpu_clock() {
+    passes("timers::samples_are_all_accounted_for_with_the_cpu_clock", || {
+        all_at_once(Clock::Cpu, MAX_BUFFER, 30)
+    });
 }
 
 #[test]
-fn what_is_dropped_is_counted() {
-    passes("timers::what_is_dropped_is_counted", || everybody(Clock::Monotonic, 1, 30));
+fn dropped_samples_are_counted() {
+    passes("timers::dropped_samples_are_counted", || all_at_once(Clock::Monotonic, 1, 30));
 }
 
 /// Spins until `done`, for some seconds at most.
@@ -279,8 +283,8 @@ fn spin_until(done: impl Fn() -> bool) -> bool {
 }
 
 #[test]
-fn a_timer_starts_and_stops_with_its_machines_life_and_its_rate() {
-    passes("timers::a_timer_starts_and_stops_with_its_machines_life_and_its_rate", || {
+fn timer_follows_its_machines_life_and_the_rate() {
+    passes("timers::timer_follows_its_machines_life_and_the_rate", || {
         let w = timed(Clock::Monotonic, MAX_BUFFER);
         let samples = || SEEN[0].samples.load(Ordering::Relaxed);
         assert_eq!(w.m0.profile_hz(), 0);
@@ -297,13 +301,13 @@ fn a_timer_starts_and_stops_with_its_machines_life_and_its_rate() {
 
         // A rate that another thread has changed is seen as the next operation begins.
         thread::scope(|scope| {
-            scope.spawn(|| assert_eq!(profiler::set_rate(w.core, 500), Ok(true)));
+            scope.spawn(|| assert_eq!(profiler::set_rate(w.runtime, 500), Ok(true)));
         });
         assert_eq!(w.m0.profile_hz(), 0);
         start(w.m0, w.g(1));
         assert_eq!(w.m0.profile_hz(), 500);
         assert!(spin_until(|| samples() >= before + 5));
-        assert_eq!(w.m0.end(), Left::Exited);
+        assert_eq!(w.m0.end(), RunResult::Exited);
 
         w.m0.detach();
         assert_eq!((w.m0.profile_hz(), M::of_thread().is_none()), (0, true));
@@ -314,28 +318,28 @@ fn a_timer_starts_and_stops_with_its_machines_life_and_its_rate() {
 }
 
 #[test]
-fn rates_and_buffers_have_bounds() {
-    passes("timers::rates_and_buffers_have_bounds", || {
+fn rates_and_buffers_out_of_bounds_are_refused() {
+    passes("timers::rates_and_buffers_out_of_bounds_are_refused", || {
         let w = machines(Config::DEFAULT);
         assert_eq!(w.m0.set_rate(MAX_RATE), Ok(true));
         assert_eq!(w.m0.set_rate(MAX_RATE + 1), Err(RateError::TooHigh(MAX_RATE + 1)));
-        assert_eq!(w.core.rate(), MAX_RATE);
+        assert_eq!(w.runtime.rate(), MAX_RATE);
         for buffer in [0, MAX_BUFFER + 1] {
-            assert!(Core::leak(Config { buffer, ..Config::DEFAULT }).is_err());
+            assert!(Runtime::leak(Config { buffer, ..Config::DEFAULT }).is_err());
         }
     });
 }
 
 #[test]
-fn a_thread_from_outside_runs_no_goroutine() {
-    passes("timers::a_thread_from_outside_runs_no_goroutine", || {
+fn extra_m_runs_no_goroutine() {
+    passes("timers::extra_m_runs_no_goroutine", || {
         let w = machines(Config::DEFAULT);
-        let guest = M::leak(w.core, GUEST);
+        let extra_m = M::leak(w.runtime, EXTRA_M);
         thread::scope(|scope| {
             scope.spawn(|| {
-                be(guest);
-                assert!(!guest.take(w.g(1)));
-                guest.detach();
+                be(extra_m);
+                assert!(!extra_m.take(w.g(1)));
+                extra_m.detach();
             });
         });
     });

@@ -25,7 +25,7 @@ use super::output::{Out, complain};
 use super::{Exit, Outcome, Trouble, files, interrupt};
 use pages::Results;
 use serde_json::json;
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::path::PathBuf;
 use std::time::Instant;
 use tally::Tally;

@@ -9,7 +9,7 @@ use super::super::output::Out;
 use anyhow::Result;
 use serde::Serialize;
 use sigstorm::outcome::Verdict;
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;

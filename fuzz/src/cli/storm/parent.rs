@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use sigstorm::outcome::{Finding, Verdict};
 use sigstorm::storm::{BROKEN, Clock, Delay, FOUND, PULSE, STOP, STORM_WORDS, StormCounts};
 use sigstorm_inject::allowed_cores;
-use sigstorm_runtime::defect::Defect;
+use sigstorm_runtime::instrument::defect::Defect;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use sigstorm::outcome::Verdict;
 use sigstorm::storm::StormCounts;
 use sigstorm_runtime::CodeClass;
-use sigstorm_runtime::profiler::Skip;
+use sigstorm_runtime::profiler::SkipReason;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -159,7 +159,7 @@ impl Progress {
 }
 
 fn by_reason(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u64)> {
-    Skip::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
+    SkipReason::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
 }
 
 fn by_class(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u64)> {
@@ -347,7 +347,7 @@ pub mod tests {
     #[test]
     fn the_table_and_the_display_have_every_name() {
         let table = table(&plan(), &blown());
-        for name in Skip::ALL.iter().map(|s| s.name()).chain(CodeClass::ALL.iter().map(|c| c.name())) {
+        for name in SkipReason::ALL.iter().map(|s| s.name()).chain(CodeClass::ALL.iter().map(|c| c.name())) {
             assert!(table.contains(name), "{name}");
         }
         for template in [ENDLESS, BOUNDED] {

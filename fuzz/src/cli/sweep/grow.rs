@@ -11,17 +11,17 @@ use serde_json::json;
 use sigstorm::generate::Generator;
 use sigstorm::outcome::Crossing;
 use sigstorm::schedule::Schedule;
-use sigstorm_runtime::Function;
+use sigstorm_runtime::FuncId;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The instructions that a schedule comes to within its steps.
-type Reached = BTreeSet<(Function, u16)>;
+type Reached = BTreeSet<(FuncId, u16)>;
 
 fn reached(crossings: &[Crossing], schedule: &Schedule) -> Reached {
     let within = crossings.iter().filter(|c| (c.step as usize) < schedule.steps.len());
-    within.filter_map(|c| Some((Function::from_code(c.function)?, c.index))).collect()
+    within.filter_map(|c| Some((FuncId::from_code(c.function)?, c.index))).collect()
 }
 
 impl Sweep<'_> {

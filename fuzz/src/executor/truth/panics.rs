@@ -10,8 +10,8 @@
 //! - where nothing is left to run, the goroutine ends.
 
 use super::{TrueFrame, Truth};
-use sigstorm_runtime::Function;
-use sigstorm_runtime::panic::{MAX_DEFERS, MAX_PANICS, Unwind};
+use sigstorm_runtime::FuncId;
+use sigstorm_runtime::sched::panic::{MAX_DEFERS, MAX_PANICS, Unwind};
 
 /// What a frame has deferred, and what a panicking frame has begun.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,7 +29,7 @@ impl Unwinding {
 }
 
 fn panics(frame: &TrueFrame) -> bool {
-    matches!(frame.function, Function::Gopanic | Function::Goexit)
+    matches!(frame.function, FuncId::Gopanic | FuncId::Goexit)
 }
 
 impl Truth {
@@ -70,15 +70,15 @@ impl Truth {
     pub fn recovers(&mut self) -> bool {
         let Some(caller) = self.frame(1) else { return false };
         let Unwinding { runs, recovered, .. } = caller.unwinding;
-        let can = caller.function == Function::Gopanic && runs.is_some() && !recovered;
+        let can = caller.function == FuncId::Gopanic && runs.is_some() && !recovered;
         caller.unwinding.recovered |= can;
         can
     }
 
     /// What the innermost frame, which is a panicking one, does next; the deferred call that it
     /// makes is `function`.
-    pub fn unwinds(&mut self, function: Function) -> Unwind {
-        let callback = self.frames().iter().rposition(|f| f.function == Function::Callback);
+    pub fn unwinds(&mut self, function: FuncId) -> Unwind {
+        let callback = self.frames().iter().rposition(|f| f.function == FuncId::Callback);
         let lands_in = |frame: &TrueFrame| Unwind::Recover { below: frame.body };
         let (frames, panicking) = match self.frames[..self.len].split_last_mut() {
             Some((panicking, frames)) => (frames, panicking),
@@ -107,9 +107,9 @@ mod tests {
     use super::super::Pending;
     use super::*;
 
-    const CALL: Unwind = Unwind::Call(Function::Tiny);
+    const CALL: Unwind = Unwind::Call(FuncId::Tiny);
 
-    fn chain(functions: &[Function]) -> Truth {
+    fn chain(functions: &[FuncId]) -> Truth {
         let mut truth = Truth::new();
         truth.start();
         truth.settled();
@@ -117,10 +117,10 @@ mod tests {
         truth
     }
 
-    fn push(truth: &mut Truth, function: Function) {
+    fn push(truth: &mut Truth, function: FuncId) {
         truth.pending = Pending::Call(function);
         truth.called();
-        if function == Function::Deferring {
+        if function == FuncId::Deferring {
             assert!(truth.defers(true));
         }
     }
@@ -131,47 +131,47 @@ mod tests {
 
     #[test]
     fn a_panic_runs_what_was_deferred_innermost_first_and_then_ends() {
-        let mut truth = chain(&[Function::Deferring, Function::Deferring, Function::Gopanic]);
-        assert_eq!([(); 3].map(|()| truth.unwinds(Function::Tiny)), [CALL, CALL, Unwind::End]);
+        let mut truth = chain(&[FuncId::Deferring, FuncId::Deferring, FuncId::Gopanic]);
+        assert_eq!([(); 3].map(|()| truth.unwinds(FuncId::Tiny)), [CALL, CALL, Unwind::End]);
     }
 
     #[test]
     fn what_has_recovered_goes_on_in_the_frame_that_deferred() {
-        let mut truth = chain(&[Function::Deferring, Function::Small, Function::Gopanic]);
-        assert_eq!(truth.unwinds(Function::Tiny), CALL);
-        push(&mut truth, Function::Tiny);
-        push(&mut truth, Function::Small);
+        let mut truth = chain(&[FuncId::Deferring, FuncId::Small, FuncId::Gopanic]);
+        assert_eq!(truth.unwinds(FuncId::Tiny), CALL);
+        push(&mut truth, FuncId::Tiny);
+        push(&mut truth, FuncId::Small);
         assert!(!truth.recovers(), "a frame that the deferred call calls");
         truth.returned();
         assert!(truth.recovers());
         assert!(!truth.recovers(), "twice");
         truth.returned();
-        assert_eq!(truth.unwinds(Function::Tiny), landing(&truth, 1));
+        assert_eq!(truth.unwinds(FuncId::Tiny), landing(&truth, 1));
     }
 
     #[test]
     fn a_call_is_begun_once_whatever_becomes_of_its_panic() {
-        let mut truth = chain(&[Function::Deferring, Function::Deferring, Function::Gopanic]);
-        assert_eq!(truth.unwinds(Function::Tiny), CALL);
-        push(&mut truth, Function::Tiny);
-        push(&mut truth, Function::Gopanic);
-        assert_eq!([(); 2].map(|()| truth.unwinds(Function::Tiny)), [CALL, Unwind::End]);
+        let mut truth = chain(&[FuncId::Deferring, FuncId::Deferring, FuncId::Gopanic]);
+        assert_eq!(truth.unwinds(FuncId::Tiny), CALL);
+        push(&mut truth, FuncId::Tiny);
+        push(&mut truth, FuncId::Gopanic);
+        assert_eq!([(); 2].map(|()| truth.unwinds(FuncId::Tiny)), [CALL, Unwind::End]);
     }
 
     #[test]
     fn a_callback_stops_what_foreign_code_would_not_see() {
-        let foreign = [Function::Deferring, Function::Cgocall, Function::Callback];
+        let foreign = [FuncId::Deferring, FuncId::Cgocall, FuncId::Callback];
         let mut truth = chain(&foreign);
-        push(&mut truth, Function::Deferring);
+        push(&mut truth, FuncId::Deferring);
         assert!(truth.can_panic(false) && !truth.can_panic(true));
-        push(&mut truth, Function::Gopanic);
-        assert_eq!(truth.unwinds(Function::Tiny), CALL);
-        assert_eq!(truth.unwinds(Function::Tiny), landing(&truth, 3));
+        push(&mut truth, FuncId::Gopanic);
+        assert_eq!(truth.unwinds(FuncId::Tiny), CALL);
+        assert_eq!(truth.unwinds(FuncId::Tiny), landing(&truth, 3));
     }
 
     #[test]
     fn there_is_room_until_there_is_none() {
-        let mut truth = chain(&[Function::Deferring]);
+        let mut truth = chain(&[FuncId::Deferring]);
         assert!(!truth.defers(false), "one of 64");
         (1..MAX_DEFERS).for_each(|_| assert!(truth.defers(true)));
         assert!(truth.defers(false));

@@ -5,7 +5,7 @@
 //! point into it the new addresses.
 
 use super::{Pending, SavedAt, Truth, Value, info};
-use sigstorm_runtime::mutator::SLOTS;
+use sigstorm_runtime::gc::mutator::SLOTS;
 
 impl Truth {
     /// What a slot holds that points to slot `to` of the frame `up` levels above the innermost.
@@ -61,7 +61,7 @@ impl Truth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sigstorm_runtime::Function;
+    use sigstorm_runtime::FuncId;
 
     const TOP: usize = 0x10_0000;
 
@@ -70,7 +70,7 @@ mod tests {
         let mut truth = Truth::new();
         truth.start();
         truth.settled();
-        truth.calls(Function::Small);
+        truth.calls(FuncId::Small);
         truth.called();
         let value = truth.points_to(1, 1);
         truth.frame(0).expect("a frame").slots[2] = value;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Something to measure.
 pub struct Case {
     pub(crate) name: String,
-    /// What is counted in one time: frames, say. A figure is the time for one of them.
+    /// Number of units in one turn, such as frames. A figure is the time for one unit.
     pub(crate) units: f64,
     run: Box<dyn FnMut(u64) -> Duration>,
 }
@@ -29,8 +29,7 @@ pub fn time(times: u64, mut turn: impl FnMut()) -> Duration {
 }
 
 impl Case {
-    /// A case that sees to the clock itself: it takes a number of times and says how long
-    /// they took.
+    /// A case that keeps the time itself: it takes a number of turns and returns how long they took.
     pub fn timed(name: impl Into<String>, run: impl FnMut(u64) -> Duration + 'static) -> Case {
         Case { name: name.into(), units: 1.0, run: Box::new(run) }
     }
@@ -44,7 +43,7 @@ impl Case {
         })
     }
 
-    /// The same, with the figure for one of `units` things that each time consists of.
+    /// A case that does `turn` again and again, with the figure for one of its `units` units.
     #[must_use]
     pub fn per(mut self, units: usize) -> Case {
         self.units = units as f64;

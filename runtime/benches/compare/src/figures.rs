@@ -1,4 +1,4 @@
-//! What a group's measurement leaves: rows, tables, plots. Plain data, kept as JSON.
+//! The results of a group's measurement: rows, tables, plots. They are plain data, kept as JSON.
 
 use std::fs;
 use std::io;
@@ -14,9 +14,9 @@ pub const GROUPS: [&str; 6] = ["lock", "traceback", "handler", "barriers", "copy
 pub struct Row {
     /// The group.
     pub group: String,
-    /// What was measured.
+    /// The case that was measured.
     pub name: String,
-    /// Against what.
+    /// The peer that it is compared with.
     pub peer: String,
     /// Our figure, the median over the turns.
     pub ours_ns: f64,
@@ -26,7 +26,7 @@ pub struct Row {
     pub ratio: f64,
     /// The 10th and the 90th percentile of that.
     pub spread: [f64; 2],
-    /// What the ratio should be at most, if that was ever said.
+    /// The goal: the highest ratio wanted, if one was ever set.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub goal: Option<f64>,
     /// The command that measures it.
@@ -36,7 +36,7 @@ pub struct Row {
 /// Figures that are no ratios.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sheet {
-    /// What they are.
+    /// Their title.
     pub title: String,
     /// The columns.
     pub head: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Plot {
     pub file: String,
     /// Its title.
     pub title: String,
-    /// What the axes are.
+    /// The titles of the axes.
     pub axes: [String; 2],
     /// The lines.
     pub lines: Vec<Line>,
@@ -71,9 +71,9 @@ pub struct Plot {
 pub struct Figures {
     /// The group.
     pub group: String,
-    /// On what it was measured, and when.
+    /// The machine and the date of the measurement.
     pub measured: String,
-    /// True where the settings were short ones: plausible at best.
+    /// Whether the settings were short ones, so that the figures are plausible at best.
     pub quick: bool,
     /// How long it took.
     pub seconds: f64,
@@ -83,11 +83,11 @@ pub struct Figures {
     pub sheets: Vec<Sheet>,
     /// Plots.
     pub plots: Vec<Plot>,
-    /// What a reader must know.
+    /// Notes for readers.
     pub notes: Vec<String>,
 }
 
-/// Where reports are kept: `SIGSTORM_BENCH`, or the repository's `reports`.
+/// Returns the folder of reports: `SIGSTORM_BENCH`, or the repository's `reports`.
 pub fn reports() -> PathBuf {
     match std::env::var_os("SIGSTORM_BENCH") {
         Some(path) => PathBuf::from(path),
@@ -100,10 +100,10 @@ impl Figures {
         reports.join("bench").join(format!("{group}.json"))
     }
 
-    /// Keeps them.
+    /// Writes the figures to their file.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn save(&self, reports: &Path) -> io::Result<()> {
         fs::create_dir_all(reports.join("bench"))?;
         let mut text = serde_json::to_string_pretty(self)?;
@@ -111,10 +111,10 @@ impl Figures {
         fs::write(Figures::path(reports, &self.group), text)
     }
 
-    /// Those of one group; none where it was never measured.
+    /// Reads the figures of one group; none if it was never measured.
     ///
     /// # Errors
-    /// Where the file cannot be read, or holds something else.
+    /// If the file cannot be read, or holds something else.
     pub fn load(reports: &Path, group: &str) -> io::Result<Option<Figures>> {
         match fs::read(Figures::path(reports, group)) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),

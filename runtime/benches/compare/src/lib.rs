@@ -7,7 +7,7 @@
 //! the cases take turns every few milliseconds: a ratio is the median over the turns, its
 //! spread the 10th and the 90th percentile.
 //!
-//! What a group finds is kept as data ([`Figures`]); the binary `compare` makes the tables
+//! A group's results are kept as data ([`Figures`]); the binary `compare` makes the tables
 //! and plots of every group's data.
 
 mod case;
@@ -57,7 +57,7 @@ impl Bench {
     /// `bare` says that the core was built with neither points nor defects.
     ///
     /// # Panics
-    /// Where figures are wanted of a core that is not bare and should be.
+    /// If figures are wanted and the core is not bare but should be.
     pub fn new(group: &str, bare: bool) -> Bench {
         // `cargo test --all-targets` runs every case once, with whatever features the
         // workspace has put together; only figures need the bare core.
@@ -90,12 +90,12 @@ impl Bench {
         }
     }
 
-    /// True where figures are wanted, and not only that every case runs.
+    /// Returns whether figures are wanted, and not only a run of every case.
     pub fn measures(&self) -> bool {
         self.measures
     }
 
-    /// The first while figures are wanted in earnest, else the second.
+    /// Returns the first value for full settings, and the second for short ones.
     pub fn choose<T>(&self, full: T, quick: T) -> T {
         if self.measures && !self.quick { full } else { quick }
     }
@@ -178,7 +178,7 @@ impl Bench {
         });
     }
 
-    /// Adds what a reader must know.
+    /// Adds a note for readers.
     pub fn note(&mut self, text: impl Into<String>) {
         self.figures.notes.push(text.into());
     }
@@ -186,7 +186,7 @@ impl Bench {
     /// Ends the group, and keeps its figures.
     ///
     /// # Panics
-    /// Where they cannot be written.
+    /// If they cannot be written.
     pub fn end(mut self) {
         if let Some(criterion) = self.criterion.take() {
             criterion.final_summary();

@@ -1,4 +1,4 @@
-//! What was measured on, and when.
+//! The machine and the date of a measurement.
 
 use std::fs;
 use std::thread::available_parallelism;

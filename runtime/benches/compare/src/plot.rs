@@ -30,7 +30,7 @@ fn range(values: impl Iterator<Item = f64>, room: f64) -> Option<std::ops::Range
 /// Draws a plot; one without points is an error.
 ///
 /// # Errors
-/// Where there is nothing to draw, or the file cannot be written.
+/// If there is nothing to draw, or the file cannot be written.
 pub fn draw(plot: &Plot, path: &Path) -> Result<(), Box<dyn Error>> {
     let points = || plot.lines.iter().flat_map(|line| &line.points);
     let x = range(points().map(|p| p.0), 1.1).ok_or_else(|| format!("{}: nothing to draw", plot.file))?;
