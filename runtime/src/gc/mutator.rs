@@ -211,6 +211,17 @@ impl M {
         true
     }
 
+    /// The words in the slots of the frame `up` levels above the innermost, and the top of the stack that they
+    /// lie on, for a harness that compares. The world is not stopped meanwhile, so the stack stays where it is.
+    pub fn frame_slots(&'static self, up: usize) -> Option<([usize; SLOTS], usize)> {
+        let _running = self.leave_safepoint();
+        let g = self.current()?;
+        let bp = frame(g, up)?;
+        // SAFETY: slots of a live frame of this machine's own goroutine.
+        let slots = core::array::from_fn(|slot| unsafe { peek(slot_address(bp, slot)) });
+        Some((slots, g.stack.top.get()))
+    }
+
     /// Returns the value of slot `slot` of the frame `up` levels above, for a harness that compares.
     pub fn slot_value(&'static self, up: usize, slot: usize) -> Option<usize> {
         // SAFETY: a slot of a live frame.

@@ -52,7 +52,8 @@ pub struct Record {
 }
 
 impl Record {
-    const NONE: Record = Record { machine: 0, sequence: 0, sample: Sample::NONE, checksum: 0 };
+    /// Before there is one.
+    pub const NONE: Record = Record { machine: 0, sequence: 0, sample: Sample::NONE, checksum: 0 };
 
     /// Copies `other`, and of its frames those that count.
     fn copy_from(&mut self, other: &Record) {
