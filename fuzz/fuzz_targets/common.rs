@@ -82,7 +82,7 @@ fn named(bytes: &[u8], prefix: &str) -> String {
 pub fn keep(schedule: &Schedule) -> Vec<u8> {
     // Its stop says which instruction it means: another build may have another one there.
     let checked = HARNESS.with_borrow(|harness| {
-        let region = harness.as_ref().and_then(Harness::region)?;
+        let region = harness.as_ref().map(Harness::region)?;
         Some(checks::with_checks(schedule, region))
     });
     let bytes = checked.as_ref().unwrap_or(schedule).encode();

@@ -11,11 +11,13 @@ pub mod current;
 pub mod executor;
 pub mod generate;
 pub mod museum;
+mod oracle;
 pub mod outcome;
 pub mod planted;
 pub mod runner;
 pub mod schedule;
 mod shared;
+
 pub mod storm;
 pub mod sweep;
 #[cfg(feature = "libfuzzer")]

@@ -159,6 +159,10 @@ pub struct Injected {
 }
 
 impl Injected {
+    /// Nothing.
+    pub const NONE: Injected =
+        Injected { held: 0, handed: 0, right: 0, alone: 0, skips: [0; SkipReason::ALL.len()] };
+
     /// How many signals came exactly where the thread was held.
     pub fn samples(&self) -> u64 {
         self.right + self.alone + self.skips.iter().sum::<u64>()

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use sigstorm_runtime::{Defect, instrument::canary};
 
 use crate::current::Current;
-use crate::executor::{Feed, Harness, feedback};
+use crate::executor::{Harness, ScheduleSource, feedback};
 use crate::generate::{Generator, put};
 use crate::outcome::{Counts, Finding, Run, Verdict};
 use crate::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
@@ -236,7 +236,7 @@ fn seen() -> u64 {
     unsafe { feedback::seen() }
 }
 
-impl Feed for Ahead<'_> {
+impl ScheduleSource for Ahead<'_> {
     fn next(&mut self) -> Option<&Schedule> {
         self.left = self.left.checked_sub(1)?;
         self.last = self.desk.current.make(&mut self.desk.generator);

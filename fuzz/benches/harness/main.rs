@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::ClockId;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
-use sigstorm::executor::{Feed, Harness};
+use sigstorm::executor::{Harness, ScheduleSource};
 use sigstorm::outcome::Counts;
 use sigstorm::schedule::{Schedule, Stop};
 use sigstorm_compare::{Bench, Case, Line, lines};
@@ -45,7 +45,7 @@ struct Round<'a> {
     left: u64,
 }
 
-impl Feed for Round<'_> {
+impl ScheduleSource for Round<'_> {
     fn next(&mut self) -> Option<&Schedule> {
         self.left = self.left.checked_sub(1)?;
         *self.next += 1;

@@ -1,82 +1,81 @@
 //! Foreign code and its callbacks: the thread's loop, nested inside foreign frames.
 //!
-//! A foreign call is one operation of the core that comes back when foreign code has
-//! returned. Foreign code asks here what to do next, so a thread that is idle in it waits
-//! for an order with foreign frames below it on its stack; so does a thread in a callback,
-//! with the frames of the foreign code that has called back in.
+//! A foreign call is one operation of the runtime that returns when foreign code has returned. Foreign
+//! code asks here what to do next, so a thread that is idle in it waits for an order with foreign
+//! frames below it on its stack; so does a thread in a callback, with the frames of the foreign code
+//! that has called back in.
 
+use sigstorm_runtime::FuncId;
+use sigstorm_runtime::M;
 use sigstorm_runtime::sched::foreign::{Driver, MAX_CALLBACKS, Next};
-use sigstorm_runtime::{FuncId, M};
 
-use super::hooks::SEAT;
-use super::state::{At, State, What, state};
+use super::holding::Holding;
+use super::operate::Operator;
+use super::run::Run;
+use super::scheduler::Request;
+use super::thread::ThreadState;
 use super::trace::What as Event;
-use super::truth::Pending;
+use crate::oracle::{Access, Lockstep, ShadowStack};
 use crate::schedule::Op;
 
-static DRIVER: Driver = Driver {
-    next: |m| state().next_in_foreign_code(SEAT.get(), m),
-    called_back: |m| state().called_back(SEAT.get(), m),
-};
+/// Drives a machine through foreign code.
+pub(super) static DRIVER: Driver = Driver { next, called_back };
 
-impl State {
-    /// The innermost frame makes a foreign call, which lasts until the schedule has it return.
-    pub(crate) fn foreign(&self, seat: usize, m: &'static M) {
-        if self.mine(seat).can_call(FuncId::Cgocall) {
-            self.mine(seat).pending = Pending::Call(FuncId::Cgocall);
-            m.foreign(&DRIVER);
-            self.mine(seat).returned();
-        }
-    }
-
-    /// What a step comes to for a thread that is idle in foreign code: to call back in, if
-    /// that is what it says and there is room, else to return.
-    pub(crate) fn in_foreign_code(&self, seat: usize, op: Op) -> Option<What> {
+impl Run {
+    /// What a step means for a thread that is idle in foreign code: to call back in, if that is what it says
+    /// and there is room, else to return.
+    pub(super) fn in_foreign_code(&self, slot: usize, op: Op) -> Option<Request> {
+        let callbacks =
+            self.threads[slot].goroutine.map_or(0, |index| self.shadows.stacks[index].callbacks());
         match op {
-            Op::Callback => (self.mine(seat).callbacks() < MAX_CALLBACKS).then_some(What::Begin(op)),
-            _ => Some(What::Resume),
+            Op::Callback => (callbacks < MAX_CALLBACKS).then_some(Request::Begin(op)),
+            _ => Some(Request::Resume),
         }
     }
+}
 
-    /// Foreign code asks what to do.
-    fn next_in_foreign_code(&self, seat: usize, m: &'static M) -> Next {
-        let thread = &self.threads[seat];
-        // What has led here is over, and what stop it had.
-        thread.disarm();
-        if self.mine(seat).pending != Pending::Nothing {
-            self.mine(seat).called();
-        }
-        loop {
-            thread.at.set(At::Idle);
-            let order = self.next_order(seat);
-            thread.at.set(At::Running);
-            let (calls_back, next) = match order.what {
-                What::Signal => {
-                    self.raise(seat, order.stop);
-                    continue;
-                }
-                What::Begin(op) => {
-                    self.note(seat, Event::Op(op), m.current());
-                    (true, Next::CallBack)
-                }
-                What::Resume | What::Finish => (false, Next::Return),
-            };
-            self.arm(seat, order.stop);
-            match calls_back {
-                true => self.mine(seat).calls(FuncId::Callback),
-                false => self.mine(seat).pending = Pending::Return,
+/// Foreign code asks what to do.
+fn next(m: &'static M) -> Next {
+    // SAFETY: the runtime calls this, within `lend`.
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return Next::Return };
+    let me = holding.me();
+    // What has led here is over, and what stop it had.
+    holding.run().clear_breakpoint(me);
+    Operator { holding: &mut holding, m }.entered_foreign_code();
+    loop {
+        holding.run().threads[me].state = ThreadState::Idle;
+        let order = holding.next_order();
+        let run = holding.run();
+        run.threads[me].state = ThreadState::Running;
+        let calls_back = match order.request {
+            Request::Signal => {
+                holding.raise_signal(order.stop);
+                continue;
             }
-            return next;
-        }
+            Request::Begin(op) => {
+                run.note(me, Event::Op(op), m.current());
+                true
+            }
+            Request::Resume | Request::Finish => false,
+        };
+        run.set_breakpoint(me, order.stop);
+        let before = Operator { holding: &mut holding, m }.leaves_foreign_code(calls_back);
+        holding.run().threads[me].before_callback = before;
+        return if calls_back { Next::CallBack } else { Next::Return };
     }
+}
 
-    /// The callback's frame asks. Serves the thread until that frame has returned.
-    fn called_back(&self, seat: usize, m: &'static M) {
-        self.called(seat);
-        self.threads[seat].disarm();
-        let callbacks = self.mine(seat).callbacks();
-        while self.mine(seat).callbacks() == callbacks {
-            self.turn(seat, Some(m));
-        }
+/// The callback's frame asks. Serves the thread until that frame has returned.
+fn called_back(m: &'static M) {
+    // SAFETY: as in `next`.
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return };
+    let me = holding.me();
+    let before = holding.run().threads[me].before_callback;
+    let mut operator = Operator { holding: &mut holding, m };
+    operator.called(FuncId::Callback, before);
+    let callbacks = operator.stack(ShadowStack::callbacks);
+    holding.run().clear_breakpoint(me);
+    while (Operator { holding: &mut holding, m }).stack(ShadowStack::callbacks) == callbacks {
+        holding.turn(Some(m));
     }
 }

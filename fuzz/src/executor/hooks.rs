@@ -1,431 +1,273 @@
-//! What the core calls out for: scheduling points, waits, throws; and the trap handler.
+//! What the runtime calls back for: scheduling points, waits, throws; and the trap handler.
 //!
-//! All of it runs on the thread that holds the baton, in ordinary code on its own stack,
-//! in its profiling handler, or in its trap handler. Nothing here allocates.
+//! All of it runs on the thread that holds the baton, in ordinary code on its own stack, in its
+//! profiling handler, or in its trap handler. Nothing here allocates.
 
-use core::cell::Cell;
 use std::io;
 
-use sigstorm_inject as inject;
+use sigstorm_inject::{self as inject, Trap, TrapKind};
 use sigstorm_runtime::instrument::hooks::Hooks;
-use sigstorm_runtime::sched::g::status;
-use sigstorm_runtime::sched::runtime::GOROUTINES;
+use sigstorm_runtime::instrument::marked_code::find_func;
 use sigstorm_runtime::sched::wait::Wait;
-use sigstorm_runtime::stack::lock::Operation;
 use sigstorm_runtime::unwind::throw::Throw;
-use sigstorm_runtime::{G, Phase, Point};
+use sigstorm_runtime::{G, Point};
 
+use super::breakpoints::Hit;
 use super::feedback::{hit, mix};
-use super::state::{At, CONTROLLER, EXT, GC, LastEvent, State, Violation, What, actor_of, state};
-use super::trace::{Place, Record, What as Event};
+use super::holding::Holding;
+use super::run::{LastEvent, Run};
+use super::scheduler::{Order, Request};
+use super::shadows::index;
+use super::thread::{GC, THREADS, ThreadState};
+use super::trace::{Place, What as Event};
+use crate::oracle::ViolationKind;
 use crate::schedule::Stop;
 
-thread_local! {
-    /// This thread's seat at the baton; the controller's where it has none.
-    pub(crate) static SEAT: Cell<usize> = const { Cell::new(CONTROLLER) };
-}
-
-/// Whoever waits so often in a row for what is so already waits for ever.
+/// A thread that waits so often in a row for what is so already waits for ever.
 const VAIN_WAITS: u32 = 10_000;
 
 static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 
 /// Installs the hooks and the trap handler for the whole process.
-pub(crate) fn install() -> io::Result<()> {
+///
+/// # Errors
+/// Where the system refuses the handler.
+pub(super) fn install() -> io::Result<()> {
     sigstorm_runtime::instrument::hooks::install(&HOOKS);
     // SAFETY: `on_trap` allocates nothing and panics nowhere.
-    unsafe { inject::install_trap_handler(super::instruction::on_trap, &[libc::SIGPROF]) }
+    unsafe { inject::install_trap_handler(on_trap, &[libc::SIGPROF]) }
 }
+
+// -- scheduling points --------------------------------------------------------------------
 
 fn on_point(point: Point, g: *const G, detail: usize) {
-    let seat = SEAT.get();
-    if seat == CONTROLLER {
-        return;
-    }
-    let state = state();
-    // SAFETY: null, or a goroutine of the core, which lives as long as the process.
+    // SAFETY: the runtime calls this, which a thread of the run calls only while it lends what it holds.
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return };
+    // SAFETY: null, or a goroutine of the runtime, which lives as long as the process.
     let g = unsafe { g.as_ref() };
-    state.vain_waits.set(0);
-    before(state, seat, point, g, detail);
-    feedback(state, seat, point, g);
-    if state.trace().on {
-        state.note(seat, Event::Point(point), g);
+    let me = holding.me();
+    let run = holding.run();
+    run.vain_waits = 0;
+    if let Err(kind) = run.learn(me, point, g, detail) {
+        holding.fail(kind);
     }
-    let thread = &state.threads[seat];
-    if let Some((wanted, hits)) = thread.at_point.get()
-        && wanted == point
-    {
-        if hits > 1 {
-            thread.at_point.set(Some((wanted, hits - 1)));
-        } else {
-            thread.at_point.set(None);
-            state.held(seat, g);
-        }
+    run.feed_back(me, point, g);
+    if run.trace.on {
+        run.note(me, Event::Point(point), g);
     }
-    after(state, seat, point, g);
-}
-
-/// What the executor learns from an event before anybody can be held there.
-#[inline]
-fn before(state: &State, seat: usize, point: Point, g: Option<&'static G>, detail: usize) {
-    let thread = &state.threads[seat];
-    match (point, g) {
-        (Point::LockAcquired, Some(g)) => {
-            let operation = Operation::from_code(detail as u8).unwrap_or(Operation::Walk);
-            state.ledger[index(g)].set(Some((seat, operation)));
-        }
-        (Point::Taken, Some(g)) => {
-            let truth = state.truth(index(g));
-            if !truth.lives() {
-                truth.start();
-            }
-            thread.current.set(Some(index(g)));
-        }
-        (Point::GReleased, Some(g)) => {
-            if state.truth(index(g)).is_in_foreign_call() {
-                state.fail(
-                    seat,
-                    Violation::Memory("a goroutine leaves its thread with foreign frames under it"),
-                );
-            }
-            thread.current.set(None);
-            // Another may wait to make it anew, and has marked it.
-            if g.status.get() & !status::SCAN == status::DEAD {
-                state.truth(index(g)).clear();
-                state.ends.set(state.ends.get() + 1);
+    if run.threads[me].breakpoints.reaches(point) {
+        holding.stopped_at_point(g);
+    }
+    match point {
+        Point::LockRelease => {
+            if let Some(g) = g {
+                holding.run().locks.releases(index(g));
             }
         }
-        (Point::ScanDone, Some(g)) if state.phase() == Phase::Mark => {
-            state.scanned[index(g)].set(true);
-            state.check_barriers(g);
-        }
-        (Point::PhaseChanged, _) if detail == Phase::Mark as usize => {
-            state.scanned.iter().for_each(|scanned| scanned.set(false));
-            state.cycles.set(state.cycles.get() + 1);
-        }
-        (Point::ScanAsked, Some(g)) => state.truth(index(g)).asked.scan = true,
-        (Point::ScanSelf, Some(g)) => state.truth(index(g)).asked.scan = false,
-        (Point::PreemptAsked, Some(g)) => state.truth(index(g)).asked.yields = true,
-        (Point::PreemptYields, Some(g)) => state.truth(index(g)).asked.yields = false,
-        (Point::PhaseChanged, _) if detail == Phase::Termination as usize => {
-            // Everybody is scanned now, with the world stopped.
-            (0..GOROUTINES).for_each(|index| state.truth(index).asked.scan = false);
-        }
-        (Point::CopyAdjusted, Some(g)) => state.check_slots(seat, Some(index(g)), true),
-        (Point::RecoverSwitched, Some(g)) => {
-            state.truth(index(g)).recovered(thread.recovers_to.get());
-        }
-        (Point::SetPcBegin, Some(g)) => state.truth(index(g)).replaces_pc(),
-        (Point::SetPcDone, Some(g)) => state.truth(index(g)).replaced_pc(),
-        (Point::BulkDone, Some(g)) => {
-            thread.in_bulk.set(false);
-            let mailbox = core::mem::take(&mut state.heap().mailbox);
-            if let Some(frame) = state.truth(index(g)).frame(detail) {
-                frame.slots = mailbox;
-            }
-        }
-        (Point::PhaseChanged, _) if detail == Phase::Sweep as usize => {
-            state.check_live(seat, |heap, index| heap.is_marked(index));
-        }
-        (Point::PhaseChanged, _) if detail == Phase::Off as usize => {
-            state.check_live(seat, |heap, index| heap.is_allocated(index));
-        }
-        (Point::SyscallReturned, _) => state.back_from_kernel(seat),
-        (Point::TraceEvent, Some(g)) => state.judge_event(seat, g),
-        (Point::ForeignEntered, _) => thread.in_foreign.set(true),
-        (Point::ForeignLeft, _) => thread.in_foreign.set(false),
-        (Point::RateChanged, _) => state.accounts().changed(detail as u32),
-        (Point::RateLocked, _) if thread.in_handler.get() => thread.rate_seen.set(state.accounts().tick()),
-        (Point::MachineBound, _) if seat == EXT => {
-            thread.machine.set(state.guest.get().filter(|_| detail != 0));
-        }
-        (Point::HandlerBegin, g) => {
-            thread.in_handler.set(true);
-            thread.walked.set(None);
-            state.interrupted_at(seat, detail);
-            state.delivered(seat);
-            if state.waits_in_kernel(seat) {
-                state.counts().interrupted_calls += 1;
-                thread.interruptions.set(thread.interruptions.get() + 1);
-            }
-            state.note_interrupted(seat, detail);
-            if state.trace().on {
-                state.note(seat, Event::Signal, g);
-            }
-        }
-        (Point::HandlerTried, Some(g)) => {
-            thread.lock_was_held.set(state.ledger[index(g)].get());
-            state.tried(seat);
-        }
-        (Point::TracebackDone, Some(_)) => thread.walked.set(state.is_right_now(seat)),
-        (Point::SampleTaken, _) => {
-            let before = thread.trap.injected.take().then(|| *state.counts());
-            state.judge(seat);
-            if let Some(before) = before {
-                state.note_injected(&before);
-            }
-            state.file(seat, point, detail);
-        }
-        (Point::SampleWritten, _) => state.file(seat, point, detail),
-        (Point::HandlerEnd, _) if thread.in_handler.get() => state.file(seat, point, detail),
-        (Point::HandlerEnd, _) => {
-            // The handler took this thread for one without a machine.
-            state.delivered(seat);
-            state.judge_foreign(seat);
-        }
+        Point::HandlerEnd => holding.handler_ends(),
         _ => {}
     }
 }
 
-/// What becomes true only once the thread goes on from there.
-#[inline]
-fn after(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
-    match (point, g) {
-        (Point::LockRelease, Some(g)) => {
-            if let Some((seat, operation)) = state.ledger[index(g)].take() {
-                state.releases[index(g)].note(seat, operation);
-            }
-        }
-        (Point::HandlerEnd, _) => {
-            let thread = &state.threads[seat];
-            thread.in_handler.set(false);
-            if thread.held_again.replace(false) {
-                thread.disarm();
-                state.held_at_trap(seat);
-            } else if thread.in_kernel.get() {
-                // The last that is done here: the baton may be gone.
-                state.back_to_kernel(seat);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// A goroutine's index.
-pub(crate) fn index(g: &G) -> usize {
-    usize::from(g.id) - 1
-}
-
-/// Notes what met what.
-#[inline]
-fn feedback(state: &State, seat: usize, point: Point, g: Option<&'static G>) {
-    let code = u32::from(point.code());
-    let Some(g) = g else {
-        hit(mix([1, code, seat.min(GC) as u32]));
-        return;
-    };
-    let now = LastEvent { seat: seat as u8, point: point.code() };
-    let last = state.last[index(g)].replace(now);
-    if last == now {
-        // Frame after frame of one walk: nobody has done anything to the goroutine in between.
-        return;
-    }
-    if last.seat != now.seat {
-        hit(mix([2, u32::from(last.point), code]));
-    }
-    let held = u32::from(state.ledger[index(g)].get().is_some());
-    let pending = g.barriers.pending().min(3) as u32;
-    let nested = u32::from(state.threads[seat].in_handler.get());
-    let shape = held | pending << 1 | nested << 3 | g.status.get() << 4;
-    hit(mix([3, code, shape << 2 | state.phase() as u32]));
-}
-
-impl State {
-    /// Notes an event for the trace.
-    pub(crate) fn note(&self, seat: usize, what: Event, g: Option<&'static G>) {
-        if !self.trace().on {
+impl Run {
+    /// Notes what met what.
+    #[inline]
+    fn feed_back(&mut self, me: usize, point: Point, g: Option<&'static G>) {
+        let code = u32::from(point.code());
+        let Some(g) = g else {
+            hit(mix([1, code, me.min(GC) as u32]));
+            return;
+        };
+        let now = LastEvent { thread: me as u8, point: point.code() };
+        let last = core::mem::replace(&mut self.last[index(g)], now);
+        if last == now {
+            // Frame after frame of one walk: nobody has done anything to the goroutine in between.
             return;
         }
-        let thread = &self.threads[seat];
-        let seen = thread.machine.get().filter(|_| thread.in_handler.get()).map(|m| {
-            // SAFETY: this thread is in its own handler.
-            let sample = unsafe { m.last_sample() };
-            (sample.pc, sample.sp)
-        });
-        let place_of = |g: &'static G| match seen {
-            Some((pc, sp)) if point_has_sample(what) => (Place::of(pc), sp),
-            _ => (Place::of(g.sched.pc.get()).filter(|_| g.sched.sp.get() != 0), g.sched.sp.get()),
-        };
-        let (place, sp) = g.map_or((None, 0), place_of);
-        let below = g.filter(|g| g.stack.contains(sp)).map(|g| (g.stack.top.get() - sp) as u32);
-        self.trace().push(Record {
-            step: self.step.get(),
-            actor: actor_of(seat),
-            what,
-            goroutine: g.map_or(0, |g| g.id),
-            place,
-            below,
-            lock: g.and_then(|g| g.lock.owner()),
-            position: g.map_or(0, |g| g.barriers.position() as u16),
-            barriers: g.map_or(0, |g| g.barriers.len() as u16),
-        });
+        if last.thread != now.thread {
+            hit(mix([2, u32::from(last.point), code]));
+        }
+        let held = u32::from(self.locks.holder(index(g)).is_some());
+        let pending = g.barriers.pending().min(3) as u32;
+        let nested = u32::from(self.threads[me].handler.active);
+        let shape = held | pending << 1 | nested << 3 | g.status.get() << 4;
+        hit(mix([3, code, shape << 2 | self.runtime().phase() as u32]));
     }
 
     /// Notes for the feedback which instruction was interrupted, and in what state.
-    fn note_interrupted(&self, seat: usize, pc: usize) {
-        let thread = &self.threads[seat];
+    pub(super) fn feed_back_interrupted(&self, me: usize, pc: usize) {
         let place = Place::of(pc).map_or(0, |_| (pc - sigstorm_runtime::marked_code().0) as u32 + 1);
-        let (lock, pending) = thread.current.get().map_or((0, 0), |index| {
-            let g = &self.core().goroutines()[index];
-            (u32::from(self.ledger[index].get().is_some()), g.barriers.pending().min(2) as u32)
+        let (lock, pending) = self.threads[me].goroutine.map_or((0, 0), |index| {
+            let g = &self.runtime().goroutines()[index];
+            (u32::from(self.locks.holder(index).is_some()), g.barriers.pending().min(2) as u32)
         });
         hit(mix([5, place, lock | pending << 1]));
     }
+}
 
-    /// Arms the stop that comes with an order.
-    pub(crate) fn arm(&self, seat: usize, stop: Option<Stop>) {
-        if let Some(address) = self.set_stop(seat, stop) {
-            self.arm_at(seat, address);
+impl Holding {
+    /// Held at a scheduling point: takes signals there until the thread is told to go on.
+    fn stopped_at_point(&mut self, g: Option<&'static G>) {
+        let me = self.me();
+        let run = self.run();
+        if let Some(stop) = run.threads[me].breakpoints.stop() {
+            run.note(me, Event::Stop(stop), g);
         }
-    }
-
-    /// Notes where a thread is to be held; the address, where that is at an instruction.
-    pub(crate) fn set_stop(&self, seat: usize, stop: Option<Stop>) -> Option<usize> {
-        let thread = &self.threads[seat];
-        thread.stop.set(stop);
-        thread.stop_step.set(self.step.get());
-        match stop? {
-            Stop::Point { point, hit } => {
-                thread.at_point.set(Some((point, hit)));
-                None
-            }
-            Stop::Instr { function, index, hit, check } => {
-                let address = self.resolve(function, index, check);
-                if let Some(address) = address {
-                    self.break_at(seat, address, hit);
-                }
-                address
-            }
-        }
-    }
-
-    /// Held at a scheduling point: takes signals there until it is told to go on.
-    fn held(&self, seat: usize, g: Option<&'static G>) {
-        let thread = &self.threads[seat];
-        if let Some(stop) = thread.stop.get() {
-            self.note(seat, Event::Stop(stop), g);
-        }
-        self.fates.held(thread.stop_step.get());
+        run.effects.held(run.threads[me].breakpoints.step());
         loop {
-            thread.at.set(At::Stopped);
-            let order = self.next_order(seat);
-            thread.at.set(At::Running);
-            match order.what {
-                What::Signal => self.raise(seat, order.stop),
+            let order = self.stop();
+            match order.request {
+                Request::Signal => self.raise_signal(order.stop),
                 _ => {
-                    self.note(seat, Event::Resume, g);
-                    self.arm(seat, order.stop);
-                    return;
+                    let run = self.run();
+                    run.note(me, Event::Resume, g);
+                    return run.set_breakpoint(me, order.stop);
                 }
             }
         }
     }
 
-    /// Held at an instruction, in the trap handler or at the end of a profiling handler
-    /// that interrupted it: a signal arrives as that handler returns.
-    pub(super) fn held_at_trap(&self, seat: usize) {
-        let thread = &self.threads[seat];
-        thread.at.set(At::Stopped);
-        let order = self.next_order(seat);
-        thread.at.set(At::Running);
-        self.arm(seat, order.stop);
-        if matches!(order.what, What::Signal) {
-            thread.held_again.set(true);
-            thread.trap.returns_here();
-            self.send(seat, seat);
+    /// Held at an instruction, in the trap handler or at the end of a profiling handler that interrupted it: a
+    /// signal arrives as that handler returns.
+    fn stopped_at_instruction(&mut self) {
+        let me = self.me();
+        let order = self.stop();
+        if matches!(order.request, Request::Signal) {
+            let thread = &mut self.run().threads[me];
+            thread.handler.returns_to_stop = true;
+            thread.breakpoints.returns_to_stop();
+            let run = self.run();
+            run.enter_handler(me);
+            run.set_breakpoint(me, order.stop);
+            self.send_signal(me);
         } else {
-            thread.trap.goes_on();
+            let run = self.run();
+            run.goes_on(me);
+            run.set_breakpoint(me, order.stop);
         }
     }
 
-    /// True where this thread's signal has interrupted its wait in the kernel.
-    pub(crate) fn waits_in_kernel(&self, seat: usize) -> bool {
-        self.threads[seat].in_kernel.get() && !self.threads[seat].held_again.get()
+    /// The thread is held. The order with which it goes on.
+    fn stop(&mut self) -> Order {
+        let me = self.me();
+        self.run().threads[me].state = ThreadState::Stopped;
+        let order = self.next_order();
+        self.run().threads[me].state = ThreadState::Running;
+        order
     }
 
-    /// Takes a signal here and now; the stop is for its handler.
-    pub(crate) fn raise(&self, seat: usize, stop: Option<Stop>) {
-        self.arm(seat, stop);
-        self.send(seat, seat);
-        self.threads[seat].disarm();
+    /// The thread takes a signal here and now; the stop is for its handler.
+    pub(super) fn raise_signal(&mut self, stop: Option<Stop>) {
+        let me = self.me();
+        let run = self.run();
+        run.enter_handler(me);
+        run.set_breakpoint(me, stop);
+        self.send_signal(me);
+        self.run().end_handler(me);
     }
 
-    /// True where everybody whom this thread waits for waits for it, and for locks alone:
-    /// nobody else could free them.
-    fn is_deadlocked(&self, seat: usize, wait: &Wait) -> bool {
-        let mut wait = *wait;
-        for _ in 0..super::state::SEATS {
-            let machine = match wait {
-                Wait::StackLock(g) => g.lock.owner().map(|owner| owner.machine),
-                Wait::RateLock(rate) => rate.holder(),
-                _ => None,
-            };
-            let Some(machine) = machine else { return false };
-            let holder = usize::from(machine) + super::state::M1;
-            if holder == seat {
-                return true;
-            }
-            match self.threads[holder].at.get() {
-                At::Blocked(next) => wait = next,
-                _ => return false,
-            }
+    /// The thread's handler has come to its end.
+    fn handler_ends(mut self) {
+        let me = self.me();
+        let run = self.run();
+        let thread = &mut run.threads[me];
+        thread.handler.active = false;
+        let returns_to_stop = core::mem::take(&mut thread.handler.returns_to_stop);
+        let in_kernel = thread.kernel.active;
+        // Another signal that is pending comes at once, and a stop that was not reached is its handler's.
+        if returns_to_stop || in_kernel || !thread.signal_pending {
+            run.end_handler(me);
         }
-        false
+        if returns_to_stop {
+            self.stopped_at_instruction();
+        } else if in_kernel {
+            // The last that is done here: the baton may be gone.
+            self.back_to_kernel();
+        }
     }
 }
 
-/// True for events whose place is the interrupted one.
-fn point_has_sample(what: Event) -> bool {
-    matches!(what, Event::Sample(_) | Event::Signal)
-        || matches!(
-            what,
-            Event::Point(
-                Point::HandlerTried | Point::SampleTaken | Point::HandlerEnd | Point::TracebackBegin
-            )
-        )
+// -- instructions -------------------------------------------------------------------------
+
+/// A thread has reached a breakpoint, or has run one instruction after it.
+fn on_trap(trap: &mut Trap<'_>) {
+    // SAFETY: breakpoints lie in the marked code, which a thread runs only while it lends what it holds.
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return };
+    let me = holding.me();
+    let run = holding.run();
+    let pc = trap.pc();
+    let thread = &mut run.threads[me];
+    let on_its_way = thread.kernel.active && !thread.signal_pending;
+    if on_its_way && find_func(pc).is_some_and(|extent| extent.function.on_goroutine_stack()) {
+        // Back from the kernel: it has the baton again, and may be sent a signal. One that was sent before is
+        // to arrive in the wait.
+        trap.context().admit(libc::SIGPROF);
+    }
+    let masked = trap.blocks(libc::SIGPROF);
+    if masked {
+        // The first instructions of a handler come before the event that says that it has begun.
+        thread.breakpoints.enter_handler(run.code.ladder());
+    }
+    let recording = run.code.is_recording();
+    if recording && (masked || !thread.breakpoints.is_back_at(pc)) {
+        run.code.visit(thread.step, pc, masked);
+    }
+    let put_back = (trap.kind() == TrapKind::Rung && !recording) || trap.kind() == TrapKind::Step;
+    match thread.breakpoints.trapped(pc, put_back, recording, run.code.ladder()) {
+        Hit::Passed => {}
+        Hit::SingleStep => trap.set_single_step(true),
+        Hit::Returned => trap.set_single_step(false),
+        Hit::Stopped => {
+            if let Some(stop) = thread.breakpoints.stop() {
+                let g = thread.machine.and_then(|m| m.current());
+                run.note(me, Event::Stop(stop), g);
+            }
+            run.effects.held(run.threads[me].breakpoints.step());
+            run.outcome.injected.held += 1;
+            if masked {
+                run.locks.handler_held(me);
+            }
+            holding.stopped_at_instruction();
+        }
+    }
 }
+
+// -- waits and throws ---------------------------------------------------------------------
 
 fn on_wait(wait: &Wait) {
-    let seat = SEAT.get();
-    if seat == CONTROLLER {
-        return;
-    }
-    let state = state();
+    // SAFETY: as in `on_point`.
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return };
+    let me = holding.me();
+    let run = holding.run();
     if wait.over() {
-        state.vain_waits.set(state.vain_waits.get() + 1);
-        if state.vain_waits.get() == VAIN_WAITS {
-            state.fail(seat, Violation::Livelock(seat));
+        run.vain_waits += 1;
+        if run.vain_waits == VAIN_WAITS {
+            holding.fail(ViolationKind::Livelock);
         }
         return;
     }
-    let thread = &state.threads[seat];
-    state.note(seat, Event::Wait(wait.what()), wait.goroutine());
-    thread.at.set(At::Blocked(*wait));
-    if state.is_deadlocked(seat, wait) {
-        state.fail(seat, Violation::Deadlock);
+    run.note(me, Event::Wait(wait.what()), wait.goroutine());
+    run.threads[me].state = ThreadState::Blocked(*wait);
+    if run.is_deadlocked(me, wait) {
+        holding.fail(ViolationKind::Deadlock);
     }
     loop {
-        let order = state.next_order(seat);
-        match order.what {
-            What::Signal => {
-                // Its handler may be held, and wait in turn: what the thread is at comes back after.
-                state.put_down(seat);
-                let armed =
-                    (thread.at_point.get(), thread.suspend(), thread.stop.get(), thread.stop_step.get());
-                thread.at.set(At::Running);
-                state.raise(seat, order.stop);
-                thread.at_point.set(armed.0);
-                thread.stop.set(armed.2);
-                thread.stop_step.set(armed.3);
-                thread.restore(armed.1);
-                state.pick_up(seat);
-                thread.at.set(At::Blocked(*wait));
+        let order = holding.next_order();
+        let run = holding.run();
+        run.threads[me].state = ThreadState::Running;
+        match order.request {
+            Request::Signal => {
+                // Its handler may be held, and wait in turn; the body's own stop comes back after it.
+                run.suspend_breakpoints(me);
+                holding.raise_signal(order.stop);
+                let run = holding.run();
+                run.resume_breakpoints(me);
+                run.threads[me].state = ThreadState::Blocked(*wait);
             }
             _ => {
-                thread.at.set(At::Running);
                 if order.stop.is_some() {
-                    thread.disarm();
-                    state.arm(seat, order.stop);
+                    run.clear_breakpoint(me);
+                    run.set_breakpoint(me, order.stop);
                 }
                 return;
             }
@@ -433,6 +275,36 @@ fn on_wait(wait: &Wait) {
     }
 }
 
+impl Run {
+    /// Whether everybody whom this thread waits for waits for it, and for locks alone: nobody else could free
+    /// them.
+    fn is_deadlocked(&self, me: usize, wait: &Wait) -> bool {
+        let mut wait = *wait;
+        for _ in 0..THREADS {
+            let machine = match wait {
+                Wait::StackLock(g) => g.lock.owner().map(|owner| owner.machine),
+                Wait::RateLock(rate) => rate.holder(),
+                _ => None,
+            };
+            let Some(machine) = machine else { return false };
+            let holder = Run::slot_of_machine(machine);
+            if holder == me {
+                return true;
+            }
+            match self.threads.get(holder).map(|thread| thread.state) {
+                Some(ThreadState::Blocked(next)) => wait = next,
+                _ => return false,
+            }
+        }
+        false
+    }
+}
+
 fn on_throw(throw: &Throw) -> ! {
-    state().fail(SEAT.get(), Violation::Throw(*throw))
+    // SAFETY: as in `on_point`.
+    match unsafe { Holding::reclaim() } {
+        Some(mut holding) => holding.fail(ViolationKind::Throw(*throw)),
+        // The controller's own thread makes and resets the runtime, and does nothing else with it.
+        None => std::process::abort(),
+    }
 }

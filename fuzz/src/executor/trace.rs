@@ -37,6 +37,19 @@ pub(crate) enum What {
     Drain,
 }
 
+impl What {
+    /// Whether the place of the event is the one that the thread's handler has interrupted.
+    pub(super) fn is_of_interrupted(self) -> bool {
+        matches!(self, What::Sample(_) | What::Signal)
+            || matches!(
+                self,
+                What::Point(
+                    Point::HandlerTried | Point::SampleTaken | Point::HandlerEnd | Point::TracebackBegin
+                )
+            )
+    }
+}
+
 /// A place in the marked code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -79,12 +92,16 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    pub(crate) fn new() -> Self {
-        Trace { records: Vec::with_capacity(CAPACITY), hash: 0, on: false, dropped: 0 }
+    pub(crate) const fn new() -> Self {
+        Trace { records: Vec::new(), hash: 0, on: false, dropped: 0 }
     }
 
+    /// Starts over. Makes room for all events that are kept, since they are noted in signal handlers.
     pub(crate) fn begin(&mut self, on: bool) {
         self.records.clear();
+        if on {
+            self.records.reserve(CAPACITY);
+        }
         self.hash = 0xcbf2_9ce4_8422_2325;
         self.on = on;
         self.dropped = 0;

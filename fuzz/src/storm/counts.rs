@@ -3,8 +3,10 @@
 use sigstorm_runtime::CodeClass;
 use sigstorm_runtime::profiler::SkipReason;
 
+use crate::schedule::Op;
+
 /// What was counted over a storm so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct StormCounts {
     /// Signals that were handled, on every thread.
@@ -23,6 +25,14 @@ pub struct StormCounts {
     pub interrupted: [u64; CodeClass::ALL.len()],
     /// Operations of goroutines.
     pub operations: u64,
+    /// Operations that had an effect, by [`Op::kind`].
+    pub kinds: [u64; Op::KINDS],
+    /// Signals that threads have sent.
+    pub sent: u64,
+    /// Signals that threads have sent and that the kernel dropped, since one was pending.
+    pub coalesced: u64,
+    /// Samples for which a buffer had no room.
+    pub dropped: u64,
     /// Goroutines that were started.
     pub started: u64,
     /// System calls.
@@ -51,6 +61,12 @@ pub struct StormCounts {
     pub delays: u64,
     /// Times that everything was brought to an end, looked over and begun anew.
     pub rounds: u64,
+}
+
+impl Default for StormCounts {
+    fn default() -> Self {
+        StormCounts::from_words([0; StormCounts::WORDS])
+    }
 }
 
 impl StormCounts {

@@ -1,10 +1,11 @@
-//! What the core calls out for in a storm: nobody is held, but everybody is watched, and
-//! delayed now and then.
+//! What the runtime calls back for in a storm: nobody is held, but everybody is watched, and delayed
+//! now and then.
 //!
-//! All of it runs on whatever thread came there, in its handler or not, with others at
-//! work. Nothing here allocates or locks.
+//! All of it runs on whatever thread came there, in its handler or not, with others at work. Nothing
+//! here allocates or locks.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
 use std::time::{Duration, Instant};
 
 use sigstorm_runtime::instrument::hooks::Hooks;
@@ -13,36 +14,83 @@ use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::sched::wait::Wait;
 use sigstorm_runtime::stack::lock::Operation;
 use sigstorm_runtime::unwind::throw::Throw;
-use sigstorm_runtime::{CodeClass, G, Phase, Point};
+use sigstorm_runtime::{CodeClass, G, M, Phase, Point};
 
 use super::ledger::begun_at;
-use super::seat::{NONE, Seat, rest};
-use super::state::{Storm, Trouble, storm};
-use crate::executor::seen;
+use super::state::{Storm, storm};
+use super::thread::{NONE, StormThread, rest};
+use crate::oracle::lockstep::bulk_moved;
+use crate::oracle::sample_log::Filed;
+use crate::oracle::{Observed, ShadowStack, ViolationKind, check};
 
 static HOOKS: Hooks = Hooks { point: on_point, wait: on_wait, throw: on_throw };
 
-/// Installs the hooks for the whole process.
-pub(crate) fn install() {
+/// The runtime's own SIGPROF handler.
+static HANDLER: AtomicUsize = AtomicUsize::new(0);
+
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+/// Installs the hooks for the whole process, and a handler in front of the runtime's, which counts what
+/// arrives.
+///
+/// # Errors
+/// Where the system refuses the handler.
+pub(crate) fn install() -> io::Result<()> {
     sigstorm_runtime::instrument::hooks::install(&HOOKS);
+    // SAFETY: a zeroed record is a valid one to read into; both records outlive the calls. The new handler does
+    // what the old one does, with the same flags and mask.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        if libc::sigaction(libc::SIGPROF, core::ptr::null(), &mut action) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        HANDLER.store(action.sa_sigaction, Ordering::SeqCst);
+        action.sa_sigaction = on_sigprof as Handler as usize;
+        match libc::sigaction(libc::SIGPROF, &action, core::ptr::null_mut()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
+/// Counts a signal before the runtime sees it: the runtime must account for each.
+extern "C" fn on_sigprof(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    if let Some(thread) = StormThread::mine() {
+        thread.counts.arrived.one();
+        // SAFETY: the kernel passes a siginfo to an SA_SIGINFO handler.
+        if unsafe { (*info).si_code } == libc::SI_TKILL {
+            thread.counts.arrived_sent.one();
+        }
+    }
+    // SAFETY: stored before this was installed: the runtime's handler, which has this type.
+    let handler: Handler = unsafe { core::mem::transmute(HANDLER.load(Ordering::Relaxed)) };
+    handler(signal, info, context);
+}
+
+// -- scheduling points --------------------------------------------------------------------
+
 fn on_point(point: Point, g: *const G, detail: usize) {
-    let (Some(storm), Some(seat)) = (storm(), Seat::mine()) else { return };
+    let (Some(storm), Some(thread)) = (storm(), StormThread::mine()) else { return };
     if storm.frozen.load(Ordering::Relaxed) {
-        seat.park();
+        thread.park();
     }
-    // SAFETY: null, or a goroutine of the core, which lives as long as the process.
+    // SAFETY: null, or a goroutine of the runtime, which lives as long as the process.
     let g = unsafe { g.as_ref() };
-    seat.point.store(point.code(), Ordering::Relaxed);
-    if seat.in_handler.load(Ordering::Relaxed) || point == Point::HandlerBegin || seat.machine.is_none() {
-        in_handler(storm, seat, point, g, detail);
-    } else {
-        in_body(storm, seat, point, g, detail);
+    thread.point.store(point.code(), Ordering::Relaxed);
+    if thread.in_handler.load(Ordering::Relaxed) || point == Point::HandlerBegin {
+        in_handler(storm, thread, point, g, detail);
+    } else if let Some(m) = thread.machine {
+        in_body(storm, thread, m, point, g, detail);
+    } else if point == Point::HandlerEnd {
+        // The handler must have left the thread alone, and did.
+        thread.counts.signals.one();
+        thread.counts.foreign.one();
+        thread.counts.skips[usize::from(SkipReason::ForeignThread.code()) - 1].one();
+        thread.counts.interrupted[usize::from(CodeClass::Runtime.code()) - 1].one();
     }
-    storm.delay(seat);
+    storm.delay(thread);
     if point == Point::HandlerEnd {
-        seat.in_handler.store(false, Ordering::Relaxed);
+        thread.in_handler.store(false, Ordering::Relaxed);
     }
 }
 
@@ -51,129 +99,250 @@ pub(crate) fn index(g: &G) -> usize {
     usize::from(g.id) - 1
 }
 
-/// What is learnt from a thread's own work.
-fn in_body(storm: &Storm, seat: &Seat, point: Point, g: Option<&'static G>, detail: usize) {
-    seat.ledger.settle();
+/// Learns from a thread's own work.
+fn in_body(
+    storm: &Storm,
+    thread: &StormThread,
+    m: &'static M,
+    point: Point,
+    g: Option<&'static G>,
+    detail: usize,
+) {
+    thread.ledger.settle();
     if let Some(operation) = begun_at(point, storm.core.phase()) {
-        seat.ledger.enter(operation, g.map_or(0, |g| g.id));
+        thread.ledger.enter(operation, g.map_or(0, |g| g.id));
     }
     match (point, g) {
+        (Point::HandlerEnd, _) => {
+            // The handler took this thread for one without a machine.
+            storm.fail(thread, ViolationKind::Skip("the thread has a machine"));
+        }
         (Point::LockAcquired, Some(g)) => {
-            seat.ledger.acquired(Operation::from_code(detail as u8).unwrap_or(Operation::Walk), g.id);
+            thread.ledger.acquired(Operation::from_code(detail as u8).unwrap_or(Operation::Walk), g.id);
         }
-        (Point::LockRelease, _) => seat.ledger.releasing(),
-        (Point::Taken, Some(g)) => {
-            let cell = &storm.truths[index(g)];
-            if cell.ended.load(Ordering::Relaxed) {
-                // SAFETY: this thread has just taken it.
-                unsafe { cell.update(|truth| truth.start()) };
-                cell.ended.store(false, Ordering::Release);
-                seat.counts.started.one();
-            }
-            seat.owned.store(index(g), Ordering::Relaxed);
-        }
-        // The collector says so of goroutines that it has scanned, and owns none.
-        (Point::StatusChanged, Some(g)) if seat.goroutine() == Some(index(g)) => {
-            let status = detail as u32;
-            if status == status::DEAD {
-                storm.truths[index(g)].ended.store(true, Ordering::Release);
-            }
-            if matches!(status, status::DEAD | status::RUNNABLE) {
-                seat.leaving.store(true, Ordering::Relaxed);
-            }
-        }
-        (Point::GReleased, Some(_)) => {
-            seat.owned.store(NONE, Ordering::Relaxed);
-            seat.leaving.store(false, Ordering::Relaxed);
-        }
-        (Point::RecoverSwitched, Some(g)) => {
-            let below = seat.recovers_to.load(Ordering::Relaxed);
-            // SAFETY: this thread runs it.
-            unsafe { storm.truths[index(g)].update(|truth| truth.recovered(below)) };
-            seat.counts.recoveries.one();
-        }
-        (Point::TraceEvent, Some(g)) => {
-            if let Some(m) = seat.machine {
-                storm.judge_event(seat, m, g);
-            }
-        }
-        (Point::CopyPoisoned, _) => seat.counts.copies.one(),
-        (Point::InstallSlot, _) => seat.counts.barriers.one(),
+        (Point::LockRelease, _) => thread.ledger.releasing(),
         // Between these two it removes barriers from whichever stack has some.
-        (Point::WorldStopped, _) => seat.ledger.stops_world(true),
-        (Point::StartWorld, _) => seat.ledger.stops_world(false),
-        (Point::PhaseChanged, _) => {
-            match Phase::from_code(detail as u8) {
-                // The world is stopped here, as it is at the next.
-                Some(Phase::Mark) => storm.check_live(seat, |heap, index| heap.is_allocated(index)),
-                Some(Phase::Sweep) => {
-                    storm.check_live(seat, |heap, index| heap.is_marked(index));
+        (Point::WorldStopped, _) => thread.ledger.stops_world(true),
+        (Point::StartWorld, _) => thread.ledger.stops_world(false),
+        (Point::PhaseChanged, _) => phase_changed(storm, thread, detail),
+        (Point::InstallSlot, _) => thread.counts.barriers.one(),
+        (Point::TraceEvent, Some(g)) => storm.judge_event(thread, m, g),
+        (
+            Point::CopyBegin
+            | Point::CopyAdjusted
+            | Point::CopyPoisoned
+            | Point::ScanDone
+            | Point::ScanAsked
+            | Point::PreemptAsked,
+            Some(g),
+        ) => of_any_goroutine(storm, thread, point, g),
+        (_, Some(g)) => of_own_goroutine(storm, thread, point, g, detail),
+        _ => {}
+    }
+}
+
+/// The collector's phase has changed. Two of the changes happen with the world stopped.
+fn phase_changed(storm: &Storm, thread: &StormThread, phase: usize) {
+    match Phase::from_code(phase as u8) {
+        Some(Phase::Mark) => {
+            storm.cycle.begins();
+            storm.check_live(thread, |heap, index| heap.is_allocated(index));
+        }
+        // Everybody is scanned now, with the world stopped: requests to do so are void.
+        Some(Phase::Termination) => {
+            storm.shadows.iter().for_each(|shadow| shadow.requests.scan.honoured());
+        }
+        Some(Phase::Sweep) => storm.check_live(thread, |heap, index| heap.is_marked(index)),
+        _ => {}
+    }
+}
+
+/// Learns of a goroutine that stands still, which may be another thread's or nobody's.
+fn of_any_goroutine(storm: &Storm, thread: &StormThread, point: Point, g: &'static G) {
+    let goroutine = index(g);
+    let shadow = &storm.shadows[goroutine];
+    match point {
+        Point::CopyBegin => shadow.moves(true),
+        Point::CopyPoisoned => {
+            shadow.moves(false);
+            thread.counts.copies.one();
+        }
+        Point::CopyAdjusted => {
+            let (heap, top) = (storm.core.heap(), g.stack.top.get());
+            // SAFETY: a word of the stack that this thread has just filled, and that nobody else moves.
+            let read = |address: usize| unsafe { (address as *const usize).read_volatile() };
+            let hold = |stack: &ShadowStack| stack.slots_hold(|at| heap.index(at), top, true, read);
+            let lives = !shadow.ended.load(Ordering::Acquire);
+            if lives && storm.look_at(thread, goroutine, hold) == Some(false) {
+                storm.fail(thread, ViolationKind::Memory("a slot does not hold what was written there"));
+            }
+        }
+        Point::ScanDone if storm.core.phase() == Phase::Mark => {
+            storm.cycle.scanned(goroutine);
+            let lives = !shadow.ended.load(Ordering::Acquire);
+            let lacks = |stack: &ShadowStack| check::lacks_barriers(storm.core, stack, g);
+            if lives && storm.look_at(thread, goroutine, lacks) == Some(true) {
+                let what = "a scan has laid no barrier, and one was due";
+                storm.fail(thread, ViolationKind::Leak(what, Some(goroutine)));
+            }
+        }
+        Point::ScanAsked | Point::PreemptAsked => {
+            let [named, scan, yields] = &thread.requesting;
+            if named.load(Ordering::Relaxed) as usize == goroutine {
+                match point {
+                    Point::ScanAsked => shadow.requests.scan.made(scan.load(Ordering::Relaxed)),
+                    _ => shadow.requests.yields.made(yields.load(Ordering::Relaxed)),
                 }
-                _ => {}
             }
         }
         _ => {}
     }
 }
 
-/// What is learnt from a thread's handler.
-fn in_handler(storm: &Storm, seat: &Seat, point: Point, g: Option<&'static G>, detail: usize) {
-    let Some(m) = seat.machine else {
-        if point == Point::HandlerEnd {
-            // The handler must have left it alone, and did.
-            seat.counts.signals.one();
-            seat.counts.skips[usize::from(SkipReason::ForeignThread.code()) - 1].one();
-            seat.counts.interrupted[usize::from(CodeClass::Runtime.code()) - 1].one();
+/// Learns of the goroutine that the thread runs, or is about to.
+fn of_own_goroutine(storm: &Storm, thread: &StormThread, point: Point, g: &'static G, detail: usize) {
+    let goroutine = index(g);
+    let shadow = &storm.shadows[goroutine];
+    if point == Point::Taken {
+        if shadow.ended.load(Ordering::Relaxed) {
+            // SAFETY: this thread has just taken it.
+            unsafe { shadow.change(ShadowStack::start) };
+            shadow.requests.withdraw();
+            storm.cycle.changes_life(goroutine);
+            shadow.ended.store(false, Ordering::Release);
+            thread.counts.started.one();
         }
+        thread.owned.store(goroutine, Ordering::Relaxed);
         return;
+    }
+    // The collector says so of goroutines that it has scanned, and owns none.
+    if thread.goroutine() != Some(goroutine) {
+        return;
+    }
+    match point {
+        Point::StatusChanged => {
+            let status = detail as u32;
+            if status == status::DEAD {
+                shadow.ended.store(true, Ordering::Release);
+                shadow.requests.withdraw();
+                storm.cycle.changes_life(goroutine);
+            }
+            if matches!(status, status::DEAD | status::RUNNABLE) {
+                thread.leaving.store(true, Ordering::Relaxed);
+            }
+        }
+        Point::Parked => thread.leaving.store(true, Ordering::Relaxed),
+        Point::GReleased => {
+            // Another thread may have it already; in a foreign call nobody can.
+            if thread.locked_to_goroutine.load(Ordering::Relaxed) {
+                storm.fail(
+                    thread,
+                    ViolationKind::Memory("a goroutine leaves its thread with foreign frames under it"),
+                );
+            }
+            thread.owned.store(NONE, Ordering::Relaxed);
+            thread.leaving.store(false, Ordering::Relaxed);
+        }
+        Point::ScanSelf => shadow.requests.scan.honoured(),
+        Point::PreemptYields => shadow.requests.yields.honoured(),
+        Point::RecoverSwitched => {
+            let body = thread.recovers_to.load(Ordering::Relaxed);
+            // SAFETY: this thread runs it.
+            unsafe { shadow.change(|stack| stack.recovered(body)) };
+            thread.counts.recoveries.one();
+        }
+        // SAFETY: this thread runs it.
+        Point::SetPcBegin => unsafe { shadow.change(ShadowStack::replaces_pc) },
+        // SAFETY: as above.
+        Point::SetPcDone => unsafe { shadow.change(ShadowStack::replaced_pc) },
+        Point::BulkDone => {
+            // SAFETY: this thread runs it, and has the right to write to memory that others can reach: it holds it
+            // over every operation on memory.
+            unsafe { shadow.change(|stack| storm.heap.change(|heap| bulk_moved(stack, heap, detail))) };
+        }
+        _ => {}
+    }
+}
+
+/// Learns from a thread's handler.
+fn in_handler(storm: &Storm, thread: &StormThread, point: Point, g: Option<&'static G>, detail: usize) {
+    let Some(m) = thread.machine else {
+        storm.fail(thread, ViolationKind::Samples("one is of a thread that has no machine"));
     };
-    // SAFETY: this is the thread's handler, which does not interrupt itself.
-    let mine = unsafe { seat.handler() };
     match (point, g) {
         (Point::HandlerBegin, g) => {
-            seat.in_handler.store(true, Ordering::Relaxed);
-            seat.pc.store(detail, Ordering::Relaxed);
-            seat.counts.signals.one();
-            mine.seen = None;
-            mine.rate = storm.rate.load(Ordering::Acquire);
+            thread.in_handler.store(true, Ordering::Relaxed);
+            thread.pc.store(detail, Ordering::Relaxed);
+            thread.counts.signals.one();
+            // SAFETY: this is the thread's handler.
+            unsafe {
+                thread.keeps(|mine| {
+                    mine.observed = None;
+                    mine.rate = storm.rate.confirmed();
+                    if g.is_some() {
+                        for (thread, words) in storm.threads.iter().zip(&mut mine.began) {
+                            thread.ledger.note(words);
+                        }
+                    }
+                });
+            }
             if let Some(g) = g {
-                for (seat, words) in storm.seats.iter().zip(&mut mine.began) {
-                    seat.ledger.note(words);
-                }
-                seat.ledger.enter(Operation::Walk, g.id);
+                thread.ledger.enter(Operation::Walk, g.id);
             }
         }
         (Point::HandlerTried, Some(_)) if detail == 0 => {
-            for (seat, words) in storm.seats.iter().zip(&mut mine.refused) {
-                seat.ledger.note(words);
+            // SAFETY: as above.
+            unsafe {
+                thread.keeps(|mine| {
+                    for (thread, words) in storm.threads.iter().zip(&mut mine.refused) {
+                        thread.ledger.note(words);
+                    }
+                });
             }
         }
         // Under the lock: from here on another thread may move the stack.
         (Point::TracebackDone, Some(g)) => {
             // SAFETY: this is the machine's own handler.
-            mine.seen = Some(seen(g, unsafe { m.last_sample() }, false));
+            let observed = Observed::by_sample(g, unsafe { m.last_sample() }, false);
+            // SAFETY: as above.
+            unsafe { thread.keeps(|mine| mine.observed = Some(observed)) };
         }
+        (Point::SampleTaken | Point::SampleWritten, _) => follow(storm, thread, m, point, detail),
         (Point::HandlerEnd, _) => {
-            seat.ledger.leave(Operation::Walk);
-            storm.judge(seat, m);
+            thread.ledger.leave(Operation::Walk);
+            storm.judge(thread, m);
+            follow(storm, thread, m, point, detail);
         }
         _ => {}
+    }
+}
+
+/// Follows the handler's sample to the buffer.
+fn follow(storm: &Storm, thread: &StormThread, m: &'static M, point: Point, detail: usize) {
+    // SAFETY: this is the machine's own thread, in its handler.
+    let sample = unsafe { m.last_sample() };
+    match thread.samples.follow(point, detail, sample, true) {
+        Ok(Filed::Pending) => {}
+        Ok(Filed::Kept) => thread.counts.kept.one(),
+        Ok(Filed::Dropped) => thread.counts.dropped.one(),
+        Ok(Filed::Off) => thread.counts.off.one(),
+        Err(kind) => storm.fail(thread, kind),
     }
 }
 
 impl Storm {
     /// Now and then a thread is late, so that windows are wide.
     #[inline]
-    fn delay(&self, seat: &Seat) {
+    fn delay(&self, thread: &StormThread) {
         if self.delay_below == 0 {
             return;
         }
-        let random = seat.random();
+        let random = thread.random();
         if random & 0xffff_ffff >= self.delay_below {
             return;
         }
-        let counts = &seat.counts;
-        match seat.in_handler.load(Ordering::Relaxed) {
+        let counts = &thread.counts;
+        match thread.in_handler.load(Ordering::Relaxed) {
             true => counts.delays_in_handler.one(),
             false => counts.delays.one(),
         }
@@ -193,11 +362,13 @@ impl Storm {
     }
 }
 
+// -- waits and throws ---------------------------------------------------------------------
+
 /// How often a thread looks before it goes back to try again.
 const LOOKS: u32 = 64;
 
 fn on_wait(wait: &Wait) {
-    let (Some(storm), Some(seat)) = (storm(), Seat::mine()) else {
+    let (Some(storm), Some(thread)) = (storm(), StormThread::mine()) else {
         // SAFETY: `sched_yield` has no preconditions.
         unsafe { libc::sched_yield() };
         return;
@@ -207,23 +378,23 @@ fn on_wait(wait: &Wait) {
         Wait::RateLock(rate) => rate.holder(),
         _ => None,
     };
-    if let (Some(holder), Some(m)) = (holder, seat.machine)
+    if let (Some(holder), Some(m)) = (holder, thread.machine)
         && holder == m.id
     {
         // Only this thread could give it back, and it is here.
-        seat.wait.store(core::ptr::from_ref(wait).cast_mut(), Ordering::SeqCst);
-        storm.fail(seat, Trouble::SelfDeadlock);
+        thread.wait.store(core::ptr::from_ref(wait).cast_mut(), Ordering::SeqCst);
+        storm.fail(thread, ViolationKind::SelfDeadlock);
     }
     // A handler may wait in turn.
-    let outer = seat.wait.swap(core::ptr::from_ref(wait).cast_mut(), Ordering::SeqCst);
+    let outer = thread.wait.swap(core::ptr::from_ref(wait).cast_mut(), Ordering::SeqCst);
     for look in 0..LOOKS {
         if wait.over() {
             break;
         }
         if storm.frozen.load(Ordering::Relaxed) {
-            seat.park();
+            thread.park();
         }
-        seat.looks.store(seat.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        thread.looks.store(thread.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         match look {
             0..8 => core::hint::spin_loop(),
             // SAFETY: `sched_yield` has no preconditions.
@@ -231,14 +402,14 @@ fn on_wait(wait: &Wait) {
             _ => rest(Duration::from_micros(20)),
         }
     }
-    seat.wait.store(outer, Ordering::SeqCst);
+    thread.wait.store(outer, Ordering::SeqCst);
 }
 
 fn on_throw(throw: &Throw) -> ! {
-    match (storm(), Seat::mine()) {
-        (Some(storm), Some(seat)) => storm.fail(seat, Trouble::Throw(*throw)),
+    match (storm(), StormThread::mine()) {
+        (Some(storm), Some(thread)) => storm.fail(thread, ViolationKind::Throw(*throw)),
         (Some(storm), None) => {
-            storm.note(None, Trouble::Throw(*throw));
+            storm.note(None, ViolationKind::Throw(*throw));
             loop {
                 rest(Duration::from_secs(1));
             }

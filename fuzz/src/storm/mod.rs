@@ -1,4 +1,4 @@
-//! The storm: the same core and the same truth, and nobody holds a baton.
+//! The storm: the same runtime and the same oracle, and nobody holds a baton.
 //!
 //! Under the baton a run is decided by its schedule. Real hardware runs threads at once, and
 //! interrupts them between any two instructions, Rust code included. A storm does just
@@ -10,36 +10,38 @@
 //!
 //! # What makes a verdict sound
 //!
-//! - A sample is judged in the handler that took it, against the truth of the goroutine
-//!   that the interrupted thread runs ([`cell`], [`judge`]).
-//! - A skip for a held lock is held against a ledger of operations ([`ledger`]).
+//! - A sample is judged in the handler that took it, by the shadow stack of the goroutine that the
+//!   interrupted thread runs ([`seqlock`], [`witness`]).
+//! - A skip for a held lock is held against a ledger of operations ([`ledger`]), the rate that a sample
+//!   carries against the rates that were set ([`rate_log`]).
+//! - Every operation runs in lock-step with the record, as in a controlled run ([`worker`]).
 //! - Live objects are looked for while the world is stopped.
 //! - A hang is told from slowness by what everybody got done ([`watch`]).
-//! - Every few seconds a round ends: every goroutine returns from its frames, and then
-//!   everything must be where it belongs. The next round has other options.
+//! - Every few seconds a round ends: every goroutine returns from its frames, and then everything must be
+//!   where it belongs, and every signal in some account. The next round has other options.
 //!
 //! [`run`] is the child's side, as `worker` is a hunt's: a violation ends the process.
 
-mod cell;
+mod background;
 mod counts;
-mod finding;
 mod foreign;
 mod hooks;
-mod judge;
 mod ledger;
 pub mod options;
-mod others;
-mod seat;
+mod rate_log;
+mod scene;
+mod seqlock;
 mod state;
+mod thread;
 mod watch;
-mod work;
+mod witness;
+mod worker;
 
 use core::sync::atomic::Ordering;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
@@ -50,19 +52,20 @@ use sigstorm_runtime::{Config, M, Runtime, profiler, unwind::fault};
 pub use counts::StormCounts;
 pub use options::{Clock, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
 
+use crate::oracle::{Violation, ViolationKind, evidence};
 use crate::outcome::{Finding, Verdict};
 use crate::shared::Shared;
-use seat::{Doing, Seat, rest};
-use state::{Stage, Storm, Trouble, Violation};
+use state::{Stage, Storm};
+use thread::{Activity, StormThread, rest};
 use watch::Watchdog;
-use work::Worker;
+use worker::Worker;
 
 /// Words of the file `stats`; the counts come first.
-pub const STORM_WORDS: usize = 64;
+pub const STORM_WORDS: usize = 192;
 /// The word with which the parent asks for an end.
-pub const STOP: usize = 63;
+pub const STOP: usize = STORM_WORDS - 1;
 /// The word that the child moves while it lives.
-pub const PULSE: usize = 62;
+pub const PULSE: usize = STORM_WORDS - 2;
 
 /// Exit status after a violation.
 pub const FOUND: i32 = 77;
@@ -144,25 +147,25 @@ fn begin(options: &StormOptions) -> Result<&'static Storm, StormError> {
     let core = Runtime::leak_sized(config(0, options.clock), goroutines, machines)?;
     profiler::install().map_err(system("installing the SIGPROF handler"))?;
     fault::install().map_err(system("installing the fault handlers"))?;
-    hooks::install();
+    hooks::install().map_err(system("installing the handler that counts signals"))?;
     inject::handlers_on_signal_stack().map_err(system("moving handlers to signal stacks"))?;
 
     let mut rng = stream(options.seed, 0);
-    let seats = (0..machines + 1)
+    let threads = (0..machines + 1)
         .map(|index| {
             let name = match index {
-                index if index == machines => "weather".to_owned(),
+                index if index == machines => "disturber".to_owned(),
                 index if index == options.threads => "gc".to_owned(),
                 index => format!("m{}", index + 1),
             };
             let machine = (index < machines).then(|| M::leak(core, index as u8));
-            Seat::new(name, machine, machines, [rng.next_u64(), rng.next_u64()])
+            StormThread::new(name, machine, machines, [rng.next_u64(), rng.next_u64()])
         })
         .collect();
-    let storm = Storm::leak(core, seats, options.delay);
-    others::set_rate(storm, options.rate);
+    let storm = Storm::leak(core, threads, options.delay);
+    background::set_rate(storm, options.rate);
 
-    for index in 0..storm.seats.len() {
+    for index in 0..storm.threads.len() {
         start(storm, index, options)?;
     }
     Ok(storm)
@@ -177,34 +180,34 @@ fn stream(seed: u64, number: u64) -> ChaCha8Rng {
 
 /// Starts a thread, and waits until it is ready.
 fn start(storm: &'static Storm, index: usize, options: &StormOptions) -> Result<(), StormError> {
-    let seat = &storm.seats[index];
+    let thread = &storm.threads[index];
     let rate = options.rate;
     let mut rng = stream(options.seed, index as u64 + 1);
     let (ready, started) = mpsc::channel();
-    thread::Builder::new()
-        .name(seat.name.clone())
+    std::thread::Builder::new()
+        .name(thread.name.clone())
         .spawn(move || {
             // The thread lives as long as the process, and so does its signal stack.
-            let _stack = match prepare(seat) {
+            let _stack = match prepare(thread) {
                 Ok(stack) => {
                     let _ = ready.send(Ok(()));
                     stack
                 }
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            serve(storm, seat, rate, &mut rng)
+            serve(storm, thread, rate, &mut rng)
         })
         .map_err(system("starting a thread (a tight `ulimit -u` or `-v`?)"))?;
     let prepared = started.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
     prepared.and_then(|ready| ready).map_err(system("setting up a thread's signal stack and timer"))
 }
 
-fn prepare(seat: &'static Seat) -> io::Result<SignalStack> {
+fn prepare(thread: &'static StormThread) -> io::Result<SignalStack> {
     let stack = SignalStack::install()?;
     // Until the first round begins, as between any two.
     hold_signals(true)?;
-    seat.sit();
-    if let Some(m) = seat.machine {
+    thread.bind();
+    if let Some(m) = thread.machine {
         m.attach()?;
     }
     Ok(stack)
@@ -224,27 +227,29 @@ fn hold_signals(hold: bool) -> io::Result<()> {
 }
 
 /// A thread's life: one round after the other.
-fn serve(storm: &'static Storm, seat: &'static Seat, rate: u32, rng: &mut ChaCha8Rng) {
+fn serve(storm: &'static Storm, thread: &'static StormThread, rate: u32, rng: &mut ChaCha8Rng) {
     let hold = |hold| {
         if hold_signals(hold).is_err() {
-            storm.fail(seat, Trouble::Harness("the kernel refused a signal mask"));
+            storm.fail(thread, ViolationKind::Harness("the kernel refused a signal mask"));
         }
     };
     loop {
         hold(true);
-        seat.does(Doing::Idle);
+        thread.does(Activity::Idle);
         while storm.stage() != Stage::Blow {
             if storm.frozen.load(Ordering::Relaxed) {
-                seat.park();
+                thread.park();
             }
             rest(Duration::from_micros(500));
         }
-        seat.does(Doing::Between);
+        thread.does(Activity::Between);
         hold(false);
-        match seat.machine {
-            None => others::weather(storm, seat, rate, rng),
-            Some(m) if m.id == storm.core.collector() => others::collect(storm, seat, m, rng),
-            Some(m) => Worker { storm, seat, m, rng, rate, climb: 55 }.round(),
+        match thread.machine {
+            None => background::disturb(storm, thread, rate, rng),
+            Some(m) if m.id == storm.core.collector() => {
+                background::collect(&mut Worker::new(storm, thread, m, rng, rate));
+            }
+            Some(m) => Worker::new(storm, thread, m, rng, rate).round(),
         }
     }
 }
@@ -271,7 +276,9 @@ fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
         }
         let last = time_is_up(&conductor);
         storm.set_stage(Stage::Settle);
-        while storm.violation().is_none() && storm.seats.iter().any(|seat| seat.doing() != Doing::Idle) {
+        while storm.violation().is_none()
+            && storm.threads.iter().any(|thread| thread.activity() != Activity::Idle)
+        {
             conductor.beat();
         }
         if storm.violation().is_none()
@@ -288,14 +295,15 @@ fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
             return 0;
         }
         storm.set_stage(Stage::Wait);
+        let config = config(storm.rounds.load(Ordering::Relaxed), options.clock);
+        storm.off_before.fetch_add(storm.core.profiler().off(), Ordering::SeqCst);
         // SAFETY: every thread waits for the next round, has no goroutine and holds its signal
         // back: they are idle, and the stage keeps them so.
-        let reset = unsafe { storm.core.reset(config(storm.rounds.load(Ordering::Relaxed), options.clock)) };
-        if reset.is_err() {
-            storm.note(None, Trouble::Harness("a round's options are out of range"));
+        if unsafe { storm.core.reset(config) }.is_err() {
+            storm.note(None, ViolationKind::Harness("a round's options are out of range"));
         }
-        storm.forget();
-        others::set_rate(storm, options.rate);
+        storm.reset(config.buffer);
+        background::set_rate(storm, options.rate);
     }
 }
 
@@ -310,13 +318,13 @@ struct Conductor {
 impl Conductor {
     /// Sleeps for a moment, publishes, and has the watchdog look.
     fn beat(&mut self) {
-        thread::sleep(BEAT);
+        std::thread::sleep(BEAT);
         self.publish();
         let since = self.looked.elapsed();
         if since >= LOOK {
             self.looked = Instant::now();
-            if let Some(seat) = self.watchdog.look(self.storm, since) {
-                self.storm.note(self.storm.seats.get(seat), Trouble::Stuck);
+            if let Some(thread) = self.watchdog.look(self.storm, since) {
+                self.storm.note(self.storm.threads.get(thread), ViolationKind::Stuck);
             }
         }
     }
@@ -332,16 +340,16 @@ impl Conductor {
     /// Has everybody stop where they are, and tells what is wrong. The exit status.
     fn report(&mut self, violation: Violation, dir: &Path) -> i32 {
         let begun = Instant::now();
-        let parked = |seat: &Seat| seat.parked.load(Ordering::SeqCst);
-        while begun.elapsed() < PARKING && !self.storm.seats.iter().all(parked) {
-            for seat in self.storm.seats.iter().filter(|seat| !parked(seat)) {
+        let parked = |thread: &StormThread| thread.parked.load(Ordering::SeqCst);
+        while begun.elapsed() < PARKING && !self.storm.threads.iter().all(parked) {
+            for thread in self.storm.threads.iter().filter(|thread| !parked(thread)) {
                 // Wherever it is, its handler comes to a point; one that masks it comes to its own.
-                let _ = inject::tgkill(seat.tid.load(Ordering::SeqCst), libc::SIGPROF);
+                let _ = inject::tgkill(thread.tid.load(Ordering::SeqCst), libc::SIGPROF);
             }
-            thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
         }
         self.publish();
-        let finding = finding::finding(self.storm, violation);
+        let finding = evidence::finding(self.storm, violation);
         let broken = finding.verdict == Verdict::HarnessError.name();
         leave(dir, &finding);
         if broken { BROKEN } else { FOUND }

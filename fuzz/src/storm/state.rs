@@ -7,12 +7,15 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::sync::Mutex;
 
 use sigstorm_runtime::Runtime;
-use sigstorm_runtime::unwind::throw::Throw;
+use sigstorm_runtime::sched::runtime::MAX_GOROUTINES;
 
-use super::cell::{HeapCell, TruthCell};
 use super::counts::StormCounts;
 use super::options::Delay;
-use super::seat::Seat;
+use super::rate_log::RateLog;
+use super::seqlock::{HeapCell, Shadow};
+use super::thread::StormThread;
+use crate::oracle::cycle::Cycle;
+use crate::oracle::{ShadowHeap, Violation, ViolationKind};
 
 sigstorm_runtime::named_codes! {
     /// What the threads are to do.
@@ -26,45 +29,14 @@ sigstorm_runtime::named_codes! {
     }
 }
 
-/// What is wrong. The evidence is still in place: everybody is stopped.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Trouble {
-    /// A thread's last sample differs from the truth.
-    Traceback,
-    /// The last event of a thread's tracer differs from the truth.
-    Event,
-    /// A thread's last sample was skipped without a reason.
-    Skip(&'static str),
-    /// The core's own.
-    Throw(Throw),
-    /// This thread waits for what it holds itself.
-    SelfDeadlock,
-    /// This thread does not get on, and everybody else had time enough to help it.
-    Stuck,
-    /// An object that can be reached was not marked, or was freed.
-    LiveObject(usize),
-    /// Memory is not what the program wrote.
-    Memory(&'static str),
-    /// Something is not where it belongs at the end; the goroutine, if it is one's.
-    Leak(&'static str, Option<usize>),
-    /// The harness is wrong.
-    Harness(&'static str),
-}
-
-/// A violation: whose, and what.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Violation {
-    pub(crate) seat: Option<usize>,
-    pub(crate) trouble: Trouble,
-}
-
 /// The shared state of a storm.
 #[derive(Debug)]
 pub(crate) struct Storm {
     pub(crate) core: &'static Runtime,
-    /// The threads that run goroutines, the collector, and the weather.
-    pub(crate) seats: Vec<Seat>,
-    pub(crate) truths: Vec<TruthCell>,
+    /// The threads that run goroutines, the collector, and the disturber.
+    pub(crate) threads: Vec<StormThread>,
+    pub(crate) shadows: Vec<Shadow>,
+    pub(crate) cycle: Cycle<MAX_GOROUTINES>,
     pub(crate) heap: HeapCell,
     stage: AtomicU8,
     /// Everybody stops at the next point: something is wrong.
@@ -72,14 +44,15 @@ pub(crate) struct Storm {
     violation: UnsafeCell<Option<Violation>>,
     claimed: AtomicBool,
     pub(crate) found: AtomicBool,
-    /// The profiling rate as the weather has set it: changes << 32 | busy << 31 | hertz.
-    pub(crate) rate: AtomicU64,
+    pub(crate) rate: RateLog,
     /// One thread at a time changes the rate.
     pub(crate) rate_writers: Mutex<()>,
     /// A delay comes where a random 32-bit number is below this.
     pub(crate) delay_below: u64,
     pub(crate) delay_ns: u64,
     pub(crate) rounds: AtomicU64,
+    /// Signals that came while profiling was off, as the runtime has counted them up to this round.
+    pub(crate) off_before: AtomicU64,
 }
 
 // SAFETY: `violation` is written once, by whoever has claimed it, and read after `found`;
@@ -96,22 +69,24 @@ pub(crate) fn storm() -> Option<&'static Storm> {
 }
 
 impl Storm {
-    pub(crate) fn leak(core: &'static Runtime, seats: Vec<Seat>, delay: Delay) -> &'static Storm {
+    pub(crate) fn leak(core: &'static Runtime, threads: Vec<StormThread>, delay: Delay) -> &'static Storm {
         let storm = Box::leak(Box::new(Storm {
             core,
-            seats,
-            truths: core.goroutines().iter().map(|_| TruthCell::new()).collect(),
+            threads,
+            shadows: core.goroutines().iter().map(|_| Shadow::new()).collect(),
+            cycle: Cycle::new(),
             heap: HeapCell::new(),
             stage: AtomicU8::new(Stage::Wait as u8),
             frozen: AtomicBool::new(false),
             violation: UnsafeCell::new(None),
             claimed: AtomicBool::new(false),
             found: AtomicBool::new(false),
-            rate: AtomicU64::new(0),
+            rate: RateLog::new(),
             rate_writers: Mutex::new(()),
             delay_below: (delay.probability * 4_294_967_296.0) as u64,
             delay_ns: u64::from(delay.micros) * 1000,
             rounds: AtomicU64::new(0),
+            off_before: AtomicU64::new(0),
         }));
         STORM.store(storm, Ordering::Release);
         storm
@@ -125,40 +100,44 @@ impl Storm {
         self.stage.store(stage as u8, Ordering::SeqCst);
     }
 
-    /// The seat of a machine, which come first and in order.
-    pub(crate) fn seat_of_machine(&self, machine: u8) -> Option<&Seat> {
-        self.seats.get(usize::from(machine)).filter(|seat| seat.machine.is_some())
+    /// The thread of a machine: machines come first and in order.
+    pub(crate) fn thread_of_machine(&self, machine: u8) -> Option<&StormThread> {
+        self.threads.get(usize::from(machine)).filter(|thread| thread.machine.is_some())
     }
 
-    /// Starts over: the core was reset, and every thread is idle.
-    pub(crate) fn forget(&self) {
-        for cell in &self.truths {
-            cell.ended.store(true, Ordering::SeqCst);
+    /// Starts over: the runtime was reset for buffers of this capacity, and every thread is idle.
+    pub(crate) fn reset(&self, buffer: usize) {
+        for shadow in &self.shadows {
+            shadow.ended.store(true, Ordering::SeqCst);
+            shadow.requests.withdraw();
         }
+        self.threads.iter().for_each(|thread| thread.samples.reset(buffer));
+        self.cycle.reset();
+        self.rate.reset();
         // SAFETY: every thread is idle (see `blow`, the one caller).
-        unsafe { self.heap.clear() };
+        unsafe { self.heap.change(ShadowHeap::clear) };
     }
 
-    /// A seat's index.
-    pub(crate) fn index_of(&self, seat: &Seat) -> Option<usize> {
-        self.seats.iter().position(|other| ptr::eq(other, seat))
+    /// A thread's index.
+    pub(crate) fn index_of(&self, thread: &StormThread) -> Option<usize> {
+        self.threads.iter().position(|other| ptr::eq(other, thread))
     }
 
-    /// Notes what is wrong, if it is the first, and has everybody stop. Signal-safe.
-    pub(crate) fn note(&self, seat: Option<&Seat>, trouble: Trouble) {
+    /// Notes a violation, if it is the first, and has everybody stop. Signal-safe.
+    pub(crate) fn note(&self, thread: Option<&StormThread>, kind: ViolationKind) {
         if !self.claimed.swap(true, Ordering::SeqCst) {
-            let seat = seat.and_then(|seat| self.index_of(seat));
+            let thread = thread.and_then(|thread| self.index_of(thread));
             // SAFETY: whoever has claimed it is the one writer, and nobody reads yet.
-            unsafe { *self.violation.get() = Some(Violation { seat, trouble }) };
+            unsafe { *self.violation.get() = Some(Violation { thread, kind }) };
             self.found.store(true, Ordering::SeqCst);
         }
         self.frozen.store(true, Ordering::SeqCst);
     }
 
-    /// Something is wrong: this thread stops for good. Signal-safe.
-    pub(crate) fn fail(&self, seat: &Seat, trouble: Trouble) -> ! {
-        self.note(Some(seat), trouble);
-        seat.park()
+    /// A violation: this thread stops for good. Signal-safe.
+    pub(crate) fn fail(&self, thread: &StormThread, kind: ViolationKind) -> ! {
+        self.note(Some(thread), kind);
+        thread.park()
     }
 
     /// What is wrong.
@@ -173,10 +152,16 @@ impl Storm {
     /// All that was counted so far.
     pub(crate) fn counts(&self) -> StormCounts {
         let mut sum = StormCounts::default();
-        for seat in &self.seats {
-            let c = &seat.counts;
+        for thread in &self.threads {
+            let c = &thread.counts;
             sum.signals += c.signals.get();
-            if seat.machine.is_some_and(|m| m.id != self.core.collector()) {
+            sum.sent += thread.sent.load(Ordering::Relaxed);
+            sum.coalesced += thread.sent.load(Ordering::Relaxed).saturating_sub(c.arrived_sent.get());
+            sum.dropped += c.dropped.get();
+            for (sum, kind) in sum.kinds.iter_mut().zip(&c.kinds) {
+                *sum += kind.get();
+            }
+            if thread.machine.is_some_and(|m| m.id != self.core.collector()) {
                 sum.on_machines += c.signals.get();
             }
             sum.tracebacks += c.tracebacks.get();

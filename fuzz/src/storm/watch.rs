@@ -10,8 +10,8 @@
 use core::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::seat::{Doing, Seat};
 use super::state::Storm;
+use super::thread::{Activity, StormThread};
 
 /// Looks that a thread must have stood still for.
 const TICKS: u32 = 50;
@@ -52,8 +52,8 @@ struct Since {
 pub(crate) struct Watchdog(Vec<Since>);
 
 /// The processor's time that a thread has used.
-fn used(seat: &Seat) -> Duration {
-    let tid = seat.tid.load(Ordering::SeqCst);
+fn used(thread: &StormThread) -> Duration {
+    let tid = thread.tid.load(Ordering::SeqCst);
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // The kernel's number for another thread's clock: see `MAKE_THREAD_CPUCLOCK` there.
     let clock = !tid << 3 | 6;
@@ -66,7 +66,7 @@ fn used(seat: &Seat) -> Duration {
 
 impl Watchdog {
     pub(crate) fn new(storm: &Storm) -> Watchdog {
-        Watchdog::of(storm.seats.len())
+        Watchdog::of(storm.threads.len())
     }
 
     fn of(threads: usize) -> Watchdog {
@@ -76,13 +76,13 @@ impl Watchdog {
     /// Looks at everybody, a tenth of a second after the last look or so. The one that hangs.
     pub(crate) fn look(&mut self, storm: &Storm, since: Duration) -> Option<usize> {
         let stands: Vec<Stand> = storm
-            .seats
+            .threads
             .iter()
-            .map(|seat| Stand {
-                progress: seat.progress.load(Ordering::Relaxed),
-                looks: seat.looks.load(Ordering::Relaxed),
-                used: used(seat),
-                idle: seat.doing() == Doing::Idle,
+            .map(|thread| Stand {
+                progress: thread.progress.load(Ordering::Relaxed),
+                looks: thread.looks.load(Ordering::Relaxed),
+                used: used(thread),
+                idle: thread.activity() == Activity::Idle,
             })
             .collect();
         self.judge(&stands, since)

@@ -43,7 +43,7 @@ impl Boundary {
 
 /// Every instruction of every function, in the order of their codes.
 pub fn all(harness: &Harness) -> Vec<Boundary> {
-    let region = harness.region().expect("the marked code");
+    let region = harness.region();
     let of = |&function: &FuncId| {
         let boundaries = region.boundaries(usize::from(function.code())).iter().enumerate();
         boundaries.map(move |(index, b)| Boundary {

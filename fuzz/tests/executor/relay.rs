@@ -1,7 +1,7 @@
 //! Schedules that begin where the last one ended, on whatever thread that was, come to what
 //! they come to by themselves.
 
-use sigstorm::executor::Feed;
+use sigstorm::executor::ScheduleSource;
 use sigstorm::generate::Generator;
 use sigstorm::outcome::{Counts, Verdict};
 use sigstorm::schedule::Schedule;
@@ -18,7 +18,7 @@ struct List {
     counts: Vec<Counts>,
 }
 
-impl Feed for List {
+impl ScheduleSource for List {
     fn next(&mut self) -> Option<&Schedule> {
         let next = self.schedules.get(self.begun)?;
         self.begun += 1;

@@ -4,10 +4,10 @@
 //! the top of the stack. So a stack that has moved must hold the same values, and in those that
 //! point into it the new addresses.
 
-use super::{Pending, SavedAt, Truth, Value, info};
+use super::shadow_stack::{Pending, SavedAt, ShadowStack, Value, info};
 use sigstorm_runtime::gc::mutator::SLOTS;
 
-impl Truth {
+impl ShadowStack {
     /// What a slot holds that points to slot `to` of the frame `up` levels above the innermost.
     pub fn points_to(&self, up: usize, to: usize) -> Value {
         let frame = self.len.saturating_sub(up + 1);
@@ -49,8 +49,11 @@ impl Truth {
         let unsure = self.pending == Pending::Return || self.saved_at == SavedAt::Start;
         let sure = self.len.saturating_sub(usize::from(unsure));
         let first = if all { 0 } else { sure.saturating_sub(1) };
+        let is_being_written = |index: usize, slot: usize| {
+            self.being_written.is_some_and(|written| written.frame == index && written.slots >> slot & 1 == 1)
+        };
         (first..sure).filter(|&index| info(self.frames[index].function).slots != 0).all(|index| {
-            (0..SLOTS).all(|slot| {
+            (0..SLOTS).filter(|&slot| !is_being_written(index, slot)).all(|slot| {
                 let found = read(top - self.slot(index, slot));
                 self.is_held(self.frames[index].slots[slot], &object, top, found)
             })
@@ -66,54 +69,76 @@ mod tests {
     const TOP: usize = 0x10_0000;
 
     /// Two frames, of which the inner one's slot 2 points to the outer one's slot 1.
-    fn truth() -> Truth {
-        let mut truth = Truth::new();
-        truth.start();
-        truth.settled();
-        truth.calls(FuncId::Small);
-        truth.called();
-        let value = truth.points_to(1, 1);
-        truth.frame(0).expect("a frame").slots[2] = value;
-        truth
+    fn two_frames() -> ShadowStack {
+        let mut stack = ShadowStack::new();
+        stack.start();
+        stack.settled();
+        stack.pending = Pending::Call(FuncId::Small);
+        stack.called();
+        let value = stack.points_to(1, 1);
+        stack.frame(0).expect("a frame").slots[2] = value;
+        stack
     }
 
     #[test]
-    fn a_pointer_into_the_stack_moves_along_with_it() {
-        let truth = truth();
+    fn pointers_into_the_stack_move_along_with_it() {
+        let stack = two_frames();
         // The entry's frame pointer is the word below the top, and its slots lie below that.
         let outer = |top: usize| top - 8 - 8 * 2;
-        let inner = |top: usize| top - truth.slot(1, 2);
+        let inner = |top: usize| top - stack.slot(1, 2);
         for top in [TOP, TOP + 0x4000] {
             let memory = |address: usize| if address == inner(top) { outer(top) } else { 0 };
-            assert!(truth.slots_hold(|_| None, top, true, memory));
+            assert!(stack.slots_hold(|_| None, top, true, memory));
             let stale = |address: usize| if address == inner(top) { outer(TOP - 0x800) } else { 0 };
-            assert!(!truth.slots_hold(|_| None, top, true, stale), "it points to where the stack was");
+            assert!(!stack.slots_hold(|_| None, top, true, stale), "it points to where the stack was");
             let kept = |address: usize| memory(address) | usize::from(address == outer(top)) << 4;
-            assert!(!truth.slots_hold(|_| None, top, true, kept), "a slot that was never written");
-            assert!(truth.slots_hold(|_| None, top, false, kept), "that is not the innermost frame's");
+            assert!(!stack.slots_hold(|_| None, top, true, kept), "a slot that was never written");
+            assert!(stack.slots_hold(|_| None, top, false, kept), "that is not the innermost frame's");
         }
     }
 
     #[test]
-    fn a_frame_on_its_way_out_is_left_alone() {
-        let mut truth = truth();
-        assert!(!truth.slots_hold(|_| None, TOP, false, |_| 0));
-        truth.pending = Pending::Return;
-        assert!(truth.slots_hold(|_| None, TOP, false, |_| 0));
+    fn frame_that_is_returning_is_not_judged() {
+        let mut stack = two_frames();
+        assert!(!stack.slots_hold(|_| None, TOP, false, |_| 0));
+        stack.pending = Pending::Return;
+        assert!(stack.slots_hold(|_| None, TOP, false, |_| 0));
     }
 
     #[test]
-    fn an_object_is_known_by_its_index() {
-        let mut truth = Truth::new();
-        truth.start();
-        truth.settled();
-        truth.frame(0).expect("a frame").slots[0] = Value::Object(3);
-        let at = TOP - truth.slot(0, 0);
+    fn slots_that_are_being_written_are_not_judged() {
+        let mut stack = two_frames();
+        stack.begins_to_write(1, 0b10);
+        assert_eq!(stack.roots(), 0);
+        // Slot 1 of the outer frame holds whatever it likes, until it is written.
+        let address = TOP - stack.slot(0, 1);
+        let inner = TOP - stack.slot(1, 2);
+        let memory = |at: usize| {
+            if at == address {
+                0x50
+            } else if at == inner {
+                address
+            } else {
+                0
+            }
+        };
+        assert!(stack.slots_hold(|_| None, TOP, true, memory));
+        stack.written();
+        assert!(!stack.slots_hold(|_| None, TOP, true, memory));
+    }
+
+    #[test]
+    fn objects_are_known_by_their_index() {
+        let mut stack = ShadowStack::new();
+        stack.start();
+        stack.settled();
+        stack.frame(0).expect("a frame").slots[0] = Value::Object(3);
+        let at = TOP - stack.slot(0, 0);
         // Objects of 16 bytes, from zero.
         let object = |address: usize| Some(address / 16);
         let first = |word: usize| move |address: usize| if address == at { word } else { 0 };
-        assert!(truth.slots_hold(object, TOP, false, first(0x30)));
-        assert!(!truth.slots_hold(object, TOP, false, first(0x20)));
-        assert!(!truth.slots_hold(|_| None, TOP, false, first(0x30)));
+        assert!(stack.slots_hold(object, TOP, false, first(0x30)));
+        assert!(!stack.slots_hold(object, TOP, false, first(0x20)));
+        assert!(!stack.slots_hold(|_| None, TOP, false, first(0x30)));
     }
 }

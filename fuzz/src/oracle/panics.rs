@@ -9,7 +9,7 @@
 //! - in a callback only what was deferred there runs, and then the callback goes on at its landing;
 //! - where nothing is left to run, the goroutine ends.
 
-use super::{TrueFrame, Truth};
+use super::shadow_stack::{ShadowFrame, ShadowStack};
 use sigstorm_runtime::FuncId;
 use sigstorm_runtime::sched::panic::{MAX_DEFERS, MAX_PANICS, Unwind};
 
@@ -28,11 +28,11 @@ impl Unwinding {
     pub(super) const NONE: Unwinding = Unwinding { deferred: 0, runs: None, recovered: false };
 }
 
-fn panics(frame: &TrueFrame) -> bool {
+fn panics(frame: &ShadowFrame) -> bool {
     matches!(frame.function, FuncId::Gopanic | FuncId::Goexit)
 }
 
-impl Truth {
+impl ShadowStack {
     /// The innermost frame has deferred a call, or, as the core says, there was no room for
     /// another. False where there was.
     pub fn defers(&mut self, did: bool) -> bool {
@@ -79,7 +79,7 @@ impl Truth {
     /// makes is `function`.
     pub fn unwinds(&mut self, function: FuncId) -> Unwind {
         let callback = self.frames().iter().rposition(|f| f.function == FuncId::Callback);
-        let lands_in = |frame: &TrueFrame| Unwind::Recover { below: frame.body };
+        let lands_in = |frame: &ShadowFrame| Unwind::Recover { below: frame.body };
         let (frames, panicking) = match self.frames[..self.len].split_last_mut() {
             Some((panicking, frames)) => (frames, panicking),
             None => return Unwind::End,
@@ -104,77 +104,77 @@ impl Truth {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Pending;
+    use super::super::shadow_stack::Pending;
     use super::*;
 
     const CALL: Unwind = Unwind::Call(FuncId::Tiny);
 
-    fn chain(functions: &[FuncId]) -> Truth {
-        let mut truth = Truth::new();
-        truth.start();
-        truth.settled();
-        functions.iter().for_each(|&function| push(&mut truth, function));
-        truth
+    fn chain(functions: &[FuncId]) -> ShadowStack {
+        let mut stack = ShadowStack::new();
+        stack.start();
+        stack.settled();
+        functions.iter().for_each(|&function| push(&mut stack, function));
+        stack
     }
 
-    fn push(truth: &mut Truth, function: FuncId) {
-        truth.pending = Pending::Call(function);
-        truth.called();
+    fn push(stack: &mut ShadowStack, function: FuncId) {
+        stack.pending = Pending::Call(function);
+        stack.called();
         if function == FuncId::Deferring {
-            assert!(truth.defers(true));
+            assert!(stack.defers(true));
         }
     }
 
-    fn landing(truth: &Truth, index: usize) -> Unwind {
-        Unwind::Recover { below: truth.frames()[index].body }
+    fn landing(stack: &ShadowStack, index: usize) -> Unwind {
+        Unwind::Recover { below: stack.frames()[index].body }
     }
 
     #[test]
-    fn a_panic_runs_what_was_deferred_innermost_first_and_then_ends() {
-        let mut truth = chain(&[FuncId::Deferring, FuncId::Deferring, FuncId::Gopanic]);
-        assert_eq!([(); 3].map(|()| truth.unwinds(FuncId::Tiny)), [CALL, CALL, Unwind::End]);
+    fn panic_runs_deferred_calls_innermost_first_and_then_ends() {
+        let mut stack = chain(&[FuncId::Deferring, FuncId::Deferring, FuncId::Gopanic]);
+        assert_eq!([(); 3].map(|()| stack.unwinds(FuncId::Tiny)), [CALL, CALL, Unwind::End]);
     }
 
     #[test]
-    fn what_has_recovered_goes_on_in_the_frame_that_deferred() {
-        let mut truth = chain(&[FuncId::Deferring, FuncId::Small, FuncId::Gopanic]);
-        assert_eq!(truth.unwinds(FuncId::Tiny), CALL);
-        push(&mut truth, FuncId::Tiny);
-        push(&mut truth, FuncId::Small);
-        assert!(!truth.recovers(), "a frame that the deferred call calls");
-        truth.returned();
-        assert!(truth.recovers());
-        assert!(!truth.recovers(), "twice");
-        truth.returned();
-        assert_eq!(truth.unwinds(FuncId::Tiny), landing(&truth, 1));
+    fn recovered_panic_continues_in_the_frame_that_deferred() {
+        let mut stack = chain(&[FuncId::Deferring, FuncId::Small, FuncId::Gopanic]);
+        assert_eq!(stack.unwinds(FuncId::Tiny), CALL);
+        push(&mut stack, FuncId::Tiny);
+        push(&mut stack, FuncId::Small);
+        assert!(!stack.recovers(), "a frame that the deferred call calls");
+        stack.returned();
+        assert!(stack.recovers());
+        assert!(!stack.recovers(), "twice");
+        stack.returned();
+        assert_eq!(stack.unwinds(FuncId::Tiny), landing(&stack, 1));
     }
 
     #[test]
-    fn a_call_is_begun_once_whatever_becomes_of_its_panic() {
-        let mut truth = chain(&[FuncId::Deferring, FuncId::Deferring, FuncId::Gopanic]);
-        assert_eq!(truth.unwinds(FuncId::Tiny), CALL);
-        push(&mut truth, FuncId::Tiny);
-        push(&mut truth, FuncId::Gopanic);
-        assert_eq!([(); 2].map(|()| truth.unwinds(FuncId::Tiny)), [CALL, Unwind::End]);
+    fn deferred_call_begins_once_whatever_becomes_of_its_panic() {
+        let mut stack = chain(&[FuncId::Deferring, FuncId::Deferring, FuncId::Gopanic]);
+        assert_eq!(stack.unwinds(FuncId::Tiny), CALL);
+        push(&mut stack, FuncId::Tiny);
+        push(&mut stack, FuncId::Gopanic);
+        assert_eq!([(); 2].map(|()| stack.unwinds(FuncId::Tiny)), [CALL, Unwind::End]);
     }
 
     #[test]
-    fn a_callback_stops_what_foreign_code_would_not_see() {
+    fn callback_stops_panics_that_foreign_code_would_not_see() {
         let foreign = [FuncId::Deferring, FuncId::Cgocall, FuncId::Callback];
-        let mut truth = chain(&foreign);
-        push(&mut truth, FuncId::Deferring);
-        assert!(truth.can_panic(false) && !truth.can_panic(true));
-        push(&mut truth, FuncId::Gopanic);
-        assert_eq!(truth.unwinds(FuncId::Tiny), CALL);
-        assert_eq!(truth.unwinds(FuncId::Tiny), landing(&truth, 3));
+        let mut stack = chain(&foreign);
+        push(&mut stack, FuncId::Deferring);
+        assert!(stack.can_panic(false) && !stack.can_panic(true));
+        push(&mut stack, FuncId::Gopanic);
+        assert_eq!(stack.unwinds(FuncId::Tiny), CALL);
+        assert_eq!(stack.unwinds(FuncId::Tiny), landing(&stack, 3));
     }
 
     #[test]
-    fn there_is_room_until_there_is_none() {
-        let mut truth = chain(&[FuncId::Deferring]);
-        assert!(!truth.defers(false), "one of 64");
-        (1..MAX_DEFERS).for_each(|_| assert!(truth.defers(true)));
-        assert!(truth.defers(false));
-        assert!(truth.defers_before_return());
+    fn deferred_calls_are_refused_when_the_list_is_full() {
+        let mut stack = chain(&[FuncId::Deferring]);
+        assert!(!stack.defers(false), "one of 64");
+        (1..MAX_DEFERS).for_each(|_| assert!(stack.defers(true)));
+        assert!(stack.defers(false));
+        assert!(stack.defers_before_return());
     }
 }

@@ -1,0 +1,130 @@
+//! The threads that run no goroutine: the collector, and the disturber, which sends signals at random,
+//! turns the profiling rate and reads the samples.
+
+use core::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::RngCore;
+use sigstorm_inject as inject;
+use sigstorm_runtime::{Phase, profiler};
+
+use super::state::{Stage, Storm};
+use super::thread::{Activity, StormThread, rest};
+use super::worker::Worker;
+use crate::oracle::ViolationKind;
+use crate::schedule::{Goroutine, Op};
+
+fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
+    ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
+}
+
+/// Cycles until the round ends, and ends the last one. Other threads do parts of cycles, too.
+pub(crate) fn collect(worker: &mut Worker<'_>) {
+    let (storm, thread) = (worker.storm, worker.thread);
+    let goroutines = storm.shadows.len();
+    let blows = || storm.stage() == Stage::Blow;
+    let does = |worker: &mut Worker<'_>, op: Op| {
+        thread.ledger.idle();
+        worker.carry_out(op);
+    };
+    while blows() {
+        let concurrent = worker.below(8) != 0;
+        does(worker, if concurrent { Op::Mark } else { Op::Stw });
+        // Each goroutine in some order, and what was marked in between. Not always all of them: mark termination
+        // scans those that are left.
+        let first = worker.below(goroutines as u32) as usize;
+        for place in (0..goroutines).filter(|_| concurrent) {
+            if !blows() {
+                break;
+            }
+            worker.names((first + place * 7) % goroutines);
+            if worker.below(16) != 0 {
+                does(worker, Op::Scan { g: Goroutine::G1 });
+            }
+            if worker.below(2) == 0 {
+                let objects = 1 + worker.below(8) as u8;
+                does(worker, Op::Drain { objects });
+            }
+            if worker.below(3) == 0 {
+                let other = worker.below(goroutines as u32) as usize;
+                worker.names(other);
+                does(worker, Op::Shrink { g: Goroutine::G1 });
+            }
+        }
+        does(worker, Op::Term);
+        does(worker, Op::Sweep);
+        thread.counts.cycles.one();
+        worker.done();
+        if worker.below(4) == 0 {
+            let pause = u64::from(worker.below(400));
+            rest(Duration::from_micros(pause));
+        }
+    }
+    // Until nobody else can begin one: whoever has begun to finish does so no more.
+    while storm.threads.iter().any(|other| works(other) && !std::ptr::eq(other, thread)) {
+        does(worker, Op::Term);
+        does(worker, Op::Sweep);
+        thread.does(Activity::Finish);
+        rest(Duration::from_micros(200));
+    }
+    if storm.core.phase() == Phase::Mark {
+        does(worker, Op::Term);
+    }
+    does(worker, Op::Sweep);
+    worker.done();
+}
+
+/// Whether a thread operates a machine and has not come to the end of the round.
+fn works(thread: &StormThread) -> bool {
+    thread.machine.is_some() && thread.activity() != Activity::Idle
+}
+
+/// Changes the profiling rate, and says so before and after. Not where another thread is about it: what is said
+/// must be what is.
+pub(crate) fn set_rate(storm: &Storm, hz: u32) {
+    let Ok(_alone) = storm.rate_writers.try_lock() else { return };
+    storm.rate.announce(hz);
+    if profiler::set_rate(storm.core, hz).is_err() {
+        storm.note(None, ViolationKind::Harness("a rate beyond the runtime's bound"));
+    }
+    storm.rate.confirm();
+}
+
+/// Sends a thread the profiling signal, as its timer might at any instant. Not while a thread changes the rate: it
+/// has disarmed its timer, and relies on no signal coming while it holds the rate's lock. One that was sent before
+/// arrives at the latest as the call that disarms the timer comes back from the kernel.
+fn signal(storm: &Storm, target: &StormThread) {
+    let _nobody_changes_it = storm.rate_writers.lock();
+    target.sent.fetch_add(1, Ordering::SeqCst);
+    // A thread of this process that lives as long as it does.
+    let _ = inject::tgkill(target.tid.load(Ordering::SeqCst), libc::SIGPROF);
+}
+
+/// Signals at random, other rates, the profiler off for a moment, and a reader of the samples, until the round ends.
+pub(crate) fn disturb(storm: &Storm, thread: &StormThread, rate: u32, rng: &mut ChaCha8Rng) {
+    while storm.stage() == Stage::Blow {
+        thread.does(Activity::Disturbs);
+        rest(Duration::from_micros(u64::from(below(rng, 400))));
+        match storm.read_samples() {
+            Ok(read) => thread.counts.samples_read.add(read.unwrap_or(0) as u64),
+            Err(kind) => storm.fail(thread, kind),
+        }
+        let target = &storm.threads[below(rng, storm.threads.len() as u32) as usize];
+        match below(rng, 100) {
+            0..70 => signal(storm, target),
+            70..85 => (0..below(rng, 20)).for_each(|_| signal(storm, target)),
+            85 => {
+                set_rate(storm, 0);
+                rest(Duration::from_micros(u64::from(below(rng, 1000))));
+                set_rate(storm, rate);
+            }
+            86 | 87 => set_rate(storm, (rate / (1 + below(rng, 4))).max(1)),
+            _ => {
+                if storm.core.rate() != rate {
+                    set_rate(storm, rate);
+                }
+            }
+        }
+    }
+}
