@@ -207,9 +207,12 @@ impl Breakpoints {
     }
 
     /// Forgets the stop of the level that runs, reached or not.
+    #[inline]
     pub(super) fn clear(&mut self, ladder: Option<&'static Ladder>) {
-        self.take_out(ladder);
-        *self.current() = NOWHERE;
+        if self.current().stop.is_some() {
+            self.take_out(ladder);
+            *self.current() = NOWHERE;
+        }
     }
 
     fn take_out(&mut self, ladder: Option<&'static Ladder>) {

@@ -181,7 +181,7 @@ impl Operator<'_> {
                 return true;
             }
         }
-        if op == Op::Syscall {
+        if matches!(op, Op::Syscall) {
             if self.stack(|stack| stack.can_call(sigstorm_runtime::FuncId::Syscall)) {
                 self.enter_syscall();
                 self.holding.run().threads[me].in_syscall = true;
@@ -260,7 +260,7 @@ impl Access for Operator<'_> {
     fn are_honoured(&mut self, before: Outstanding) -> bool {
         let mine = self.mine();
         let shadows = &self.holding.run().shadows;
-        shadows.requests[mine].are_honoured(before, shadows.stacks[mine].is_in_foreign_call())
+        shadows.requests[mine].are_honoured(before, || shadows.stacks[mine].is_in_foreign_call())
     }
 
     fn begins_to_request(&mut self, _: usize) {

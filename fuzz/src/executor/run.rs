@@ -127,11 +127,15 @@ impl Run {
         self.effects.begin(trace);
     }
 
-    /// Notes an event for the trace.
+    /// Notes an event for the trace, if there is one.
+    #[inline(always)]
     pub(super) fn note(&mut self, me: usize, what: Event, g: Option<&'static G>) {
-        if !self.trace.on {
-            return;
+        if self.trace.on {
+            self.note_traced(me, what, g);
         }
+    }
+
+    fn note_traced(&mut self, me: usize, what: Event, g: Option<&'static G>) {
         let thread = &self.threads[me];
         let seen = thread.machine.filter(|_| thread.handler.active).map(|m| {
             // SAFETY: this thread is in its own handler.

@@ -185,7 +185,7 @@ impl Run {
             let Some(&step) = self.scheduler.steps.get(index) else { return self.choose_finish(me) };
             self.scheduler.cursor = index + 1;
             let Some(slot) = slot_of(step.actor) else { continue };
-            if step.op == Op::Pend {
+            if matches!(step.op, Op::Pend) {
                 if self.can_pend(slot) {
                     self.begins_step(index, step.op);
                     self.note(slot, Event::Op(Op::Pend), None);
@@ -210,7 +210,7 @@ impl Run {
     /// What this step means for a thread as it stands; none if it has no effect.
     fn effect(&self, slot: usize, op: Op) -> Option<Request> {
         let thread = &self.threads[slot];
-        if op == Op::Signal {
+        if matches!(op, Op::Signal) {
             // Only a thread whose timer is armed gets one, and a handler masks its own.
             let comes = self.accounting.is_signalled(thread) && !thread.masks_signals();
             return comes.then_some(Request::Signal);

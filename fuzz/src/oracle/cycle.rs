@@ -35,6 +35,11 @@ pub(crate) struct ScanBegun {
     existed: bool,
 }
 
+/// One more. By one thread at a time.
+fn add_one(count: &AtomicU32) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+}
+
 fn exists(core: &Runtime, index: usize) -> bool {
     !matches!(core.goroutines()[index].status.get(), status::IDLE | status::DEAD)
 }
@@ -47,35 +52,35 @@ impl<const N: usize> Cycle<N> {
 
     /// Starts over.
     pub(crate) fn reset(&self) {
-        self.goroutines.iter().for_each(|scanned| scanned.done.store(false, Ordering::SeqCst));
+        self.goroutines.iter().for_each(|scanned| scanned.done.store(false, Ordering::Release));
     }
 
-    /// Notes that a cycle begins to mark.
+    /// Notes that a cycle begins to mark. The world is stopped.
     pub(crate) fn begins(&self) {
         self.reset();
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        add_one(&self.begun);
     }
 
     /// Notes that the goroutine was scanned.
     pub(crate) fn scanned(&self, index: usize) {
-        self.goroutines[index].done.store(true, Ordering::SeqCst);
+        self.goroutines[index].done.store(true, Ordering::Release);
     }
 
-    /// Notes that the goroutine was made anew, or has ended.
+    /// Notes that the goroutine was made anew, or has ended. Called by the thread that runs it.
     pub(crate) fn changes_life(&self, index: usize) {
-        self.goroutines[index].lives.fetch_add(1, Ordering::SeqCst);
+        add_one(&self.goroutines[index].lives);
     }
 
     /// Whether this cycle has scanned the goroutine.
     pub(crate) fn has_scanned(&self, index: usize) -> bool {
-        self.goroutines[index].done.load(Ordering::SeqCst)
+        self.goroutines[index].done.load(Ordering::Acquire)
     }
 
     /// To be noted before a scan.
     pub(crate) fn scan_begins(&self, core: &Runtime, index: usize) -> ScanBegun {
         ScanBegun {
-            cycle: self.begun.load(Ordering::SeqCst),
-            lives: self.goroutines[index].lives.load(Ordering::SeqCst),
+            cycle: self.begun.load(Ordering::Acquire),
+            lives: self.goroutines[index].lives.load(Ordering::Acquire),
             existed: exists(core, index),
         }
     }
@@ -86,7 +91,7 @@ impl<const N: usize> Cycle<N> {
         let passed =
             begun.existed && exists(core, index) && core.phase() == Phase::Mark && !self.has_scanned(index);
         passed
-            && self.begun.load(Ordering::SeqCst) == begun.cycle
-            && self.goroutines[index].lives.load(Ordering::SeqCst) == begun.lives
+            && self.begun.load(Ordering::Acquire) == begun.cycle
+            && self.goroutines[index].lives.load(Ordering::Acquire) == begun.lives
     }
 }

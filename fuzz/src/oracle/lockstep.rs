@@ -99,20 +99,21 @@ pub(crate) struct Collected {
 
 /// Whether a goroutine with this shadow stack can do this. Whether the mailbox is in use is not looked at,
 /// nor whether a goroutine that is named is to be had.
+#[inline]
 pub(crate) fn can_do(stack: &ShadowStack, op: Op) -> bool {
-    let Some(&top) = stack.top() else { return false };
+    let Some(top) = stack.top() else { return false };
     let slot = |slot: u8| top.slots[usize::from(slot)];
     let object = |s: u8| matches!(slot(s), Value::Object(_));
     // With foreign frames on its thread's stack a goroutine stays there, and does not end.
-    let is_free = !stack.is_in_foreign_call();
+    let is_free = || !stack.is_in_foreign_call();
     match op {
-        Op::Run { .. } | Op::Yield | Op::Park => is_free,
+        Op::Run { .. } | Op::Yield | Op::Park => is_free(),
         Op::Call { kind, .. } => stack.can_call(kind),
         Op::Syscall => stack.can_call(FuncId::Syscall),
         Op::Foreign => stack.can_call(FuncId::Cgocall),
         Op::Ret { .. } | Op::Alloc { .. } | Op::Clear { .. } | Op::Move { .. } => true,
         Op::Panic => stack.can_call(FuncId::Gopanic),
-        Op::Exit => is_free && stack.can_call(FuncId::Goexit),
+        Op::Exit => is_free() && stack.can_call(FuncId::Goexit),
         Op::Recover => stack.is_panicking(),
         Op::Defer => top.function == FuncId::Deferring,
         Op::SetPc => stack.can_set_pc(),

@@ -29,23 +29,24 @@ impl Request {
 
     /// The number of times that such a request was honoured or withdrawn.
     pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Notes that a request was made, `generation` having been noted before.
     pub(crate) fn made(&self, generation: u32) {
-        self.published.fetch_max(generation + 1, Ordering::SeqCst);
+        self.published.fetch_max(generation + 1, Ordering::AcqRel);
     }
 
-    /// Notes that requests are being honoured, or that the runtime withdraws them.
+    /// Notes that requests are being honoured, or that the runtime withdraws them. Called by the thread that runs
+    /// the goroutine, or with the world stopped: one at a time.
     pub(crate) fn honoured(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.generation.store(self.generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
     /// The generation of a request that has not been honoured.
     fn outstanding(&self) -> Option<u32> {
         let generation = self.generation();
-        (self.published.load(Ordering::SeqCst) == generation + 1).then_some(generation)
+        (self.published.load(Ordering::Acquire) == generation + 1).then_some(generation)
     }
 }
 
@@ -86,12 +87,12 @@ impl Requests {
 
     /// Whether a prologue has honoured what was outstanding as its call began. With foreign frames under
     /// it (`stays`) a goroutine does not yield, and the request is forgotten.
-    pub(crate) fn are_honoured(&self, before: Outstanding, stays: bool) -> bool {
+    pub(crate) fn are_honoured(&self, before: Outstanding, stays: impl FnOnce() -> bool) -> bool {
         let is_over = |request: &Request, before: Option<u32>| before != Some(request.generation());
-        if stays && self.yields.outstanding().is_some() {
+        if self.yields.outstanding().is_some() && stays() {
             self.yields.honoured();
         }
-        is_over(&self.scan, before.scan) && (stays || is_over(&self.yields, before.yields))
+        is_over(&self.scan, before.scan) && is_over(&self.yields, before.yields)
     }
 }
 
@@ -108,14 +109,14 @@ mod tests {
         let requests = Requests::new();
         ask(&requests.scan);
         let before = requests.outstanding();
-        assert!(!requests.are_honoured(before, false));
+        assert!(!requests.are_honoured(before, || false));
         requests.scan.honoured();
-        assert!(requests.are_honoured(before, false));
+        assert!(requests.are_honoured(before, || false));
         ask(&requests.yields);
         let before = requests.outstanding();
-        assert!(!requests.are_honoured(before, false));
+        assert!(!requests.are_honoured(before, || false));
         requests.yields.honoured();
-        assert!(requests.are_honoured(before, false));
+        assert!(requests.are_honoured(before, || false));
     }
 
     #[test]
@@ -123,8 +124,8 @@ mod tests {
         let requests = Requests::new();
         let before = requests.outstanding();
         ask(&requests.scan);
-        assert!(requests.are_honoured(before, false));
-        assert!(!requests.are_honoured(requests.outstanding(), false));
+        assert!(requests.are_honoured(before, || false));
+        assert!(!requests.are_honoured(requests.outstanding(), || false));
     }
 
     #[test]
@@ -133,15 +134,15 @@ mod tests {
         let noted = requests.scan.generation();
         requests.scan.honoured();
         requests.scan.made(noted);
-        assert!(requests.are_honoured(requests.outstanding(), false));
+        assert!(requests.are_honoured(requests.outstanding(), || false));
     }
 
     #[test]
     fn yields_are_forgotten_in_foreign_calls() {
         let requests = Requests::new();
         ask(&requests.yields);
-        assert!(requests.are_honoured(requests.outstanding(), true));
-        assert!(requests.are_honoured(requests.outstanding(), false), "it is forgotten");
+        assert!(requests.are_honoured(requests.outstanding(), || true));
+        assert!(requests.are_honoured(requests.outstanding(), || false), "it is forgotten");
     }
 
     #[test]
@@ -150,6 +151,6 @@ mod tests {
         ask(&requests.scan);
         ask(&requests.yields);
         requests.withdraw();
-        assert!(requests.are_honoured(requests.outstanding(), false));
+        assert!(requests.are_honoured(requests.outstanding(), || false));
     }
 }

@@ -49,11 +49,13 @@ impl ShadowStack {
         let unsure = self.pending == Pending::Return || self.saved_at == SavedAt::Start;
         let sure = self.len.saturating_sub(usize::from(unsure));
         let first = if all { 0 } else { sure.saturating_sub(1) };
-        let is_being_written = |index: usize, slot: usize| {
-            self.being_written.is_some_and(|written| written.frame == index && written.slots >> slot & 1 == 1)
+        let being_written = |index: usize| match self.being_written {
+            Some(written) if written.frame == index => written.slots,
+            _ => 0,
         };
         (first..sure).filter(|&index| info(self.frames[index].function).slots != 0).all(|index| {
-            (0..SLOTS).filter(|&slot| !is_being_written(index, slot)).all(|slot| {
+            let unsure = being_written(index);
+            (0..SLOTS).filter(|&slot| unsure >> slot & 1 == 0).all(|slot| {
                 let found = read(top - self.slot(index, slot));
                 self.is_held(self.frames[index].slots[slot], &object, top, found)
             })

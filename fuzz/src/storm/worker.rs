@@ -457,8 +457,8 @@ impl Access for Worker<'_> {
     }
 
     fn are_honoured(&mut self, before: Outstanding) -> bool {
-        let stays = self.stack(ShadowStack::is_in_foreign_call);
-        self.shadow().requests.are_honoured(before, stays)
+        let requests = &self.shadow().requests;
+        requests.are_honoured(before, || self.stack(ShadowStack::is_in_foreign_call))
     }
 
     fn begins_to_request(&mut self, goroutine: usize) {
