@@ -3,7 +3,7 @@
 //!
 //! A [`schedule`](mod@schedule) says what each thread does and where it is held; the
 //! [`executor`] carries it out on real threads, real stacks and real signals, and holds
-//! every sample against a truth that it keeps itself; [`outcome`] is what comes of it.
+//! every sample against its own record of what must be true; [`outcome`] is what comes of it.
 //! Engines and the command line are thin glue over these.
 
 #[cfg(feature = "libfuzzer")]

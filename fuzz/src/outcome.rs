@@ -12,7 +12,7 @@ use crate::schedule::Op;
 sigstorm_runtime::named_codes! {
     /// What the oracle found.
     pub enum Verdict {
-        /// A walk returned frames that differ from the truth, or gave up half-way.
+        /// A walk returned frames that differ from the right ones, or gave up half-way.
         BadTraceback = 1, "bad-traceback";
         /// A sample was skipped although the stated reason was not true at that instant.
         UnjustifiedSkip = 2, "unjustified-skip";

@@ -64,8 +64,8 @@ impl Holding {
         Ok(())
     }
 
-    /// The run has come to its end, on whatever thread: begins the next, where somebody has more and nothing was
-    /// wrong. Where something was, the controller finds it again.
+    /// The run is over, on whichever thread ended it: begins the next one, if there is one and nothing was wrong. If
+    /// something was, the controller finds it again.
     pub(super) fn begins_another(&mut self) -> bool {
         let run = self.run();
         let Some(source) = run.scheduler.source else { return false };
@@ -90,7 +90,7 @@ impl Holding {
 }
 
 impl Run {
-    /// What is wrong at the end of a run that came there.
+    /// The violation at the end of a run, if there is one.
     pub(super) fn amiss_at_the_end(&self) -> Option<Violation> {
         let runtime = self.runtime();
         let unsettled = self.accounting.settle(runtime, &self.threads, &self.counts).err();
@@ -98,7 +98,7 @@ impl Run {
         Some(kind.at_the_end())
     }
 
-    /// What is not back where it belongs.
+    /// The first thing that is not back where it belongs.
     fn leak(&self) -> Option<ViolationKind> {
         let lives = |goroutine: usize| self.shadows.stacks[goroutine].lives();
         let machines = self.threads.iter().filter_map(|thread| thread.machine);

@@ -62,7 +62,7 @@ const NOWHERE: Level = Level { breakpoint: Breakpoint::None, stop: None, step: 0
 /// What a thread is to do about a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hit {
-    /// Nothing: go on.
+    /// Nothing: continue.
     Passed,
     /// The same, with the trap flag set.
     SingleStep,
@@ -322,7 +322,7 @@ impl Breakpoints {
         if rungs { Hit::Passed } else { Hit::SingleStep }
     }
 
-    /// The thread goes on from where it is held. The instruction that it was held at, if it was at one.
+    /// The thread resumes from its stop. Returns the instruction that it was held at, if it was at one.
     pub(super) fn goes_on(&mut self) -> Option<usize> {
         match self.current().breakpoint {
             Breakpoint::Stopped { pc } => {

@@ -252,7 +252,7 @@ impl Run {
     }
 }
 
-/// What a run knows of a thread in its handler. Nobody else runs, so everything is known.
+/// A thread in its handler, as a run knows it. No other thread runs, so everything is known.
 struct InRun<'a> {
     run: &'a Run,
     thread: &'a Thread,

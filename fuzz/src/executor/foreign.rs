@@ -1,7 +1,7 @@
 //! Foreign code and its callbacks: the thread's loop, nested inside foreign frames.
 //!
 //! A foreign call is one operation of the runtime that returns when foreign code has returned. Foreign
-//! code asks here what to do next, so a thread that is idle in it waits for an order with foreign
+//! code asks here for its next action, so a thread that is idle in it waits for an order with foreign
 //! frames below it on its stack; so does a thread in a callback, with the frames of the foreign code
 //! that has called back in.
 
@@ -22,7 +22,7 @@ use crate::schedule::Op;
 pub(super) static DRIVER: Driver = Driver { next, called_back };
 
 impl Run {
-    /// What a step means for a thread that is idle in foreign code: to call back in, if that is what it says
+    /// The request that a step makes of a thread that is idle in foreign code: to call back in, if the step says so
     /// and there is room, else to return.
     pub(super) fn in_foreign_code(&self, slot: usize, op: Op) -> Option<Request> {
         let callbacks =
@@ -34,7 +34,7 @@ impl Run {
     }
 }
 
-/// Foreign code asks what to do.
+/// Foreign code asks for its next action.
 fn next(m: &'static M) -> Next {
     // SAFETY: the runtime calls this, within `lend`.
     let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return Next::Return };

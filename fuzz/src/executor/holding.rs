@@ -1,7 +1,7 @@
 //! The right to touch what the threads of a controlled run share.
 //!
 //! Of the threads of a run one holds the baton, and only that thread runs. A [`Holding`] is that
-//! fact as a value: it is neither `Copy` nor `Send`, and whoever has it may borrow the [`Run`]. To
+//! fact as a value: it is neither `Copy` nor `Send`, and the thread that has it may borrow the [`Run`]. To
 //! hand the baton on ([`Holding::hand_over`]), or to run code that may ([`Holding::lend`]), takes the
 //! whole value, so no reference into the run outlives a hand-over: the compiler sees to it.
 //!
@@ -115,7 +115,7 @@ impl Holding {
         wait(&|limit| BATON.wait_timeout(me, limit))
     }
 
-    /// Passes the baton for good: the calling thread goes on without it, to where it waits.
+    /// Passes the baton for good: the calling thread continues without it, to the place where it waits.
     pub(super) fn give_up(self, pass: Pass) {
         pass.make(&BATON);
     }

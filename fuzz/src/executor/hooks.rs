@@ -106,7 +106,7 @@ impl Run {
 }
 
 impl Holding {
-    /// Held at a scheduling point: takes signals there until the thread is told to go on.
+    /// The thread is held at a scheduling point. It takes signals there until it is resumed.
     fn stopped_at_point(&mut self, g: Option<&'static G>) {
         let me = self.me();
         let run = self.run();
@@ -147,7 +147,7 @@ impl Holding {
         }
     }
 
-    /// The thread is held. The order with which it goes on.
+    /// Holds the thread. Returns the order that resumes it.
     fn stop(&mut self) -> Order {
         let me = self.me();
         self.run().threads[me].state = ThreadState::Stopped;
@@ -166,7 +166,7 @@ impl Holding {
         self.run().end_handler(me);
     }
 
-    /// The thread's handler has come to its end.
+    /// The thread's handler ends.
     fn handler_ends(mut self) {
         let me = self.me();
         let run = self.run();

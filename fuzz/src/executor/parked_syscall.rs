@@ -1,42 +1,36 @@
-//! Threads that wait for the baton in the kernel, where their goroutine made a system call.
+//! Threads that wait for the baton in the kernel, in their goroutine's own system call.
 //!
-//! A thread whose goroutine is in a system call is idle: anything but a signal ends the call.
-//! What it does until then is not a wait of ours but the goroutine's own `syscall`
-//! instruction, on the goroutine's stack ([`Parking`]). So the collector scans a stack whose
-//! thread sleeps in the kernel, and a signal arrives where it would in a program: at the
-//! instruction after `syscall`, with `EINTR`.
+//! A thread whose goroutine is in a system call is idle: any order but a signal ends the call. Until
+//! then it executes the goroutine's `syscall` instruction, on the goroutine's stack ([`Parking`]), and
+//! no wait of the harness. So the collector scans a stack whose thread sleeps in the kernel, and a signal
+//! arrives where it would in a program: at the instruction after `syscall`, with `EINTR`.
 //!
 //! ## Who does what
 //!
-//! *M1 goes to sleep.* M1 chooses the next step. Where that is its own and ends the call,
-//! there is nothing to wait for: the stub makes a call that comes back at once, and every
-//! instruction on the way is one that M1 can be stopped at. Otherwise the stub makes three
-//! calls: block the signal; pass the baton on to the next, or, where the next step is a
-//! signal to M1, send that; wait.
-//!
-//! *M2 wakes M1.* Whoever has the baton ends M1's wait, or sends it the signal; that *is*
-//! passing the baton. M2 first leaves what the step says: where M1 is to be held.
-//!
-//! *A signal.* M1's handler begins with the baton, is judged, may be held, as everywhere. At
-//! its end M1 chooses again, and passes the baton on without waiting: the handler returns,
-//! the stub finds `EINTR` and waits again.
-//!
-//! *M1 is back.* It takes the signal's block away and goes on.
+//! 1. *M1 goes to sleep.* M1 chooses the next step. If that is its own and ends the call, there is nothing to
+//!    wait for: the stub makes a call that returns at once, and M1 can be stopped at every instruction on the
+//!    way. Otherwise the stub makes three calls: block the signal; pass the baton to the next thread or, if the
+//!    next step is a signal to M1, send that; wait.
+//! 2. *M2 wakes M1.* The thread with the baton ends M1's wait, or sends it the signal. That *is* passing the
+//!    baton. M2 first leaves the order, and the breakpoint that comes with it.
+//! 3. *A signal.* M1's handler begins with the baton, is judged, and may be held, as everywhere. At its end M1
+//!    chooses again and passes the baton on without waiting: the handler returns, the stub finds `EINTR` and waits
+//!    again.
+//! 4. *M1 is back.* It unblocks the signal and continues.
 //!
 //! ## The instructions without the baton
 //!
-//! From the second call's end to the third, and from the end of the handler to the wait
-//! again, M1 runs without the baton, while another thread may run, too. That is the loop of
-//! the stub. It writes registers, and reads the calls, which lie on M1's own stack. Nobody
-//! can tell when M1 runs it:
+//! From the end of the second call to the third, and from the end of the handler to the next wait, M1 runs
+//! without the baton, while another thread may run, too. These instructions are the loop of the stub. The loop
+//! writes registers, and reads the calls, which lie on M1's own stack. No other thread can tell when M1 runs it:
 //!
 //! * The signal is blocked there and arrives in the wait, at one place.
-//! * A breakpoint in the loop that another thread has for itself is not for M1, which waits
-//!   until it is gone ([`inject::set_breakpoint_for`]).
-//! * One for M1 is not armed there by others: in the loop M1 may or may not come to it. What
-//!   follows the loop it comes to once it was woken, and those are armed by who wakes it;
-//!   those still further, as soon as M1 is back. Before that no other thread comes there,
-//!   since who wakes M1 waits itself, or is on its way into the kernel.
+//! * A breakpoint in the loop that another thread has set for itself is not for M1, which waits until it is gone
+//!   ([`inject::set_breakpoint_for`](sigstorm_inject::set_breakpoint_for)).
+//! * A breakpoint for M1 is not set in the loop by other threads: M1 may or may not reach it there. Breakpoints
+//!   on the way from the wait to M1's own stack are set by the thread that wakes M1; those beyond, by M1 itself once
+//!   it is back. No other thread reaches them before that, since the thread that wakes M1 waits itself, or is on its
+//!   way into the kernel.
 
 use sigstorm_inject::{Baton, Call, Parking};
 use sigstorm_runtime::instrument::marked_code::find_func;
@@ -58,7 +52,7 @@ use crate::schedule::Stop;
 pub(super) enum Pass {
     /// The next holder waits at its slot.
     Slot(usize),
-    /// It is parked, and is to go on.
+    /// It is parked, and is to resume.
     Wake(&'static Parking),
     /// It is parked, and is to take a signal.
     Interrupt(&'static Parking),

@@ -232,14 +232,14 @@ impl Run {
         }
     }
 
-    /// The thread goes on from where it is held.
+    /// The thread resumes from its stop.
     pub(super) fn goes_on(&mut self, me: usize) {
         if let Some(pc) = self.threads[me].breakpoints.goes_on() {
             self.locks.goes_on(me, pc);
         }
     }
 
-    /// Notes that others go on while this thread is held at an instruction.
+    /// Notes that other threads run while this one is held at an instruction.
     pub(super) fn note_handed(&mut self, me: usize) {
         let thread = &self.threads[me];
         let is_held = thread.breakpoints.stopped_at().next().is_some();

@@ -1,9 +1,9 @@
 //! The scheduler: chooses the next step with an effect, and whose it is.
 //!
-//! A thread that has done what it was told, is held, or cannot go on, chooses the next step itself.
+//! A thread that has finished its step, is held, or waits for another, chooses the next step itself.
 //! Where that step is another thread's it leaves an order in the other's slot and passes the baton. A
 //! step that would have no effect is passed over at once, without a hand-over. After the last step
-//! every thread finishes what it does, in a fixed order; where nobody can, that is a deadlock.
+//! every thread finishes its work, in a fixed order; if no thread can, that is a deadlock.
 
 use sigstorm_runtime::Phase;
 use sigstorm_runtime::sched::g::status;
@@ -107,9 +107,9 @@ enum Choice {
     Order(usize, Order),
     /// This thread gets a signal while it handles one: it is pending until that ends.
     Pend(usize),
-    /// The run has come to its end.
+    /// The run is over.
     End,
-    /// The run cannot come to its end.
+    /// The run cannot end.
     Fail(ViolationKind),
 }
 
@@ -241,9 +241,9 @@ impl Run {
         }
     }
 
-    /// Whether a signal can be sent to a thread whose handler masks it. Whoever has the baton sends it, as a
-    /// timer would. Not to one that has been called from the kernel: it goes back there without the baton, and
-    /// there the signal would come.
+    /// Whether a signal can be sent to a thread whose handler masks it. The thread with the baton sends it, as a
+    /// timer would. A handler that was called from the kernel returns there without the baton, and there the signal
+    /// would arrive: it gets none.
     fn can_pend(&self, slot: usize) -> bool {
         let thread = &self.threads[slot];
         thread.handler.active && !thread.kernel.active && self.accounting.is_signalled(thread)
@@ -340,7 +340,7 @@ impl Run {
 
     // -- the end ----------------------------------------------------------------------
 
-    /// What is left to do once the steps are used up.
+    /// The next thread with work once the steps are used up.
     fn choose_finish(&mut self, me: usize) -> Choice {
         if !self.scheduler.draining {
             self.scheduler.draining = true;

@@ -65,7 +65,7 @@ impl StackLocks {
         }
     }
 
-    /// Starts over. Moments stay: the clock goes on from run to run, so those of earlier runs lie before any
+    /// Starts over. Moments stay: the clock is never set back, so those of earlier runs lie before any
     /// window of this one.
     pub(super) fn reset(&mut self) {
         self.holders = [None; GOROUTINES];
@@ -105,7 +105,7 @@ impl StackLocks {
         self.windows[thread].held_at = self.now();
     }
 
-    /// The thread goes on from the instruction at `pc`, where it was held.
+    /// The thread resumes from the instruction at `pc`, where it was held.
     pub(super) fn goes_on(&mut self, thread: usize, pc: usize) {
         if is_lock_code(pc) {
             self.windows[thread].left_lock_code = self.now();

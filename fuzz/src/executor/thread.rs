@@ -85,7 +85,7 @@ pub(crate) struct KernelWait {
 #[derive(Debug)]
 pub(crate) struct Thread {
     pub(crate) state: ThreadState,
-    /// What it is told to do when it gets the baton.
+    /// The order that it carries out when it gets the baton.
     pub(crate) order: Option<Order>,
     /// The step whose order it carries out.
     pub(crate) step: u32,

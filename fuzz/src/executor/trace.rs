@@ -13,13 +13,13 @@ use sigstorm_runtime::unwind::func_id::FuncId;
 use crate::outcome;
 use crate::schedule::{Actor, Op, Stop};
 
-/// Most events that are kept; the hash goes on.
+/// The most events that are kept. The hash covers all of them.
 const CAPACITY: usize = 1 << 16;
 
 /// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// A thread came to a scheduling point.
+    /// A thread reached a scheduling point.
     Point(Point),
     /// A thread begins an operation.
     Op(Op),
@@ -27,9 +27,9 @@ pub(crate) enum What {
     Signal,
     /// A thread was held.
     Stop(Stop),
-    /// A held thread goes on.
+    /// A held thread resumes.
     Resume,
-    /// A thread cannot go on.
+    /// A thread waits for another one.
     Wait(&'static str),
     /// What became of a sample.
     Sample(&'static str),
@@ -85,7 +85,7 @@ pub(crate) struct Record {
 pub(crate) struct Trace {
     records: Vec<Record>,
     hash: u64,
-    /// True where events are noted at all.
+    /// Whether events are noted at all.
     pub(crate) on: bool,
     /// Events beyond the capacity.
     dropped: usize,

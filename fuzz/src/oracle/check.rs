@@ -78,7 +78,7 @@ pub(crate) trait Witness {
     fn lock_was_held_by(&self, owner: Owner, goroutine: u8) -> Judgement;
 }
 
-/// Judges a sample, as the handler that took it comes to its end.
+/// Judges a sample, at the end of the handler that took it.
 pub(crate) fn sample(witness: &impl Witness, sample: &Sample) -> Judgement {
     if !witness.had_rate(sample.rate) {
         return Judgement::Wrong(ViolationKind::Samples("one has another rate than there was"));

@@ -1,6 +1,6 @@
 //! What shows a violation: expected and found in words, and the stacks with markers.
 //!
-//! Made once every thread has come to rest, from state that is still in place. Each kind of run says
+//! Made once every thread has stopped for good, from state that is still in place. Each kind of run says
 //! what it knows of its threads ([`Scene`]); the words are the same for all.
 
 use sigstorm_runtime::profiler::{Outcome, Sample, SampleFrame};
@@ -16,7 +16,7 @@ use super::traceback::{ExpectedTraceback, Observed};
 use super::violation::{Violation, ViolationKind};
 use crate::outcome::{Finding, Verdict};
 
-/// What a kind of run knows of its threads, which have come to rest for good.
+/// A run's threads, which have stopped for good, as that kind of run knows them.
 pub(crate) trait Scene {
     /// The runtime.
     fn runtime(&self) -> &'static Runtime;
@@ -231,7 +231,7 @@ impl Report {
         let Some((m, g)) = machine.and_then(|m| Some((m, m.current()?))) else {
             return (Verdict::BadTraceback, "an event of a thread that runs no goroutine".to_owned());
         };
-        // SAFETY: the machine's thread has come to rest for good.
+        // SAFETY: the machine's thread has stopped for good.
         let event = unsafe { m.trace() }.last();
         let observed = Observed::saved(g);
         scene.stack(usize::from(g.id) - 1, |stack| self.compare(stack, observed, event.frames()));
@@ -281,6 +281,6 @@ impl Report {
 /// The thread, the last sample of its machine, and the goroutine that the machine runs.
 fn sampled(scene: &impl Scene, thread: Option<usize>) -> Option<(usize, &'static Sample, &'static G)> {
     let m = scene.machine(thread?)?;
-    // SAFETY: the machine's thread has come to rest for good.
+    // SAFETY: the machine's thread has stopped for good.
     Some((thread?, unsafe { m.last_sample() }, m.current()?))
 }

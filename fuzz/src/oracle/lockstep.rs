@@ -1,7 +1,7 @@
 //! Carries out operations on the runtime and on the record of it in lock-step, and compares.
 //!
 //! A pending transition is recorded before the runtime is told to make it, and settled once the
-//! runtime is back. At each step the runtime must do what the program does: a frame asks where the
+//! runtime is back. At each step the runtime must do as the program does: a frame asks where the
 //! shadow stack says, a deferred call runs when it is due, a request is honoured in the next
 //! prologue.
 //!
@@ -287,7 +287,7 @@ pub(crate) trait Lockstep: Access {
     }
 
     /// The callee asks; or the goroutine was dropped in its prologue, and the call stays pending for
-    /// whoever takes it. Returns false where the thread has no goroutine any more.
+    /// the thread that takes it. Returns false where the thread has no goroutine any more.
     fn arrived(&mut self, kind: FuncId, left: RunResult, before: Outstanding) -> bool {
         if left == RunResult::Preempted {
             return false;
@@ -444,7 +444,7 @@ pub(crate) trait Lockstep: Access {
         made
     }
 
-    /// Foreign code asks what to do: the transition that led to it is over.
+    /// Foreign code asks for its next action: the transition that led to it is over.
     fn entered_foreign_code(&mut self) {
         if self.stack(|stack| stack.pending != Pending::Nothing) {
             self.change(ShadowStack::called);

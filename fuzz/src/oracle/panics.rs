@@ -1,19 +1,19 @@
-//! What a panic does next, as the language has it.
+//! The model of panics: the next step of a panic, by the language's rules.
 //!
 //! The rules are told of the chain of frames, where the core has a list of deferred calls and one of panics:
 //!
-//! - a frame's deferred calls run before it returns, or when a panic comes to it: the innermost frame
+//! - a frame's deferred calls run before it returns, or when a panic reaches it: the innermost frame
 //!   first, and each call once, even if a panic that began it was itself overtaken by another;
 //! - the deferred call itself, and no frame that it calls, recovers the panic that has called it;
-//! - once a call that has recovered returns, its frame goes on at its landing;
-//! - in a callback only what was deferred there runs, and then the callback goes on at its landing;
-//! - where nothing is left to run, the goroutine ends.
+//! - once a call that has recovered returns, the frame that deferred it continues at its landing;
+//! - in a callback only calls deferred there run, and then the callback continues at its landing;
+//! - if no deferred call is left, the goroutine ends.
 
 use super::shadow_stack::{ShadowFrame, ShadowStack};
 use sigstorm_runtime::FuncId;
 use sigstorm_runtime::sched::panic::{MAX_DEFERS, MAX_PANICS, Unwind};
 
-/// What a frame has deferred, and what a panicking frame has begun.
+/// The deferred calls of a frame, and the deferred call that a panicking frame has begun.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Unwinding {
     /// Calls that it has deferred and that nobody has begun.

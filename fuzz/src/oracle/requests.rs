@@ -2,8 +2,8 @@
 //!
 //! A request that was made before a call begins must be honoured in that call's prologue. The
 //! thread that makes a request and the goroutine's own thread run at the same time in a storm, so
-//! "before" needs care: a request may be honoured before whoever made it has had the chance to say
-//! so here. Each kind of request therefore has a *generation*, the number of times that it was
+//! "before" needs care: a request may be honoured before its requester has published it
+//! here. Each kind of request therefore has a *generation*, the number of times that it was
 //! honoured. A requester notes the generation before it asks and publishes the request under that
 //! generation. A request counts as outstanding only while its generation lasts, so one that was
 //! honoured in between was never outstanding.

@@ -45,7 +45,7 @@ pub(crate) struct SampleLog {
 /// What became of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filed {
-    /// Nothing yet: its handler goes on.
+    /// Not decided yet: its handler continues.
     Pending,
     /// It is in the buffer.
     Kept,

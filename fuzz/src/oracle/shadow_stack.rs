@@ -334,7 +334,7 @@ impl ShadowStack {
         while self.len > 1 && self.frames[self.len - 1].body > body {
             self.len -= 1;
         }
-        // From the landing it goes on to its ask.
+        // From the landing it continues to its ask.
         self.pending = Pending::Continue;
         self.saved_at = SavedAt::Landing;
     }

@@ -12,7 +12,7 @@ use sigstorm_runtime::profiler::{MAX_FRAMES, Sample, SampleFrame};
 
 use super::shadow_stack::{Pending, SavedAt, ShadowStack, info, step, within};
 
-/// Bytes of the instruction that a callback's code ends with: what it would return to.
+/// Bytes of the instruction that ends a callback's code, which the callback would return to.
 const DEAD_END: usize = 2;
 
 /// Where a goroutine was observed.
@@ -22,9 +22,9 @@ pub struct Observed {
     pub pc: usize,
     /// SP that was interrupted.
     pub sp: usize,
-    /// True where that SP is on its stack.
+    /// Whether that SP is on its stack.
     pub on_stack: bool,
-    /// True where its thread was waiting in the kernel.
+    /// Whether its thread was waiting in the kernel.
     pub in_kernel: bool,
     /// Its stack's top.
     pub top: usize,
@@ -34,7 +34,7 @@ pub struct Observed {
     pub saved_pc: usize,
 }
 
-/// One right frame: PC and SP as distance from the top.
+/// One frame of it: the PC, and the SP as distance from the top.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpectedFrame {
     /// Program counter.
@@ -43,19 +43,19 @@ pub struct ExpectedFrame {
     pub below: usize,
 }
 
-/// The right answer.
+/// The traceback that a sample must have.
 #[derive(Clone, Copy, Debug)]
 pub enum ExpectedTraceback {
     /// These frames; see [`ShadowStack::expected`].
     Frames(ExpectedFrames),
     /// None: the code is in no table, which is a reason to skip.
     UnknownCode,
-    /// None: what was seen is no place where this goroutine can be.
+    /// None: this goroutine cannot be where it was observed.
     Impossible,
 }
 
-/// Right frames: one or two of the transition under way, then the chain, each frame in its
-/// call. Not spelled out, since it is made in a signal handler for every sample.
+/// The frames: one or two of the transition under way, then the chain, each frame in its call. They are not spelled
+/// out, since this is made in a signal handler for every sample.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpectedFrames {
     head: [ExpectedFrame; 2],
@@ -132,7 +132,7 @@ impl ShadowStack {
             })
     }
 
-    /// The right traceback for a goroutine that was seen there.
+    /// The right traceback for a goroutine that was observed there.
     pub fn expected(&self, observed: Observed) -> ExpectedTraceback {
         match (observed.in_kernel, observed.on_stack) {
             (true, _) => self.expected_in_kernel(observed),
@@ -222,8 +222,8 @@ impl ShadowStack {
         }
     }
 
-    /// Which known position the goroutine is at, given SP at it, as distance from the top:
-    /// its PC, and how the chain goes on above. `saved` where that PC was saved and two
+    /// The known position that the goroutine is at, given its SP as distance from the top: the PC, and the frames
+    /// above. `saved` where that PC was saved and two
     /// positions share the SP; without it the goroutine is on its way out to its thread.
     fn position(&self, below: usize, saved: Option<usize>) -> Option<(usize, Above)> {
         let top = self.top()?;
@@ -274,7 +274,7 @@ impl ShadowStack {
         }
     }
 
-    /// Frame `index` of an answer of this goroutine's, innermost first.
+    /// Frame `index` of an expected traceback of this goroutine, innermost first.
     pub fn expected_frame(&self, right: &ExpectedFrames, index: usize) -> Option<ExpectedFrame> {
         if index >= right.len() {
             return None;
@@ -287,7 +287,7 @@ impl ShadowStack {
         Some(ExpectedFrame { pc, below: self.frames[frame].body })
     }
 
-    /// True where `found` is right as frame `index` of an answer of this goroutine's.
+    /// Whether `found` is right as frame `index` of an expected traceback of this goroutine.
     pub fn is_expected(&self, right: &ExpectedFrames, index: usize, found: ExpectedFrame) -> bool {
         let Some(expected) = self.expected_frame(right, index) else { return false };
         let other = || match index.checked_sub(right.heads) {
@@ -297,7 +297,7 @@ impl ShadowStack {
         found.below == expected.below && (found.pc == expected.pc || found.pc == other())
     }
 
-    /// Whether a scan that begins at the first of these frames comes to a return address more than
+    /// Whether a scan that begins at the first of these frames reaches a return address more than
     /// `first` bytes above it that can have a barrier. Those of a transition under way are left out.
     pub fn is_due_a_barrier(&self, expected: &ExpectedTraceback, first: usize) -> bool {
         let ExpectedTraceback::Frames(right) = expected else { return false };
@@ -309,14 +309,14 @@ impl ShadowStack {
     }
 }
 
-/// How the chain goes on above a position.
+/// The frames above a position.
 #[derive(Clone, Copy, Debug)]
 enum Above {
-    /// With the innermost frame itself, in its call.
+    /// The innermost frame itself, in its call, and its callers.
     Top,
-    /// With its caller.
+    /// The innermost frame's callers.
     Callers,
-    /// With its caller's caller.
+    /// The callers of the innermost frame's caller.
     Grandcallers,
 }
 

@@ -23,9 +23,9 @@ pub(crate) enum ViolationKind {
     Skip(&'static str),
     /// The runtime's own check.
     Throw(Throw),
-    /// Nobody can move.
+    /// No thread can make progress.
     Deadlock,
-    /// The thread waits for what it holds itself.
+    /// The thread waits for a lock that it holds itself.
     SelfDeadlock,
     /// The thread makes no progress, and everybody else had time enough to let it.
     Stuck,

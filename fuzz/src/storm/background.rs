@@ -61,7 +61,7 @@ pub(crate) fn collect(worker: &mut Worker<'_>) {
             rest(Duration::from_micros(pause));
         }
     }
-    // Until nobody else can begin one: whoever has begun to finish does so no more.
+    // Until no other thread can begin a cycle: a thread that finishes begins none.
     while storm.threads.iter().any(|other| works(other) && !std::ptr::eq(other, thread)) {
         does(worker, Op::Term);
         does(worker, Op::Sweep);
@@ -75,7 +75,7 @@ pub(crate) fn collect(worker: &mut Worker<'_>) {
     worker.done();
 }
 
-/// Whether a thread operates a machine and has not come to the end of the round.
+/// Whether a thread operates a machine and is not done with the round.
 fn works(thread: &StormThread) -> bool {
     thread.machine.is_some() && thread.activity() != Activity::Idle
 }

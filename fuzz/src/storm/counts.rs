@@ -17,7 +17,7 @@ pub struct StormCounts {
     pub tracebacks: u64,
     /// Samples of a thread without a goroutine.
     pub alone: u64,
-    /// Samples that came while the truth itself was being written.
+    /// Samples that were taken while the record was being written, and so not judged.
     pub unjudged: u64,
     /// Samples without a traceback, by reason, in the order of `SkipReason::ALL`.
     pub skips: [u64; SkipReason::ALL.len()],

@@ -1,7 +1,7 @@
 //! Foreign code in a storm: it calls back in at random, and the goroutine works on in its callbacks.
 //!
 //! A foreign call is one operation of the runtime that returns when foreign code has returned. Foreign
-//! code asks here what to do next, and hands over a callback's frame, so the thread's loop is nested in
+//! code asks here for its next action, and hands over a callback's frame, so the thread's loop is nested in
 //! foreign frames.
 
 use core::cell::Cell;

@@ -26,7 +26,7 @@ const fn word(count: u64, goroutine: u8, inside: bool) -> u64 {
     count << 16 | (goroutine as u64) << 8 | inside as u64
 }
 
-/// The operation that a thread which comes to this point is about to take the lock for.
+/// The operation for which a thread at this point is about to take the lock.
 pub(crate) fn begun_at(point: Point, phase: Phase) -> Option<Operation> {
     match point {
         Point::ScanBegin if phase == Phase::Mark => Some(Operation::Install),
@@ -42,8 +42,8 @@ pub(crate) fn begun_at(point: Point, phase: Phase) -> Option<Operation> {
     }
 }
 
-/// True where a point says that this operation is about to take the lock. Of any other one
-/// it is known only once the lock is taken.
+/// Whether a scheduling point announces that this operation is about to take the lock. Other operations are known
+/// only once they have taken it.
 pub(crate) fn is_announced(operation: Operation) -> bool {
     matches!(
         operation,
@@ -121,7 +121,7 @@ impl Ledger {
         self.gives.store(self.holds.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The thread (not its handler) has come to something that lies behind giving it back.
+    /// The thread (not its handler) has reached code after the lock's release.
     #[inline]
     pub(crate) fn settle(&self) {
         let code = self.gives.load(Ordering::Relaxed);
@@ -133,7 +133,7 @@ impl Ledger {
         }
     }
 
-    /// The thread has done what it was told: it is in no operation.
+    /// The thread is between two operations.
     pub(crate) fn idle(&self) {
         self.settle();
         for &operation in Operation::ALL {
@@ -156,8 +156,8 @@ impl Ledger {
     }
 }
 
-/// True where a machine with this word before, and this one after, was at some moment in
-/// between in the operation on this goroutine.
+/// Whether a machine with this word before, and this one after, was in the operation on this goroutine at some
+/// moment in between.
 pub(crate) fn was_in(before: u64, after: u64, goroutine: u8) -> bool {
     let is = |word: u64| [goroutine, ANY].contains(&((word >> 8) as u8));
     match (after >> 16) - (before >> 16) {

@@ -343,7 +343,7 @@ impl Conductor {
         let parked = |thread: &StormThread| thread.parked.load(Ordering::SeqCst);
         while begun.elapsed() < PARKING && !self.storm.threads.iter().all(parked) {
             for thread in self.storm.threads.iter().filter(|thread| !parked(thread)) {
-                // Wherever it is, its handler comes to a point; one that masks it comes to its own.
+                // Wherever it is, its handler reaches a point; a thread that masks the signal reaches one itself.
                 let _ = inject::tgkill(thread.tid.load(Ordering::SeqCst), libc::SIGPROF);
             }
             std::thread::sleep(Duration::from_millis(2));

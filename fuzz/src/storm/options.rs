@@ -73,7 +73,7 @@ impl FromStr for Delay {
 /// What a storm is told.
 #[derive(Clone, Debug)]
 pub struct StormOptions {
-    /// Where it finds `stats`, and leaves what it finds.
+    /// The folder with `stats`, where the child leaves its finding.
     pub dir: PathBuf,
     /// How long it blows; until it is told to stop, if there is no number.
     pub seconds: Option<u64>,

@@ -2,8 +2,7 @@
 //!
 //! A goroutine's shadow stack belongs to the thread that runs the goroutine. Others look: that
 //! thread's own handler, which has interrupted it anywhere, and threads that collect. The owner takes
-//! no lock for either. A sequence word is odd while it writes; whoever looks then has seen nothing, and
-//! says so.
+//! no lock for either. A sequence word is odd while it writes; a reader that looks then gets nothing.
 //!
 //! # What others may rely on
 //!
@@ -39,7 +38,7 @@ impl<T> SeqLock<T> {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        // SAFETY: the one writer (caller); whoever looks meanwhile throws away what it saw.
+        // SAFETY: the one writer (caller); a reader that looks meanwhile discards what it saw.
         let result = change(unsafe { &mut *self.value.get() });
         self.sequence.store(sequence + 2, Ordering::Release);
         result

@@ -55,7 +55,7 @@ pub(crate) struct Storm {
     pub(crate) off_before: AtomicU64,
 }
 
-// SAFETY: `violation` is written once, by whoever has claimed it, and read after `found`;
+// SAFETY: `violation` is written once, by the thread that has claimed it, and read after `found`;
 // everything else is atomic or says for itself who may touch it.
 unsafe impl Sync for Storm {}
 
@@ -127,7 +127,7 @@ impl Storm {
     pub(crate) fn note(&self, thread: Option<&StormThread>, kind: ViolationKind) {
         if !self.claimed.swap(true, Ordering::SeqCst) {
             let thread = thread.and_then(|thread| self.index_of(thread));
-            // SAFETY: whoever has claimed it is the one writer, and nobody reads yet.
+            // SAFETY: the thread that has claimed it is the one writer, and nobody reads yet.
             unsafe { *self.violation.get() = Some(Violation { thread, kind }) };
             self.found.store(true, Ordering::SeqCst);
         }

@@ -197,7 +197,7 @@ impl ThreadCounts {
     }
 }
 
-/// What a handler keeps from its beginning to its end. Nobody else's.
+/// State that a handler keeps from its beginning to its end. No other code touches it.
 #[derive(Debug)]
 pub(crate) struct InHandler {
     /// Every machine's ledger as the handler began.
@@ -231,13 +231,13 @@ pub(crate) struct StormThread {
     activity: AtomicU8,
     /// Whose code it runs on its own stack.
     own_stack: AtomicU8,
-    /// What it is about to request: a goroutine's index, and the generations of requests to it.
+    /// The request that it is about to make: a goroutine's index, and the generations of requests to it.
     pub(crate) requesting: [AtomicU32; 3],
     /// The samples of its machine.
     pub(crate) samples: SampleLog,
     /// Signals that other threads have sent to it.
     pub(crate) sent: AtomicU64,
-    /// The scheduling point that it came to last, in its handler or not.
+    /// The last scheduling point that it reached, in its handler or not.
     pub(crate) point: AtomicU8,
     pub(crate) in_handler: AtomicBool,
     /// What its handler has interrupted.

@@ -63,7 +63,7 @@ impl Witness for InStorm<'_> {
         self.storm.rate.can_have_been(tick, since)
     }
 
-    /// The lock word named a machine and what it does: it must have been at that.
+    /// The lock word named a machine and its operation: the machine must have been in that operation.
     fn lock_was_held_by(&self, owner: Owner, goroutine: u8) -> Judgement {
         let wrong = Judgement::Wrong(ViolationKind::Skip(SkipReason::LockHeld.name()));
         let Some(holder) = self.storm.thread_of_machine(owner.machine) else { return wrong };

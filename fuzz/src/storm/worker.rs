@@ -39,7 +39,7 @@ fn now() -> Duration {
 
 /// A call that comes back at this time.
 fn wait_until(time: &libc::timespec) -> SystemCall {
-    /// Nobody changes it and nobody wakes who waits for it.
+    /// A word that no thread changes or wakes waiters of.
     static NOTHING: AtomicU32 = AtomicU32::new(0);
     SystemCall {
         number: libc::SYS_futex as usize,
@@ -353,7 +353,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Foreign code asks what to do. Whether it calls back in.
+    /// Foreign code asks for its next action. Returns whether it calls back in.
     pub(super) fn next_in_foreign_code(&mut self, max_callbacks: usize) -> bool {
         self.thread.runs_on_own_stack(OwnStack::Foreign);
         self.entered_foreign_code();
@@ -373,7 +373,7 @@ impl<'a> Worker<'a> {
         calls_back
     }
 
-    /// The callback's frame asks. Works on until that frame has returned.
+    /// The callback's frame asks. Works until that frame has returned.
     pub(super) fn called_back(&mut self) {
         self.thread.runs_on_own_stack(OwnStack::Runtime);
         let before = self.before_callback;

@@ -83,17 +83,21 @@ fn compare(name: &str, schedules: fn() -> Vec<Schedule>, body: fn(&str) -> Strin
 }
 
 #[test]
-fn a_schedule_always_has_the_same_trace() {
-    compare("determinism::a_schedule_always_has_the_same_trace", schedules, |argument| match argument {
+fn schedule_always_has_the_same_trace() {
+    compare("determinism::schedule_always_has_the_same_trace", schedules, |argument| match argument {
         "often" => traces(&schedules(), TIMES, 1),
         _ => traces(&schedules(), 1, 2),
     });
 }
 
 #[test]
-fn so_has_one_that_stops_at_instructions() {
-    compare("determinism::so_has_one_that_stops_at_instructions", stopped, |argument| match argument {
-        "often" => traces(&stopped(), TIMES, 1),
-        _ => traces(&stopped(), 1, 2),
-    });
+fn schedule_with_stops_at_instructions_always_has_the_same_trace() {
+    compare(
+        "determinism::schedule_with_stops_at_instructions_always_has_the_same_trace",
+        stopped,
+        |argument| match argument {
+            "often" => traces(&stopped(), TIMES, 1),
+            _ => traces(&stopped(), 1, 2),
+        },
+    );
 }

@@ -1,5 +1,5 @@
 //! A thread held at *every* instruction, by a schedule's own stops: the signal that it is
-//! sent arrives exactly there, and the traceback equals the truth.
+//! sent arrives exactly there, and the traceback equals the shadow stack.
 
 use sigstorm::executor::Harness;
 use sigstorm::outcome::Event;
@@ -131,29 +131,27 @@ fn interrupts(harness: &mut Harness, way: &str, boundary: &Boundary) -> bool {
 }
 
 #[test]
-fn a_signal_at_any_instruction_gives_the_right_traceback() {
-    let said =
-        in_child("every_instruction::a_signal_at_any_instruction_gives_the_right_traceback", "", |_| {
-            let mut harness = harness(&[]);
-            let all = boundaries::all(&harness);
-            let mut reached = vec![0; all.len()];
-            for (index, boundary) in all.iter().enumerate() {
-                for way in ways(boundary.function) {
-                    reached[index] += u32::from(interrupts(&mut harness, &way, boundary));
-                }
+fn signal_at_any_instruction_gives_the_right_traceback() {
+    let said = in_child("every_instruction::signal_at_any_instruction_gives_the_right_traceback", "", |_| {
+        let mut harness = harness(&[]);
+        let all = boundaries::all(&harness);
+        let mut reached = vec![0; all.len()];
+        for (index, boundary) in all.iter().enumerate() {
+            for way in ways(boundary.function) {
+                reached[index] += u32::from(interrupts(&mut harness, &way, boundary));
             }
-            let times = |boundary: &Boundary| {
-                all.iter().position(|b| b == boundary).map_or(0, |index| reached[index])
-            };
-            let said = boundaries::assert_all(&all, |boundary| times(boundary) != 0);
-            format!("{} samples at {said}", reached.iter().sum::<u32>())
-        });
+        }
+        let times =
+            |boundary: &Boundary| all.iter().position(|b| b == boundary).map_or(0, |index| reached[index]);
+        let said = boundaries::assert_all(&all, |boundary| times(boundary) != 0);
+        format!("{} samples at {said}", reached.iter().sum::<u32>())
+    });
     println!("{said}");
 }
 
 #[test]
-fn a_stop_whose_instruction_has_changed_is_not_reached() {
-    in_child("every_instruction::a_stop_whose_instruction_has_changed_is_not_reached", "", |_| {
+fn stop_whose_instruction_has_changed_is_not_reached() {
+    in_child("every_instruction::stop_whose_instruction_has_changed_is_not_reached", "", |_| {
         let mut harness = harness(&[]);
         let region = harness.region();
         let check = region.boundaries(usize::from(FuncId::Small.code()))[3].check;

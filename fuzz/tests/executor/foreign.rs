@@ -33,8 +33,8 @@ const PLACES: &[(Point, CodeClass, &[&str])] = &[
 ];
 
 #[test]
-fn a_signal_anywhere_around_foreign_code_is_walked_from_the_right_place() {
-    in_child("foreign::a_signal_anywhere_around_foreign_code_is_walked_from_the_right_place", "", |_| {
+fn signal_around_foreign_code_is_walked_from_the_right_place() {
+    in_child("foreign::signal_around_foreign_code_is_walked_from_the_right_place", "", |_| {
         let mut harness = harness(&[]);
         for (point, class, ways) in PLACES {
             for way in *ways {
@@ -60,8 +60,8 @@ fn a_signal_anywhere_around_foreign_code_is_walked_from_the_right_place() {
 }
 
 #[test]
-fn a_signal_in_foreign_code_needs_the_stack_lock_of_its_goroutine() {
-    in_child("foreign::a_signal_in_foreign_code_needs_the_stack_lock_of_its_goroutine", "", |_| {
+fn signal_in_foreign_code_needs_the_stack_lock_of_its_goroutine() {
+    in_child("foreign::signal_in_foreign_code_needs_the_stack_lock_of_its_goroutine", "", |_| {
         let mut harness = harness(&[]);
         let text = "every_frame\nm1 g1 call small*2; foreign\ngc mark; scan g1 @ install.slot\nm1 signal\n\
                     gc resume\nm1 signal; callback; call tiny; signal; ret 2; signal";
@@ -103,8 +103,8 @@ fn foreign_frames_bind_a_goroutine_to_its_thread() {
 }
 
 #[test]
-fn a_panic_is_stopped_by_the_callback_that_it_began_in() {
-    in_child("foreign::a_panic_is_stopped_by_the_callback_that_it_began_in", "", |_| {
+fn panic_is_stopped_by_the_callback_that_it_began_in() {
+    in_child("foreign::panic_is_stopped_by_the_callback_that_it_began_in", "", |_| {
         let mut harness = harness(&[]);
         // Above the callback somebody has deferred a call, which is not for it.
         let text =
@@ -120,9 +120,9 @@ fn a_panic_is_stopped_by_the_callback_that_it_began_in() {
 }
 
 #[test]
-fn a_goroutine_that_waits_for_its_own_scan_is_shrunk_while_its_thread_works_for_it() {
+fn goroutine_that_waits_for_its_scan_is_shrunk_while_its_thread_works_for_it() {
     in_child(
-        "foreign::a_goroutine_that_waits_for_its_own_scan_is_shrunk_while_its_thread_works_for_it",
+        "foreign::goroutine_that_waits_for_its_scan_is_shrunk_while_its_thread_works_for_it",
         "",
         |_| {
             let mut harness = harness(&[]);

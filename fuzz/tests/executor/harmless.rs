@@ -8,8 +8,8 @@ use sigstorm::schedule::{MAX_STEPS, STEP_BYTES, Schedule};
 use crate::common::{harness, in_child, run_clean, schedule};
 
 #[test]
-fn any_bytes_are_harmless() {
-    in_child("harmless::any_bytes_are_harmless", "", |_| {
+fn random_bytes_are_harmless_schedules() {
+    in_child("harmless::random_bytes_are_harmless_schedules", "", |_| {
         let mut harness = harness(&[]);
         let mut rng = ChaCha8Rng::seed_from_u64(0x4a11);
         for round in 0..600 {
@@ -28,8 +28,8 @@ fn any_bytes_are_harmless() {
 }
 
 #[test]
-fn the_longest_schedules_are_harmless() {
-    in_child("harmless::the_longest_schedules_are_harmless", "", |_| {
+fn longest_schedules_are_harmless() {
+    in_child("harmless::longest_schedules_are_harmless", "", |_| {
         let mut harness = harness(&[]);
         for fill in 0..=255u8 {
             // The same step over and over, an end of it and beyond.
@@ -64,7 +64,7 @@ const ALARMS: &[&str] = &[
     // A frame looked for its deferred calls while a collector moved its stack.
     "every_frame; scan_shrinks\nm1 call deferring; panic; recover; call large; ret; call deferring\n\
      gc mark; term @ traceback.frame\nm1 ret",
-    // The truth did not know that a recovery goes on from its landing.
+    // The shadow stack did not know that a recovery continues from its landing.
     "m1 g1 call deferring; panic; recover; ret @ switch_out#0:2\nm1 signal",
     // g1 ends on one thread while another waits to start it anew, and its death went unseen.
     "every_frame\nm1 syscall; signal; signal; call tiny @ lock.release; panic @ status.changed\n\
@@ -79,8 +79,8 @@ const ALARMS: &[&str] = &[
 ];
 
 #[test]
-fn what_once_gave_a_false_alarm_gives_none() {
-    in_child("harmless::what_once_gave_a_false_alarm_gives_none", "", |_| {
+fn schedules_of_past_false_alarms_give_none() {
+    in_child("harmless::schedules_of_past_false_alarms_give_none", "", |_| {
         let mut harness = harness(&[]);
         for text in ALARMS {
             run_clean(&mut harness, &schedule(text), true);
@@ -92,8 +92,8 @@ fn what_once_gave_a_false_alarm_gives_none() {
 /// A stop in the loop of the system call's stub let a signal in that was on its way to the wait.
 /// It takes a stop in the last instructions of the handler, which are elsewhere in each build.
 #[test]
-fn a_signal_on_its_way_to_the_wait_arrives_there() {
-    in_child("harmless::a_signal_on_its_way_to_the_wait_arrives_there", "", |_| {
+fn signal_sent_before_the_wait_in_the_kernel_arrives_in_it() {
+    in_child("harmless::signal_sent_before_the_wait_in_the_kernel_arrives_in_it", "", |_| {
         let mut harness = harness(&[]);
         for index in 0..256 {
             let text = format!("m1 syscall; signal; signal @ on_sigprof#{index}; syscall @ syscall#13");
@@ -106,8 +106,8 @@ fn a_signal_on_its_way_to_the_wait_arrives_there() {
 /// Two moved the mailbox at once: one of them had begun to wait for the world before the other began.
 /// It takes a stop between two words, of which no point tells.
 #[test]
-fn who_waits_to_move_the_mailbox_is_not_overtaken() {
-    in_child("harmless::who_waits_to_move_the_mailbox_is_not_overtaken", "", |_| {
+fn thread_that_waits_to_move_the_mailbox_is_not_overtaken() {
+    in_child("harmless::thread_that_waits_to_move_the_mailbox_is_not_overtaken", "", |_| {
         let mut harness = harness(&[]);
         for index in 0..1024 {
             let text = format!(

@@ -4,16 +4,16 @@
 //! A harness is process-wide and a finding ends its use. So every test runs its body in a
 //! process of its own ([`common`]).
 
+mod batch;
 mod boundaries;
 mod common;
 mod determinism;
 mod every_instruction;
 mod foreign;
 mod harmless;
-mod kernel;
 mod oracle;
+mod parked_syscall;
 mod profiler;
-mod relay;
 mod specimens;
 mod stepping;
 mod sweep;

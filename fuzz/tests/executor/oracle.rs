@@ -1,6 +1,6 @@
 //! The oracle is not blind: what is wrong in a core that lies to it shows.
 //!
-//! The truth reads neither the function table nor a barrier list, so a wrong row or a
+//! The shadow stack reads neither the function table nor a barrier list, so a wrong row or a
 //! wrong entry must give a wrong traceback; and a lock that is held for nothing is no
 //! reason to skip.
 
@@ -57,8 +57,8 @@ fn with_a_wrong_row(argument: &str) -> String {
 }
 
 #[test]
-fn a_wrong_row_of_the_function_table_is_noticed_at_every_instruction() {
-    const NAME: &str = "oracle::a_wrong_row_of_the_function_table_is_noticed_at_every_instruction";
+fn wrong_row_of_the_function_table_is_noticed_at_every_instruction() {
+    const NAME: &str = "oracle::wrong_row_of_the_function_table_is_noticed_at_every_instruction";
     if std::env::var_os("SIGSTORM_TEST_ARGUMENT").is_some() {
         in_child(NAME, "", with_a_wrong_row);
     }
@@ -105,9 +105,9 @@ fn lock_for_nothing(index: usize, owner: Owner) {
 }
 
 #[test]
-fn meddling_with_nothing_is_not_noticed() {
+fn untampered_runtime_gives_no_verdict() {
     let verdict =
-        in_child("oracle::meddling_with_nothing_is_not_noticed", "", |_| meddled(WITH_BARRIERS, |_| true));
+        in_child("oracle::untampered_runtime_gives_no_verdict", "", |_| meddled(WITH_BARRIERS, |_| true));
     assert_eq!(verdict, "nothing");
 }
 
@@ -122,8 +122,8 @@ fn redirect(pc: usize) {
 }
 
 #[test]
-fn a_barrier_entry_that_no_walk_gets_past_is_noticed() {
-    let verdict = in_child("oracle::a_barrier_entry_that_no_walk_gets_past_is_noticed", "", |_| {
+fn barrier_entry_that_stops_every_walk_is_noticed() {
+    let verdict = in_child("oracle::barrier_entry_that_stops_every_walk_is_noticed", "", |_| {
         meddled(WITH_BARRIERS, |_| {
             redirect(info(FuncId::Huge).after_call);
             true
@@ -132,11 +132,11 @@ fn a_barrier_entry_that_no_walk_gets_past_is_noticed() {
     assert_eq!(verdict, Verdict::BadTraceback.name());
 }
 
-// The next four are walks that succeed: nobody but the truth knows better.
+// The next four are walks that succeed: only the shadow stack knows better.
 
 #[test]
-fn a_barrier_entry_that_is_merely_wrong_is_noticed() {
-    let verdict = in_child("oracle::a_barrier_entry_that_is_merely_wrong_is_noticed", "", |_| {
+fn barrier_entry_with_another_return_address_is_noticed() {
+    let verdict = in_child("oracle::barrier_entry_with_another_return_address_is_noticed", "", |_| {
         meddled(WITH_BARRIERS, |_| {
             redirect(info(FuncId::Small).after_next_op);
             true
@@ -146,8 +146,8 @@ fn a_barrier_entry_that_is_merely_wrong_is_noticed() {
 }
 
 #[test]
-fn a_return_address_that_is_merely_wrong_is_noticed() {
-    let verdict = in_child("oracle::a_return_address_that_is_merely_wrong_is_noticed", "", |_| {
+fn another_return_address_in_a_frame_is_noticed() {
+    let verdict = in_child("oracle::another_return_address_in_a_frame_is_noticed", "", |_| {
         meddled("m1 g1 call small; call tiny; ret", |trap| {
             if trap.pc() == info(FuncId::Tiny).start {
                 // SAFETY: the return slot, at the callee's first instruction.
@@ -174,25 +174,26 @@ fn leaving_one_out(text: &str) -> String {
 }
 
 #[test]
-fn a_row_that_leaves_out_a_frame_is_noticed() {
-    let verdict = in_child("oracle::a_row_that_leaves_out_a_frame_is_noticed", "", |_| {
+fn row_that_leaves_out_a_frame_is_noticed() {
+    let verdict = in_child("oracle::row_that_leaves_out_a_frame_is_noticed", "", |_| {
         leaving_one_out("m1 g1 call small*4; signal")
     });
     assert_eq!(verdict, Verdict::BadTraceback.name());
 }
 
 #[test]
-fn it_is_noticed_by_sp_alone_where_the_walk_is_cut_off() {
-    let verdict = in_child("oracle::it_is_noticed_by_sp_alone_where_the_walk_is_cut_off", "", |_| {
-        // Deeper than a sample: as many frames as there should be, and every PC is right.
-        leaving_one_out(&format!("m1 g1 call small; {}signal", "call small*8; ".repeat(9)))
-    });
+fn left_out_frame_is_noticed_by_sp_alone_beyond_the_depth_limit() {
+    let verdict =
+        in_child("oracle::left_out_frame_is_noticed_by_sp_alone_beyond_the_depth_limit", "", |_| {
+            // Deeper than a sample: as many frames as there should be, and every PC is right.
+            leaving_one_out(&format!("m1 g1 call small; {}signal", "call small*8; ".repeat(9)))
+        });
     assert_eq!(verdict, Verdict::BadTraceback.name());
 }
 
 #[test]
-fn a_lock_that_is_held_for_nothing_is_no_reason_to_skip() {
-    let verdict = in_child("oracle::a_lock_that_is_held_for_nothing_is_no_reason_to_skip", "", |_| {
+fn lock_held_for_no_operation_is_no_reason_to_skip() {
+    let verdict = in_child("oracle::lock_held_for_no_operation_is_no_reason_to_skip", "", |_| {
         // As in a core that always skips: the handler finds its own goroutine's lock held.
         meddled(WITH_BARRIERS, |_| {
             lock_for_nothing(0, Owner { machine: 0, operation: Operation::Install });
@@ -203,8 +204,8 @@ fn a_lock_that_is_held_for_nothing_is_no_reason_to_skip() {
 }
 
 #[test]
-fn a_lock_that_names_another_machine_is_no_reason_to_skip() {
-    let verdict = in_child("oracle::a_lock_that_names_another_machine_is_no_reason_to_skip", "", |_| {
+fn lock_that_names_another_machine_is_no_reason_to_skip() {
+    let verdict = in_child("oracle::lock_that_names_another_machine_is_no_reason_to_skip", "", |_| {
         meddled(WITH_BARRIERS, |_| {
             lock_for_nothing(0, Owner { machine: 1, operation: Operation::Copystack });
             true
@@ -214,8 +215,8 @@ fn a_lock_that_names_another_machine_is_no_reason_to_skip() {
 }
 
 #[test]
-fn a_lock_that_is_never_given_back_is_a_deadlock() {
-    let verdict = in_child("oracle::a_lock_that_is_never_given_back_is_a_deadlock", "", |_| {
+fn lock_that_is_never_released_is_a_deadlock() {
+    let verdict = in_child("oracle::lock_that_is_never_released_is_a_deadlock", "", |_| {
         // Without signals, so that the end of the goroutine is the first to want it.
         meddled("m1 g1 call small; ret 2", |_| {
             lock_for_nothing(0, Owner { machine: 0, operation: Operation::Install });
@@ -226,8 +227,8 @@ fn a_lock_that_is_never_given_back_is_a_deadlock() {
 }
 
 #[test]
-fn a_lock_that_is_still_held_at_the_end_is_a_leak() {
-    let verdict = in_child("oracle::a_lock_that_is_still_held_at_the_end_is_a_leak", "", |_| {
+fn lock_that_is_held_at_the_end_is_a_state_leak() {
+    let verdict = in_child("oracle::lock_that_is_held_at_the_end_is_a_state_leak", "", |_| {
         // A goroutine that nobody runs.
         meddled("m1 g1 call small; ret 2", |_| {
             lock_for_nothing(3, Owner { machine: 0, operation: Operation::Install });
@@ -238,23 +239,22 @@ fn a_lock_that_is_still_held_at_the_end_is_a_leak() {
 }
 
 #[test]
-fn a_pointer_that_the_collector_cannot_see_is_a_live_object_freed() {
-    let verdict =
-        in_child("oracle::a_pointer_that_the_collector_cannot_see_is_a_live_object_freed", "", |_| {
-            meddled("m1 g1 call small; alloc 0; call tiny; ret\ngc mark; term", |trap| {
-                if trap.pc() == info(FuncId::Tiny).start {
-                    // SAFETY: slot 0 of the calling frame, whose frame pointer this still is.
-                    unsafe { ((trap.bp() - 8) as *mut usize).write(0) };
-                }
-                true
-            })
-        });
+fn pointer_hidden_from_the_collector_is_a_live_object_freed() {
+    let verdict = in_child("oracle::pointer_hidden_from_the_collector_is_a_live_object_freed", "", |_| {
+        meddled("m1 g1 call small; alloc 0; call tiny; ret\ngc mark; term", |trap| {
+            if trap.pc() == info(FuncId::Tiny).start {
+                // SAFETY: slot 0 of the calling frame, whose frame pointer this still is.
+                unsafe { ((trap.bp() - 8) as *mut usize).write(0) };
+            }
+            true
+        })
+    });
     assert_eq!(verdict, Verdict::LiveObjectFreed.name());
 }
 
 #[test]
-fn a_machines_thread_that_is_taken_for_a_foreign_one_is_noticed() {
-    let name = "oracle::a_machines_thread_that_is_taken_for_a_foreign_one_is_noticed";
+fn machine_thread_taken_for_a_foreign_thread_is_noticed() {
+    let name = "oracle::machine_thread_taken_for_a_foreign_thread_is_noticed";
     let verdict = in_child(name, "", |_| {
         meddled(WITH_BARRIERS, |_| {
             M::forget();
@@ -278,16 +278,16 @@ fn with_other_samples(each: fn(&M)) -> String {
 }
 
 #[test]
-fn samples_that_are_read_behind_everybodys_back_are_missed() {
-    let verdict = in_child("oracle::samples_that_are_read_behind_everybodys_back_are_missed", "", |_| {
+fn samples_read_behind_the_harness_are_missed() {
+    let verdict = in_child("oracle::samples_read_behind_the_harness_are_missed", "", |_| {
         with_other_samples(|m| assert_eq!(m.runtime.profiler().read(|_| ()), Some(2)))
     });
     assert_eq!(verdict, Verdict::StateLeak.name());
 }
 
 #[test]
-fn a_sample_that_was_changed_in_its_buffer_is_noticed() {
-    let verdict = in_child("oracle::a_sample_that_was_changed_in_its_buffer_is_noticed", "", |_| {
+fn sample_changed_in_its_buffer_is_noticed() {
+    let verdict = in_child("oracle::sample_changed_in_its_buffer_is_noticed", "", |_| {
         // By the core itself, which sums it up.
         // SAFETY: the baton is this thread's, and nobody reads.
         with_other_samples(|m| unsafe { m.runtime.profiler().corrupt(m.id, false) })
@@ -296,8 +296,8 @@ fn a_sample_that_was_changed_in_its_buffer_is_noticed() {
 }
 
 #[test]
-fn a_sample_that_was_changed_with_its_sum_is_noticed() {
-    let verdict = in_child("oracle::a_sample_that_was_changed_with_its_sum_is_noticed", "", |_| {
+fn sample_changed_with_its_checksum_is_noticed() {
+    let verdict = in_child("oracle::sample_changed_with_its_checksum_is_noticed", "", |_| {
         // SAFETY: the baton is this thread's, and nobody reads.
         with_other_samples(|m| unsafe { m.runtime.profiler().corrupt(m.id, true) })
     });
@@ -305,8 +305,8 @@ fn a_sample_that_was_changed_with_its_sum_is_noticed() {
 }
 
 #[test]
-fn a_signal_that_nobody_has_sent_is_the_harnesss_own_error() {
-    let verdict = in_child("oracle::a_signal_that_nobody_has_sent_is_the_harnesss_own_error", "", |_| {
+fn signal_that_no_step_sent_is_a_harness_error() {
+    let verdict = in_child("oracle::signal_that_no_step_sent_is_a_harness_error", "", |_| {
         with_other_samples(|_| {
             sigstorm_inject::tgkill(sigstorm_inject::gettid(), libc::SIGPROF).expect("a signal");
         })

@@ -37,8 +37,8 @@ fn read(run: &Run) -> (u64, u64) {
 }
 
 #[test]
-fn a_full_buffer_drops_what_comes_and_counts_it() {
-    in_child("profiler::a_full_buffer_drops_what_comes_and_counts_it", "", |_| {
+fn full_buffer_drops_samples_and_counts_them() {
+    in_child("profiler::full_buffer_drops_samples_and_counts_them", "", |_| {
         all(&[
             ("m1 g1 call small; signal; signal; signal", &|run| {
                 assert_eq!((read(run), run.counts.dropped), ((3, 0), 0), "the end of a run reads, too");
@@ -64,8 +64,8 @@ fn a_full_buffer_drops_what_comes_and_counts_it() {
 }
 
 #[test]
-fn a_reader_and_a_handler_meet_in_a_buffer() {
-    in_child("profiler::a_reader_and_a_handler_meet_in_a_buffer", "", |_| {
+fn reader_and_handler_meet_in_a_buffer() {
+    in_child("profiler::reader_and_handler_meet_in_a_buffer", "", |_| {
         all(&[
             // What is being copied out still takes its place.
             (
@@ -95,8 +95,8 @@ fn a_reader_and_a_handler_meet_in_a_buffer() {
 }
 
 #[test]
-fn a_handler_waits_for_the_rates_lock_and_gets_it() {
-    in_child("profiler::a_handler_waits_for_the_rates_lock_and_gets_it", "", |_| {
+fn handler_waits_for_the_rate_lock_and_gets_it() {
+    in_child("profiler::handler_waits_for_the_rate_lock_and_gets_it", "", |_| {
         const WAITS: &str = "waits for the profiling rate's lock";
         let mut harness = harness(&[]);
         for who in ["m2", "gc", "ext"] {
@@ -123,8 +123,8 @@ fn a_handler_waits_for_the_rates_lock_and_gets_it() {
 }
 
 #[test]
-fn who_changes_the_rate_gets_no_signal_meanwhile() {
-    in_child("profiler::who_changes_the_rate_gets_no_signal_meanwhile", "", |_| {
+fn thread_that_changes_the_rate_gets_no_signal_meanwhile() {
+    in_child("profiler::thread_that_changes_the_rate_gets_no_signal_meanwhile", "", |_| {
         let mut harness = harness(&[]);
         for (place, sent) in [
             ("timer.disarmed", 1),
@@ -170,8 +170,8 @@ fn other_machines_follow_a_changed_rate_late() {
 }
 
 #[test]
-fn signals_that_come_while_one_is_pending_are_coalesced() {
-    in_child("profiler::signals_that_come_while_one_is_pending_are_coalesced", "", |_| {
+fn signals_sent_while_one_is_pending_are_coalesced() {
+    in_child("profiler::signals_sent_while_one_is_pending_are_coalesced", "", |_| {
         all(&[
             ("m1 g1 call small; signal @ traceback.frame; pend; resume", &|run| {
                 assert_eq!((run.counts.sent, run.counts.coalesced, run.counts.tracebacks), (2, 0, 2));
@@ -200,8 +200,8 @@ fn signals_that_come_while_one_is_pending_are_coalesced() {
 }
 
 #[test]
-fn signals_come_before_during_and_after_a_machines_life() {
-    in_child("profiler::signals_come_before_during_and_after_a_machines_life", "", |_| {
+fn signals_arrive_before_during_and_after_a_machines_life() {
+    in_child("profiler::signals_arrive_before_during_and_after_a_machines_life", "", |_| {
         all(&[
             ("ext signal; attach; signal; signal; detach; signal", &|run| {
                 assert_eq!(

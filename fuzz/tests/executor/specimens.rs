@@ -107,10 +107,10 @@ fn every_defect_is_caught_by_its_own_schedule() {
 }
 
 #[test]
-fn what_is_safe_gives_no_verdict() {
+fn silent_specimens_give_no_verdict() {
     const RUNS: usize = 3_000;
     for name in specimens(true) {
-        in_child("specimens::what_is_safe_gives_no_verdict", name, |name| {
+        in_child("specimens::silent_specimens_give_no_verdict", name, |name| {
             let defect = Defect::from_name(name).expect("a defect's name");
             let mut harness = harness(&[defect]);
             let schedule = Schedule::parse(&corpus()[name]).expect("a schedule");
@@ -141,8 +141,8 @@ fn every_defect_is_caught_without_the_order_check() {
 }
 
 #[test]
-fn the_healthy_core_is_silent_on_every_one() {
-    in_child("specimens::the_healthy_core_is_silent_on_every_one", "", |_| {
+fn healthy_runtime_is_silent_on_every_specimens_schedule() {
+    in_child("specimens::healthy_runtime_is_silent_on_every_specimens_schedule", "", |_| {
         let mut harness = harness(&[]);
         for (name, text) in corpus() {
             let schedule = Schedule::parse(&text).expect("a schedule");
@@ -181,9 +181,9 @@ fn every_defect_is_triggered_by_its_own_schedule() {
 }
 
 #[test]
-fn no_defect_is_triggered_where_nothing_happens() {
+fn no_canary_is_triggered_by_an_empty_schedule() {
     for name in corpus().keys() {
-        in_child("specimens::no_defect_is_triggered_where_nothing_happens", name, |name| {
+        in_child("specimens::no_canary_is_triggered_by_an_empty_schedule", name, |name| {
             let defect = Defect::from_name(name).expect("a defect's name");
             let quiet =
                 crate::common::schedule("m1 g1 call small*2; ret 1; call huge; ret 1\nm2 g2 call tiny");
@@ -195,7 +195,7 @@ fn no_defect_is_triggered_where_nothing_happens() {
 
 /// A race needs the other one: without the signals a section without its lock does no harm.
 #[test]
-fn no_unlocked_section_is_triggered_alone() {
+fn no_canary_of_an_unlocked_section_is_triggered_by_one_thread() {
     use Defect::*;
     for defect in [
         InstallUnlocked,
@@ -210,15 +210,19 @@ fn no_unlocked_section_is_triggered_alone() {
         LockFollowsWrongG,
         TrampolineNotSimulated,
     ] {
-        in_child("specimens::no_unlocked_section_is_triggered_alone", defect.name(), |name| {
-            let defect = Defect::from_name(name).expect("a defect's name");
-            let mut schedule = Schedule::parse(&corpus()[name]).expect("a schedule");
-            schedule.steps.retain(|step| step.op != Op::Signal);
-            // The stops stay: then whatever the others do happens half-way.
-            let (reached, triggered) = canary(defect, &schedule);
-            let in_handler = matches!(defect, SigprofSpins | CgoTracebackUnlocked | LockFollowsWrongG);
-            assert_eq!((reached, triggered), (!in_handler, false), "{name}: reached, triggered");
-            String::new()
-        });
+        in_child(
+            "specimens::no_canary_of_an_unlocked_section_is_triggered_by_one_thread",
+            defect.name(),
+            |name| {
+                let defect = Defect::from_name(name).expect("a defect's name");
+                let mut schedule = Schedule::parse(&corpus()[name]).expect("a schedule");
+                schedule.steps.retain(|step| step.op != Op::Signal);
+                // The stops stay: then whatever the others do happens half-way.
+                let (reached, triggered) = canary(defect, &schedule);
+                let in_handler = matches!(defect, SigprofSpins | CgoTracebackUnlocked | LockFollowsWrongG);
+                assert_eq!((reached, triggered), (!in_handler, false), "{name}: reached, triggered");
+                String::new()
+            },
+        );
     }
 }

@@ -187,8 +187,8 @@ pub fn tour() -> Vec<Schedule> {
 }
 
 #[test]
-fn a_traceback_at_every_instruction_equals_the_truth() {
-    let said = in_child("stepping::a_traceback_at_every_instruction_equals_the_truth", "", |_| {
+fn traceback_at_every_instruction_equals_the_shadow_stack() {
+    let said = in_child("stepping::traceback_at_every_instruction_equals_the_shadow_stack", "", |_| {
         let mut harness = stepped(|_| true);
         let all = boundaries::all(&harness);
         let (mut taken, mut tracebacks, mut skips) = (0, 0, 0);
@@ -209,19 +209,20 @@ fn a_traceback_at_every_instruction_equals_the_truth() {
 }
 
 #[test]
-fn so_does_one_anywhere_in_random_schedules() {
-    let said = in_child("stepping::so_does_one_anywhere_in_random_schedules", "", |_| {
-        let mut harness = stepped(|_| true);
-        let mut generator = Generator::new(0x57e9, None);
-        let mut rng = ChaCha8Rng::seed_from_u64(0x57e9);
-        let mut tracebacks = 0;
-        for _ in 0..100 {
-            let mut schedule = generator.schedule();
-            schedule.steps.truncate(10 + rng.next_u32() as usize % 40);
-            tracebacks += step_clean(&mut harness, &schedule).counts.tracebacks;
-        }
-        assert!(signals() > 10_000 && tracebacks > 10_000, "{} signals, {tracebacks} right", signals());
-        format!("{} signals, {tracebacks} tracebacks", signals())
-    });
+fn traceback_anywhere_in_random_schedules_equals_the_shadow_stack() {
+    let said =
+        in_child("stepping::traceback_anywhere_in_random_schedules_equals_the_shadow_stack", "", |_| {
+            let mut harness = stepped(|_| true);
+            let mut generator = Generator::new(0x57e9, None);
+            let mut rng = ChaCha8Rng::seed_from_u64(0x57e9);
+            let mut tracebacks = 0;
+            for _ in 0..100 {
+                let mut schedule = generator.schedule();
+                schedule.steps.truncate(10 + rng.next_u32() as usize % 40);
+                tracebacks += step_clean(&mut harness, &schedule).counts.tracebacks;
+            }
+            assert!(signals() > 10_000 && tracebacks > 10_000, "{} signals, {tracebacks} right", signals());
+            format!("{} signals, {tracebacks} tracebacks", signals())
+        });
     println!("{said}");
 }

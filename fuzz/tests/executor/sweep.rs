@@ -29,8 +29,8 @@ fn default_set() -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_default_set_crosses_the_marked_code() {
-    let said = in_child("sweep::the_default_set_crosses_the_marked_code", "", |_| {
+fn default_sweep_set_reaches_the_marked_code() {
+    let said = in_child("sweep::default_sweep_set_reaches_the_marked_code", "", |_| {
         let mut harness = harness(&[]);
         let region = executor::region().expect("the marked code");
         let mut coverage = Coverage::new(&region);
@@ -121,8 +121,8 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
 }
 
 #[test]
-fn defects_are_found_without_anybody_knowing_where() {
-    const NAME: &str = "sweep::defects_are_found_without_anybody_knowing_where";
+fn sweep_finds_defects_without_stops_in_the_schedule() {
+    const NAME: &str = "sweep::sweep_finds_defects_without_stops_in_the_schedule";
     let (mut found, mut not) = (Vec::new(), Vec::new());
     for defect in Defect::ALL {
         let path = folder("schedule").join(format!("{}.txt", defect.name()));

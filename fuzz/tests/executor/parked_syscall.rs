@@ -27,8 +27,8 @@ fn first(run: &Run, actor: &str, what: &str) -> usize {
 }
 
 #[test]
-fn a_signal_interrupts_the_system_call_and_is_judged_there() {
-    in_child("kernel::a_signal_interrupts_the_system_call_and_is_judged_there", "", |_| {
+fn signal_interrupts_the_system_call_and_is_judged_there() {
+    in_child("parked_syscall::signal_interrupts_the_system_call_and_is_judged_there", "", |_| {
         let mut harness = harness(&[]);
         // By itself, by another, right after another signal, from another's system call.
         let text = "m1 g1 call small*2; syscall; signal; signal\n\
@@ -55,8 +55,8 @@ fn a_signal_interrupts_the_system_call_and_is_judged_there() {
 }
 
 #[test]
-fn a_system_call_can_be_made_from_every_kind_of_frame() {
-    in_child("kernel::a_system_call_can_be_made_from_every_kind_of_frame", "", |_| {
+fn system_call_can_be_made_from_every_kind_of_frame() {
+    in_child("parked_syscall::system_call_can_be_made_from_every_kind_of_frame", "", |_| {
         let mut harness = harness(&[]);
         let kinds = FuncId::ALL.iter().filter(|f| f.is_callable() && !matches!(f, FuncId::Leaf));
         let frames = kinds.filter(|&&f| f != FuncId::Nosplit).map(|kind| format!("call {kind}"));
@@ -77,8 +77,8 @@ fn a_system_call_can_be_made_from_every_kind_of_frame() {
 }
 
 #[test]
-fn the_collector_scans_a_goroutine_that_sleeps_in_the_kernel() {
-    in_child("kernel::the_collector_scans_a_goroutine_that_sleeps_in_the_kernel", "", |_| {
+fn collector_scans_a_goroutine_that_sleeps_in_the_kernel() {
+    in_child("parked_syscall::collector_scans_a_goroutine_that_sleeps_in_the_kernel", "", |_| {
         let mut harness = harness(&[]);
         // Barriers are there when the signal comes, and not any more when the next one does.
         let run = run_clean(
@@ -127,8 +127,8 @@ fn the_collector_scans_a_goroutine_that_sleeps_in_the_kernel() {
 }
 
 #[test]
-fn wherever_a_thread_is_held_on_its_way_back_it_is_the_same_every_time() {
-    const NAME: &str = "kernel::wherever_a_thread_is_held_on_its_way_back_it_is_the_same_every_time";
+fn thread_held_on_its_way_back_from_the_kernel_is_deterministic() {
+    const NAME: &str = "parked_syscall::thread_held_on_its_way_back_from_the_kernel_is_deterministic";
     let said = in_child(NAME, "", |_| {
         let mut harness = harness(&[]);
         let all = boundaries::all(&harness);
@@ -159,8 +159,8 @@ fn wherever_a_thread_is_held_on_its_way_back_it_is_the_same_every_time() {
 }
 
 #[test]
-fn a_wrong_row_where_the_kernel_comes_back_to_is_noticed() {
-    in_child("kernel::a_wrong_row_where_the_kernel_comes_back_to_is_noticed", "", |_| {
+fn wrong_row_at_the_return_from_the_kernel_is_noticed() {
+    in_child("parked_syscall::wrong_row_at_the_return_from_the_kernel_is_noticed", "", |_| {
         let mut harness = harness(&[]);
         // SAFETY: every thread waits, and this process is for this alone.
         unsafe { corrupt(info(FuncId::Syscall).landing, 8) };
@@ -174,8 +174,8 @@ fn a_wrong_row_where_the_kernel_comes_back_to_is_noticed() {
 }
 
 #[test]
-fn events_are_traced_only_where_it_is_asked_for() {
-    in_child("kernel::events_are_traced_only_where_it_is_asked_for", "", |_| {
+fn system_calls_are_traced_only_with_the_trace_option() {
+    in_child("parked_syscall::system_calls_are_traced_only_with_the_trace_option", "", |_| {
         let mut harness = harness(&[]);
         let text = "m1 g1 call small*2; syscall; resume; syscall @ trace.begin\n\
                     m1 signal; resume; resume @ trace.event\ngc mark\nm1 signal; resume; ret 8";

@@ -41,8 +41,8 @@ fn list() -> List {
 }
 
 #[test]
-fn one_after_the_other_they_come_to_the_same() {
-    in_child("relay::one_after_the_other_they_come_to_the_same", "", |_| {
+fn batch_of_schedules_gives_the_same_counts_as_single_runs() {
+    in_child("batch::batch_of_schedules_gives_the_same_counts_as_single_runs", "", |_| {
         let (mut harness, mut list) = (harness(&[]), list());
         let found = harness.run_all(&mut list);
         assert!(found.is_none(), "a false alarm: {}", describe(&found.unwrap().finding.unwrap()));
@@ -56,8 +56,8 @@ fn one_after_the_other_they_come_to_the_same() {
 }
 
 #[test]
-fn the_first_finding_ends_it() {
-    in_child("relay::the_first_finding_ends_it", "", |_| {
+fn batch_ends_with_its_first_finding() {
+    in_child("batch::batch_ends_with_its_first_finding", "", |_| {
         let mut harness = harness(&[Defect::SigprofSpins]);
         let deadlock = schedule(
             "m1 g1 call deferring; call small; panic; recover\nm1 ret @ unwind.begin\nm1 signal\nm1 resume\n",
