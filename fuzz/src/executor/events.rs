@@ -115,19 +115,20 @@ impl Run {
     /// The collector's phase has changed, with the world stopped but for the end of the sweep.
     fn learn_of_phase(&mut self, phase: usize) -> Learnt {
         let runtime = self.runtime();
-        match Phase::from_code(phase as u8) {
-            Some(Phase::Mark) => self.shadows.cycle.begins(),
+        let Some(phase) = Phase::from_code(phase as u8) else { return Ok(()) };
+        self.shadows.cycle.changes_phase(phase);
+        match phase {
+            Phase::Mark => {}
             // Everybody is scanned now, with the world stopped: requests to do so are void.
-            Some(Phase::Termination) => {
+            Phase::Termination => {
                 self.shadows.requests.iter().for_each(|requests| requests.scan.honoured());
             }
-            Some(Phase::Sweep) => {
+            Phase::Sweep => {
                 return self.shadows.check_live(runtime, |heap, index| heap.is_marked(index));
             }
-            Some(Phase::Off) => {
+            Phase::Off => {
                 return self.shadows.check_live(runtime, |heap, index| heap.is_allocated(index));
             }
-            None => {}
         }
         Ok(())
     }

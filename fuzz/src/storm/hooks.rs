@@ -143,17 +143,14 @@ fn in_body(
 
 /// The collector's phase has changed. Two of the changes happen with the world stopped.
 fn phase_changed(storm: &Storm, thread: &StormThread, phase: usize) {
-    match Phase::from_code(phase as u8) {
-        Some(Phase::Mark) => {
-            storm.cycle.begins();
-            storm.check_live(thread, |heap, index| heap.is_allocated(index));
-        }
+    let Some(phase) = Phase::from_code(phase as u8) else { return };
+    storm.cycle.changes_phase(phase);
+    match phase {
+        Phase::Mark => storm.check_live(thread, |heap, index| heap.is_allocated(index)),
         // Everybody is scanned now, with the world stopped: requests to do so are void.
-        Some(Phase::Termination) => {
-            storm.shadows.iter().for_each(|shadow| shadow.requests.scan.honoured());
-        }
-        Some(Phase::Sweep) => storm.check_live(thread, |heap, index| heap.is_marked(index)),
-        _ => {}
+        Phase::Termination => storm.shadows.iter().for_each(|shadow| shadow.requests.scan.honoured()),
+        Phase::Sweep => storm.check_live(thread, |heap, index| heap.is_marked(index)),
+        Phase::Off => {}
     }
 }
 
