@@ -216,6 +216,18 @@ pub struct Finding {
     pub step: usize,
 }
 
+impl Finding {
+    /// A finding that names no step and has no stacks to show, such as one about a process that died.
+    pub fn new(verdict: Verdict, summary: String, evidence: Vec<String>) -> Finding {
+        Finding { verdict: verdict.name().to_owned(), summary, evidence, dump: Vec::new(), step: 0 }
+    }
+
+    /// Returns whether it is an error of the harness, and says nothing of the core.
+    pub fn is_harness_error(&self) -> bool {
+        self.verdict == Verdict::HarnessError.name()
+    }
+}
+
 /// What became of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Run {

@@ -35,7 +35,6 @@ mod watch;
 mod work;
 
 use core::sync::atomic::Ordering;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc;
@@ -48,26 +47,19 @@ use sigstorm_inject::{self as inject, SignalStack};
 use sigstorm_runtime::{Config, Core, M, fault, profiler};
 
 pub use counts::StormCounts;
-pub use options::{Clock, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
+pub use options::{Clock, DEFAULT_RATE, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
 
 use crate::outcome::{Finding, Verdict};
-use crate::shared::Shared;
+use crate::process::counters::{PULSE, STOP};
+use crate::process::shared::Shared;
+use crate::process::{Status, mailbox};
 use seat::{Doing, Seat, rest};
 use state::{Stage, Storm, Trouble, Violation};
 use watch::Watchdog;
 use work::Worker;
 
-/// Words of the file `stats`; the counts come first.
-pub const STORM_WORDS: usize = 64;
-/// The word with which the parent asks for an end.
-pub const STOP: usize = 63;
-/// The word that the child moves while it lives.
-pub const PULSE: usize = 62;
-
-/// Exit status after a violation.
-pub const FOUND: i32 = 77;
-/// Exit status after a harness error.
-pub const BROKEN: i32 = 78;
+const FOUND: i32 = Status::Found.code();
+const BROKEN: i32 = Status::Broken.code();
 
 /// How often counts are published and the parent's word is looked at.
 const BEAT: Duration = Duration::from_millis(20);
@@ -112,13 +104,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> StormError {
 }
 
 fn harness_error(summary: String) -> Finding {
-    Finding {
-        verdict: Verdict::HarnessError.name().to_owned(),
-        summary,
-        evidence: Vec::new(),
-        dump: Vec::new(),
-        step: 0,
-    }
+    Finding::new(Verdict::HarnessError, summary, Vec::new())
 }
 
 /// How a round's core is set up: barriers everywhere or where they usually lie, and stacks
@@ -251,7 +237,7 @@ fn serve(storm: &'static Storm, seat: &'static Seat, rate: u32, rng: &mut ChaCha
 
 /// Round after round, from outside. The exit status.
 fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
-    let stats = match Shared::map(&options.dir.join("stats"), STORM_WORDS * 8) {
+    let stats = match mailbox::map(&options.dir) {
         Ok(stats) => stats,
         Err(error) => {
             leave(&options.dir, &harness_error(format!("sharing counts: {error}")));
@@ -350,13 +336,7 @@ impl Conductor {
 
 /// Leaves a finding for the parent.
 fn leave(dir: &Path, finding: &Finding) {
-    let written = serde_json::to_vec(finding)
-        .map_err(io::Error::from)
-        .and_then(|json| fs::write(dir.join("finding.json"), json));
-    if let Err(error) = written {
-        eprintln!("the finding cannot be written to {}: {error}", dir.display());
-        eprintln!("{}: {}", finding.verdict, finding.summary);
-    }
+    mailbox::leave(dir, &[], finding);
 }
 
 /// Ends the process at once: threads may be anywhere.

@@ -12,7 +12,7 @@ const MOST_OWN: usize = 6;
 
 /// What is done where a thread is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disturbance {
+pub enum Perturbation {
     /// The thread gets a signal there.
     Signal,
     /// Another does this meanwhile.
@@ -41,22 +41,22 @@ pub struct Injection {
     /// At which visit.
     pub hit: u8,
     /// What is done there.
-    pub what: Disturbance,
+    pub what: Perturbation,
     /// Whether the visit was counted. One that was not ends the loop, unless it fires.
     pub counted: bool,
 }
 
 /// A schedule and the visits of its steps.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct SweepPlan {
     schedule: Schedule,
     crossings: Vec<Crossing>,
 }
 
-impl Plan {
+impl SweepPlan {
     /// The plan for a schedule of which these visits were recorded.
-    pub fn new(schedule: Schedule, crossings: Vec<Crossing>) -> Plan {
-        Plan { schedule, crossings }
+    pub fn new(schedule: Schedule, crossings: Vec<Crossing>) -> SweepPlan {
+        SweepPlan { schedule, crossings }
     }
 
     /// The visits.
@@ -97,12 +97,12 @@ impl Plan {
                 };
                 let masked = crossing.masked >> (hit - 1) & 1 == 1;
                 if !masked {
-                    all.push(injection(Disturbance::Signal));
+                    all.push(injection(Perturbation::Signal));
                 }
-                all.extend(others.1.iter().map(|&(actor, op)| injection(Disturbance::Other(actor, op))));
+                all.extend(others.1.iter().map(|&(actor, op)| injection(Perturbation::Other(actor, op))));
                 if hit == last && last < MOST_HITS && !masked {
                     let next =
-                        Injection { hit: hit as u8 + 1, counted: false, ..injection(Disturbance::Signal) };
+                        Injection { hit: hit as u8 + 1, counted: false, ..injection(Perturbation::Signal) };
                     all.push(next);
                 }
             }
@@ -127,7 +127,11 @@ impl Plan {
                             function: one.0,
                             index: one.1,
                             hit: 1,
-                            what: Disturbance::Both { other: (writer.actor, writer.op), at: other, in_order },
+                            what: Perturbation::Both {
+                                other: (writer.actor, writer.op),
+                                at: other,
+                                in_order,
+                            },
                             counted: true,
                         });
                     }
@@ -216,15 +220,15 @@ impl Plan {
         steps.push(Step { stop: at(function, index, hit), ..held });
         let resume = Step { actor: held.actor, op: Op::Resume, stop: held.stop };
         match injection.what {
-            Disturbance::Signal => {
+            Perturbation::Signal => {
                 steps.push(Step { actor: held.actor, op: Op::Signal, stop: None });
                 steps.push(resume);
             }
-            Disturbance::Other(actor, op) => {
+            Perturbation::Other(actor, op) => {
                 steps.push(Step { actor, op, stop: None });
                 steps.push(resume);
             }
-            Disturbance::Both { other: (actor, op), at: (function, index), in_order } => {
+            Perturbation::Both { other: (actor, op), at: (function, index), in_order } => {
                 steps.push(Step { actor, op, stop: at(function, index, 1) });
                 let other = Step { actor, op: Op::Resume, stop: None };
                 steps.extend(if in_order { [resume, other] } else { [other, resume] });
@@ -261,7 +265,7 @@ pub fn plain(schedule: &Schedule) -> Schedule {
 mod tests {
     use super::*;
 
-    fn plan(text: &str, crossings: &[(u32, Function, u16, u16, u8)]) -> Plan {
+    fn plan(text: &str, crossings: &[(u32, Function, u16, u16, u8)]) -> SweepPlan {
         let schedule = Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("a schedule");
         let crossing = |&(step, function, index, count, masked): &(u32, Function, u16, u16, u8)| Crossing {
             step,
@@ -270,7 +274,7 @@ mod tests {
             count,
             masked,
         };
-        Plan::new(schedule, crossings.iter().map(crossing).collect())
+        SweepPlan::new(schedule, crossings.iter().map(crossing).collect())
     }
 
     #[test]
@@ -281,11 +285,11 @@ mod tests {
         );
         let all = plan.injections();
         let signals: Vec<(u8, bool)> =
-            all.iter().filter(|i| i.what == Disturbance::Signal).map(|i| (i.hit, i.counted)).collect();
+            all.iter().filter(|i| i.what == Perturbation::Signal).map(|i| (i.hit, i.counted)).collect();
         assert_eq!(signals, [(1, true), (2, true), (3, false)], "none where they are blocked");
         let others = |step: usize, hit: u8| {
             let here = all.iter().filter(move |i| i.step == step && i.hit == hit && i.counted);
-            here.filter(|i| matches!(i.what, Disturbance::Other(Actor::Gc, _))).count()
+            here.filter(|i| matches!(i.what, Perturbation::Other(Actor::Gc, _))).count()
         };
         // mark, scan, stw, shrink; scan, term, shrink; and after the last step nothing can be held.
         assert_eq!((others(1, 1), others(1, 2), others(4, 1), others(5, 1)), (4, 4, 3, 0));

@@ -15,7 +15,7 @@ const THROWS: &str = "it only throws or panics";
 const PLANTED: &str = "only a planted defect comes there";
 const WRONG: &str = "only a walk that goes wrong comes there";
 
-/// Why no run of a quiet core comes to each instruction of `function`; nothing where one can.
+/// UnreachedReason no run of a quiet core comes to each instruction of `function`; nothing where one can.
 pub(super) fn never(region: &Region, function: Function) -> Vec<Option<&'static str>> {
     let f = number(function);
     if !function.on_goroutine_stack() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sigstorm::executor;
 use sigstorm::schedule::Schedule;
-use sigstorm::sweep::{Coverage, Disturbance, Plan, plain};
+use sigstorm::sweep::{Coverage, Perturbation, SweepPlan, plain};
 use sigstorm_runtime::{Defect, Function};
 
 use crate::common::{describe, harness, in_child};
@@ -77,7 +77,7 @@ fn sweep(harness: &mut executor::Harness, schedule: &Schedule) -> (usize, Option
     if let Some(finding) = run.finding {
         return (0, Some(finding.verdict));
     }
-    let plan = Plan::new(schedule.clone(), crossings);
+    let plan = SweepPlan::new(schedule.clone(), crossings);
     harness.wait_in_kernel(false);
     for (index, injection) in plan.injections().iter().enumerate() {
         let run = harness.run(&plan.schedule(injection), false);
@@ -94,7 +94,7 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
         let mut harness = harness(&[]);
         let schedule = load(&folder("sweep/exit.txt"));
         let (_, crossings) = harness.record(&schedule);
-        let plan = Plan::new(schedule, crossings);
+        let plan = SweepPlan::new(schedule, crossings);
         harness.wait_in_kernel(false);
         let (mut signals, mut others) = (0, 0);
         for injection in plan.injections() {
@@ -107,7 +107,7 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
             assert_eq!(run.injected.held, 1, "{injection:?}\n{schedule}");
             match injection.what {
                 // It comes exactly there, and its sample is judged.
-                Disturbance::Signal => {
+                Perturbation::Signal => {
                     assert_eq!(run.injected.samples(), 1, "{injection:?}\n{schedule}");
                     signals += 1;
                 }
