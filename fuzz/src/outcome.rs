@@ -165,9 +165,9 @@ impl Injected {
     }
 }
 
-/// How often a step came to an instruction.
+/// The visits of a step to an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crossing {
+pub struct Visit {
     /// The step's index; the number of steps for what happens after the last.
     pub step: u32,
     /// The function's code.

@@ -34,7 +34,7 @@ use sigstorm_runtime::protocol::extent_of;
 use super::hooks::SEAT;
 use super::state::{At, CONTROLLER, SEATS, State, Thread, state};
 use super::trace::What as Event;
-use crate::outcome::{Counts, Crossing, Injected};
+use crate::outcome::{Counts, Injected, Visit};
 
 static LADDER: OnceLock<Ladder> = OnceLock::new();
 
@@ -388,7 +388,7 @@ impl State {
     }
 
     /// What it came to.
-    pub(crate) fn stop_recording(&self) -> Vec<Crossing> {
+    pub(crate) fn stop_recording(&self) -> Vec<Visit> {
         self.disarm_all();
         // SAFETY: no run is under way.
         let recorder = unsafe { &mut *self.recorder.get() };
@@ -402,7 +402,7 @@ impl State {
                     let Visits { count, masked } = row[recorder.first[f] + index];
                     if count != 0 {
                         let (step, function) = (step as u32, function.code());
-                        crossings.push(Crossing { step, function, index: index as u16, count, masked });
+                        crossings.push(Visit { step, function, index: index as u16, count, masked });
                     }
                 }
             }

@@ -40,7 +40,7 @@ pub(crate) use judge::{matches, seen};
 pub use accounts::{NoThread, signal_here};
 pub use relay::Feed;
 
-use crate::outcome::{Crossing, Finding, Run, Verdict};
+use crate::outcome::{Finding, Run, Verdict, Visit};
 use crate::schedule::Schedule;
 use state::{CONTROLLER, EXT, GC, M1, M2, State, state};
 
@@ -199,7 +199,7 @@ impl Harness {
     }
 
     /// Runs a schedule and tells which instructions of the marked code each step came to.
-    pub fn record(&mut self, schedule: &Schedule) -> (Run, Vec<Crossing>) {
+    pub fn record(&mut self, schedule: &Schedule) -> (Run, Vec<Visit>) {
         self.state.start_recording(schedule.steps.len());
         let run = self.run(schedule, false);
         (run, self.state.stop_recording())

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::places::functions_of;
+use super::stop_sites::functions_of;
 use crate::schedule::{MAX_STEPS, Op, Schedule, Step, Stop};
 
 /// The schedule `times` over, each time with one of its steps held at an instruction of the

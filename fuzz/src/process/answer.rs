@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{Crossing, Event, Finding, Injected, Run};
+use crate::outcome::{Event, Finding, Injected, Run, Visit};
 
 /// The result of one run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Answer {
     pub injected: Injected,
     /// The instructions that each step reached, where they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub crossings: Vec<Crossing>,
+    pub crossings: Vec<Visit>,
     /// Steps without an effect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inert: Vec<u32>,
@@ -45,7 +45,7 @@ fn nothing_held(injected: &Injected) -> bool {
 
 impl Answer {
     /// The answer that tells of a run and the instructions that its steps reached.
-    pub fn new(run: Run, crossings: Vec<Crossing>) -> Answer {
+    pub fn new(run: Run, crossings: Vec<Visit>) -> Answer {
         Answer {
             trace_hash: Some(run.trace_hash),
             steps: run.counts.steps,

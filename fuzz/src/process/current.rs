@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use super::shared::Shared;
-use crate::generate::{Generator, Place};
+use crate::generate::{Generator, GeneratorPosition};
 use crate::schedule::Schedule;
 
 /// Bytes of the file.
@@ -40,7 +40,7 @@ pub(crate) struct Current {
 #[derive(Debug)]
 enum Last {
     Brought(Vec<u8>),
-    Made(Place),
+    Made(GeneratorPosition),
 }
 
 impl Current {
@@ -63,13 +63,13 @@ impl Current {
 
     /// What the generator makes next, which is run next.
     pub(crate) fn make(&mut self, generator: &mut Generator) -> Schedule {
-        let place = generator.place();
+        let position = generator.position();
         let schedule = generator.schedule();
-        for (word, value) in (SEED..).zip(to_words(&place)) {
+        for (word, value) in (SEED..).zip(to_words(&position)) {
             self.words.set(word, value);
         }
         self.words.set(KIND, MADE);
-        self.last = Last::Made(place);
+        self.last = Last::Made(position);
         schedule
     }
 
@@ -82,7 +82,7 @@ impl Current {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         match &self.last {
             Last::Brought(bytes) => bytes.clone(),
-            Last::Made(place) => made(place),
+            Last::Made(position) => made(position),
         }
     }
 }
@@ -113,31 +113,31 @@ pub fn read(path: &Path) -> Vec<u8> {
     }
 }
 
-fn made(place: &Place) -> Vec<u8> {
-    Generator::resume(place).schedule().encode()
+fn made(position: &GeneratorPosition) -> Vec<u8> {
+    Generator::resume(position).schedule().encode()
 }
 
 const WORDS: usize = HEAD - 1 - SEED;
 const _: () = assert!(AT == SEED + 4 && STEPS == AT + 2 && STEPS + 1 == SEED + WORDS);
 
-fn to_words(place: &Place) -> [u64; WORDS] {
+fn to_words(position: &GeneratorPosition) -> [u64; WORDS] {
     let mut words = [0; WORDS];
-    for (word, bytes) in words.iter_mut().zip(place.seed.as_chunks().0) {
+    for (word, bytes) in words.iter_mut().zip(position.seed.as_chunks().0) {
         *word = u64::from_le_bytes(*bytes);
     }
-    words[AT - SEED] = place.at as u64;
-    words[AT + 1 - SEED] = (place.at >> 64) as u64;
+    words[AT - SEED] = position.at as u64;
+    words[AT + 1 - SEED] = (position.at >> 64) as u64;
     // One more than it is; zero where it is free.
-    words[STEPS - SEED] = place.steps.map_or(0, |steps| steps as u64 + 1);
+    words[STEPS - SEED] = position.steps.map_or(0, |steps| steps as u64 + 1);
     words
 }
 
-fn from_words(words: [u64; WORDS]) -> Place {
+fn from_words(words: [u64; WORDS]) -> GeneratorPosition {
     let mut seed = [0; 32];
     for (bytes, word) in seed.as_chunks_mut().0.iter_mut().zip(words) {
         *bytes = word.to_le_bytes();
     }
-    Place {
+    GeneratorPosition {
         seed,
         at: u128::from(words[AT - SEED]) | u128::from(words[AT + 1 - SEED]) << 64,
         steps: words[STEPS - SEED].checked_sub(1).map(|steps| steps as usize),

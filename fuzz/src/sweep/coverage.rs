@@ -6,7 +6,7 @@ use sigstorm_runtime::Function;
 use super::plan::{Injection, Perturbation};
 use super::reasons::never;
 use crate::executor::number;
-use crate::outcome::{Crossing, Injected};
+use crate::outcome::{Injected, Visit};
 
 /// An instruction and what was done there.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +118,7 @@ impl Coverage {
     }
 
     /// Notes the visits of a watched run with so many steps.
-    pub fn watched(&mut self, crossings: &[Crossing], steps: usize) {
+    pub fn watched(&mut self, crossings: &[Visit], steps: usize) {
         for crossing in crossings {
             let Some(function) = Function::from_code(crossing.function) else { continue };
             let Some(place) = self.place(function, crossing.index) else { continue };

@@ -13,13 +13,13 @@ use sigstorm_runtime::Function;
 use super::run::{Sweep, SweepWatch};
 use crate::files::origin;
 use crate::generate::Generator;
-use crate::outcome::Crossing;
+use crate::outcome::Visit;
 use crate::schedule::Schedule;
 
 /// The instructions that a schedule reaches within its steps: functions and indices.
 pub type Reached = BTreeSet<(Function, u16)>;
 
-fn reached(crossings: &[Crossing], schedule: &Schedule) -> Reached {
+fn reached(crossings: &[Visit], schedule: &Schedule) -> Reached {
     let within = crossings.iter().filter(|c| (c.step as usize) < schedule.steps.len());
     within.filter_map(|c| Some((Function::from_code(c.function)?, c.index))).collect()
 }

@@ -2,7 +2,7 @@
 
 use sigstorm_runtime::Function;
 
-use crate::outcome::Crossing;
+use crate::outcome::Visit;
 use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop};
 
 /// A stop can name so many visits of a step to an instruction.
@@ -50,28 +50,28 @@ pub struct Injection {
 #[derive(Clone, Debug)]
 pub struct SweepPlan {
     schedule: Schedule,
-    crossings: Vec<Crossing>,
+    crossings: Vec<Visit>,
 }
 
 impl SweepPlan {
     /// The plan for a schedule of which these visits were recorded.
-    pub fn new(schedule: Schedule, crossings: Vec<Crossing>) -> SweepPlan {
+    pub fn new(schedule: Schedule, crossings: Vec<Visit>) -> SweepPlan {
         SweepPlan { schedule, crossings }
     }
 
     /// The visits.
-    pub fn crossings(&self) -> &[Crossing] {
+    pub fn crossings(&self) -> &[Visit] {
         &self.crossings
     }
 
     /// Visits beyond those that a stop can name.
     pub fn beyond(&self) -> u64 {
-        let beyond = |c: &Crossing| u64::from(c.count.saturating_sub(MOST_HITS));
+        let beyond = |c: &Visit| u64::from(c.count.saturating_sub(MOST_HITS));
         self.within().map(beyond).sum()
     }
 
     /// What happens within a step, and not after the last.
-    fn within(&self) -> impl Iterator<Item = &Crossing> {
+    fn within(&self) -> impl Iterator<Item = &Visit> {
         self.crossings.iter().filter(|c| (c.step as usize) < self.schedule.steps.len())
     }
 
@@ -267,7 +267,7 @@ mod tests {
 
     fn plan(text: &str, crossings: &[(u32, Function, u16, u16, u8)]) -> SweepPlan {
         let schedule = Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("a schedule");
-        let crossing = |&(step, function, index, count, masked): &(u32, Function, u16, u16, u8)| Crossing {
+        let crossing = |&(step, function, index, count, masked): &(u32, Function, u16, u16, u8)| Visit {
             step,
             function: function.code(),
             index,

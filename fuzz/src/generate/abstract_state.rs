@@ -1,18 +1,18 @@
-//! What the generator believes that a schedule has done so far.
+//! An abstract state of each actor, interpreted from the steps of a schedule.
 //!
-//! A rough idea of each actor (held? collecting? how deep?), made from the steps alone and
-//! never from a run. Often wrong, which costs a step.
+//! It is a rough idea (held? collecting? how deep?), made from the steps alone and
+//! never from a run. It is often wrong, which costs a step without an effect.
 
 use sigstorm_runtime::Function;
 use sigstorm_runtime::foreign::MAX_CALLBACKS;
 
 use crate::schedule::{Actor, Op, Step, Work};
 
-/// What the generator believes an actor to be doing. Often wrong, which costs a step.
+/// The state of an actor, as far as its steps tell.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Belief {
+pub(super) struct AbstractState {
     pub(super) held: bool,
-    /// True while it is in its signal handler.
+    /// It is in its signal handler.
     pub(super) handles: bool,
     pub(super) syscall: bool,
     /// In foreign code.
@@ -27,9 +27,9 @@ pub(super) struct Belief {
     pub(super) depth: u32,
     /// Frames with a deferred call.
     pub(super) deferring: u32,
-    /// True while a deferred call of a panic is the innermost frame.
+    /// A deferred call of a panic is the innermost frame.
     pub(super) panicking: bool,
-    /// True once that call has recovered.
+    /// That call has recovered.
     pub(super) recovered: bool,
     /// Slots of the innermost frame that hold objects, as a set.
     pub(super) objects: u8,
@@ -38,7 +38,7 @@ pub(super) struct Belief {
 /// A schedule under construction.
 pub(super) struct Draft {
     pub(super) last: Actor,
-    pub(super) beliefs: [Belief; 8],
+    pub(super) states: [AbstractState; 8],
     pub(super) marking: bool,
     pub(super) sweeping: bool,
     /// How many goroutines are parked.
@@ -53,7 +53,7 @@ impl Draft {
     pub(super) fn new() -> Self {
         Draft {
             last: Actor::M1,
-            beliefs: [Belief::default(); 8],
+            states: [AbstractState::default(); 8],
             marking: false,
             sweeping: false,
             parked: 0,
@@ -62,8 +62,8 @@ impl Draft {
         }
     }
 
-    pub(super) fn belief(&mut self, actor: Actor) -> &mut Belief {
-        &mut self.beliefs[usize::from(actor.code())]
+    pub(super) fn state(&mut self, actor: Actor) -> &mut AbstractState {
+        &mut self.states[usize::from(actor.code())]
     }
 
     /// Learns what a step does.
@@ -72,30 +72,30 @@ impl Draft {
             return;
         }
         self.last = step.actor;
-        let belief = self.belief(step.actor);
+        let state = self.state(step.actor);
         if step.op == Op::Pend {
             return;
         }
         if step.op == Op::Signal {
-            belief.held |= step.stop.is_some();
-            belief.handles |= step.stop.is_some();
+            state.held |= step.stop.is_some();
+            state.handles |= step.stop.is_some();
             return;
         }
-        if belief.held || belief.syscall {
-            // Whatever it is told, it goes on.
-            belief.held = false;
-            belief.handles = false;
-            belief.syscall = false;
+        if state.held || state.syscall {
+            // It goes on, whatever the step says.
+            state.held = false;
+            state.handles = false;
+            state.syscall = false;
             return;
         }
-        belief.held = step.stop.is_some();
-        if belief.foreign {
-            belief.note_in_foreign_code(step.op);
+        state.held = step.stop.is_some();
+        if state.foreign {
+            state.note_in_foreign_code(step.op);
             return;
         }
-        let before = *belief;
+        let before = *state;
         let lived = before.depth > 0;
-        belief.note(step.op);
+        state.note(step.op);
         match step.op {
             // Nothing takes it from its thread.
             Op::Run { .. } | Op::Yield | Op::Park if before.callbacks > 0 => {}
@@ -103,15 +103,15 @@ impl Draft {
                 self.let_go(&before);
                 let index = usize::from(g.code());
                 let (depth, deferring) = core::mem::take(&mut self.left[index]);
-                let belief = self.belief(step.actor);
-                (belief.runs, belief.depth, belief.deferring) = (index, depth.max(1), deferring);
+                let state = self.state(step.actor);
+                (state.runs, state.depth, state.deferring) = (index, depth.max(1), deferring);
             }
             Op::Yield | Op::Park => self.let_go(&before),
-            _ if !lived && belief.depth > 0 => {
+            _ if !lived && state.depth > 0 => {
                 // It has taken the first that it could have.
-                belief.runs = usize::from(step.actor == Actor::M2);
+                state.runs = usize::from(step.actor == Actor::M2);
             }
-            _ if lived && belief.depth == 0 => self.left[before.runs] = (0, 0),
+            _ if lived && state.depth == 0 => self.left[before.runs] = (0, 0),
             _ => {}
         }
         match step.op {
@@ -134,14 +134,14 @@ impl Draft {
         self.left.iter().enumerate().map(deep).fold(0, |set, bit| set | bit)
     }
 
-    fn let_go(&mut self, belief: &Belief) {
-        if belief.depth > 0 {
-            self.left[belief.runs] = (belief.depth, belief.deferring);
+    fn let_go(&mut self, state: &AbstractState) {
+        if state.depth > 0 {
+            self.left[state.runs] = (state.depth, state.deferring);
         }
     }
 }
 
-impl Belief {
+impl AbstractState {
     /// In foreign code it calls back in, or returns.
     fn note_in_foreign_code(&mut self, op: Op) {
         if op != Op::Callback {
@@ -154,7 +154,7 @@ impl Belief {
         }
     }
 
-    /// A callback has returned. How deep the one around it began, nobody knows any more.
+    /// A callback has returned. The depth at which the one around it began is not known any more.
     fn note_end_of_callback(&mut self) {
         self.foreign = true;
         self.callbacks -= 1;
@@ -193,7 +193,7 @@ impl Belief {
             Op::Panic if self.callbacks > 0 => self.depth = self.called_back_at,
             Op::Exit | Op::Yield | Op::Park | Op::Run { .. } if self.callbacks > 0 => {}
             Op::Panic | Op::Exit | Op::Yield | Op::Park | Op::Run { .. } => {
-                *self = Belief { held: self.held, ..Belief::default() };
+                *self = AbstractState { held: self.held, ..AbstractState::default() };
                 self.depth = u32::from(matches!(op, Op::Run { .. }));
             }
             Op::Syscall => {

@@ -1,12 +1,12 @@
 //! Where an operation can be held: the points and the goroutine-side code that it passes.
 //!
-//! Written down by operation. Nothing here says what should meet what.
+//! A table by operation. Nothing here says which events should meet.
 
 use sigstorm_runtime::{Function, Point};
 
 use crate::schedule::{Op, Work};
 
-/// What changes a stack is worth holding more often than what only uses it.
+/// Returns whether an operation changes a stack: it is worth holding more often than one that only uses it.
 pub(super) fn changes_a_stack(op: Op) -> bool {
     matches!(
         op,
