@@ -25,19 +25,19 @@ const MOMENT: Duration = Duration::from_secs(2);
 /// A worker that gets on at all does so within this.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the workers of a hunt are to do.
+/// The plan of a hunt.
 #[derive(Clone, Debug)]
 pub struct HuntPlan {
     /// How many there are.
     pub jobs: usize,
     /// Their cores, counted among the allowed ones, one after the other and round and round.
     pub cores: Vec<usize>,
-    /// What each is told: `runs` is the number of schedules of all together, `seed` that of the first.
+    /// The options of each: `runs` is the number of schedules of all together, `seed` that of the first.
     /// Folder and core are each worker's own.
     pub worker: WorkerOptions,
     /// Another build of this binary, if it is not this one.
     pub program: Option<PathBuf>,
-    /// What is set in the workers' environment.
+    /// Variables in the workers' environment.
     pub environment: Vec<(String, String)>,
 }
 
@@ -55,7 +55,7 @@ impl Default for HuntPlan {
 }
 
 impl HuntPlan {
-    /// What one of the workers is told.
+    /// The options of one of the workers.
     pub(super) fn options(&self, worker: usize, dir: PathBuf) -> WorkerOptions {
         WorkerOptions {
             dir,
@@ -83,14 +83,14 @@ impl HuntPlan {
     }
 }
 
-/// What the workers have done so far.
+/// The sums over the workers so far.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// The sum of what they counted.
     pub counts: Counts,
     /// Interleavings that the one that saw most has seen: they see much the same.
     pub features: u64,
-    /// What share of a core each worker had, as far as that was measured: meanwhile lately, and at the
+    /// The share of a core that each worker had, as far as that was measured: meanwhile lately, and at the
     /// end all in all.
     pub shares: Vec<Option<f64>>,
 }
@@ -115,10 +115,10 @@ pub struct Marks {
     pub detected: Option<Mark>,
 }
 
-/// What came of it.
+/// The result of a hunt.
 #[derive(Debug)]
 pub struct Campaign {
-    /// What the workers have done.
+    /// The sums over the workers.
     pub totals: Totals,
     /// How long that took, until the first finding.
     pub seconds: f64,

@@ -33,18 +33,18 @@ pub struct Memory {
     pub last: u64,
 }
 
-/// What a storm has come to so far, or came to.
+/// The state of a storm, or its result.
 #[derive(Clone, Debug)]
 pub struct Blown {
-    /// What was counted.
+    /// Its counts.
     pub counts: StormCounts,
     /// How long it took, until the finding.
     pub seconds: f64,
     /// The child's memory.
     pub memory: Memory,
-    /// What it found.
+    /// The violation, if there was one.
     pub finding: Option<Finding>,
-    /// What share of a core each of its threads had, as far as there are cores for them.
+    /// The share of a core that each of its threads had, as far as there are cores for them.
     pub share: Option<f64>,
 }
 

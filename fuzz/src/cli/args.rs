@@ -15,7 +15,7 @@ use super::shrink::Shrink;
 use super::storm::Storm;
 use super::sweep::Sweep;
 
-/// What `sigstorm` says when it is given no command.
+/// The text of `sigstorm` without a command.
 pub const INTRODUCTION: &str = "\
 sigstorm attacks a profiler that must walk a running program's stack: it drives a small native runtime
 (real stacks, threads and signals) through schedules of garbage collection, panics, stack copies and
@@ -96,7 +96,7 @@ pub enum Command {
 /// A child of this binary: see [`sigstorm::process`].
 #[derive(Args, Debug)]
 pub struct Child {
-    /// What it is told, in JSON
+    /// Its orders, in JSON
     #[arg(value_name = "ORDERS")]
     pub orders: String,
 }

@@ -44,7 +44,7 @@ pub struct Collect {
     pub planted: Planted,
 }
 
-/// So many findings of one verdict are shrunk; the others are only counted.
+/// Findings of one verdict that are shrunk; the others are only counted.
 const EACH: u64 = 3;
 /// How long one is shrunk.
 const SHRINKING: Duration = Duration::from_secs(20);
@@ -164,7 +164,7 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
     Ok(exit)
 }
 
-/// Whatever an engine has left in a folder. The number of folders in which engines leave their findings.
+/// Adds the findings of engines in a folder. Returns the number of folders in which engines leave theirs.
 fn findings(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<usize> {
     // AFL's, and the one that cargo-fuzz makes.
     let is_engines = |name: &str| name.starts_with("crashes") || name == "artifacts";
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engines_findings_are_found_and_nothing_else() {
+    fn findings_of_engines_are_collected_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let crashes = dir.path().join("out/main/crashes");
         let queue = dir.path().join("out/main/queue");

@@ -183,7 +183,7 @@ impl SweepingBar {
     }
 }
 
-/// What a person sees on the terminal meanwhile: how much of everything in the last second.
+/// The progress of a storm: rates in the last second.
 #[derive(Debug)]
 pub struct StormBar {
     bar: ProgressBar,
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_templates_are_sound() {
+    fn templates_of_progress_bars_are_valid() {
         for template in [ENDLESS, BOUNDED, SWEEPING, SHRINKING, TRIALS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }

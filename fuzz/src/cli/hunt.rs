@@ -91,13 +91,13 @@ pub fn run(args: &Hunt, out: &Out) -> Outcome {
         display.show(totals, elapsed);
         if elapsed.as_secs() > told {
             told = elapsed.as_secs();
-            // If nobody listens any more, the hunt still has its exit status.
+            // Where the output is closed, the hunt still has its exit status.
             let _ = out.object(&HuntProgress::new(totals, elapsed.as_secs_f64()));
         }
     });
     display.end();
     let Campaign { totals, seconds, found, inconclusive, .. } = campaign?;
-    // What follows runs one schedule at a time, and is not in anybody's way.
+    // From here on one schedule runs at a time, which is in no other command's way.
     let (numbers, warnings) = (cores.numbers(), cores.warnings());
     drop(cores);
     // The next Ctrl-C is about shrinking.
@@ -131,7 +131,7 @@ pub fn run(args: &Hunt, out: &Out) -> Outcome {
         }
     });
     match told {
-        // What was found counts for more than that it could not be printed.
+        // A finding counts for more than that it could not be printed.
         Err(Trouble::Usage(message)) if exit != Exit::Clean => {
             complain(&format!("error: {message}"));
             Ok(exit)
@@ -145,7 +145,7 @@ fn only_bytes(corpus: &Path) -> Result<(), Trouble> {
     let cannot = |error| Trouble::Usage(format!("cannot read {}: {error}", corpus.display()));
     for entry in fs::read_dir(corpus).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
-        // What cannot be read is no text for the engine either.
+        // A file that cannot be read is no text for the engine either.
         if path.is_file() && fs::read(&path).is_ok_and(|bytes| is_text(&bytes)) {
             return Err(Trouble::Usage(format!(
                 "{}: it is a text, and the engine takes every file of a corpus for bytes: convert it with `sigstorm pack`, \

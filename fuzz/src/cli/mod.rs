@@ -51,7 +51,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What a verdict's name means for the exit status.
+    /// The meaning of a verdict's name for the exit status.
     pub fn of_verdict(verdict: Option<&str>) -> Exit {
         match verdict {
             None => Exit::Clean,
@@ -86,7 +86,7 @@ impl Exit {
 /// Why a command could not do its work.
 #[derive(Debug)]
 pub enum Trouble {
-    /// What was asked for makes no sense, or a file cannot be read or written. Exit status 2.
+    /// The request makes no sense, or a file cannot be read or written. Exit status 2.
     Usage(String),
     /// Something of the harness's own went wrong. Exit status 3.
     Harness(anyhow::Error),

@@ -251,7 +251,7 @@ fn pair(mark: Option<Mark>) -> [Option<f64>; 2] {
 
 fn tell(ran: &TrialResult, out: &Out) {
     let Trial { subject, baseline, number, seed } = ran.trial;
-    // If nobody listens any more, there are still the files and the exit status.
+    // Where the output is closed, there are still the files and the exit status.
     let _ = out.object(&TrialLine {
         r#type: "trial",
         name: subject.name(),
@@ -274,7 +274,7 @@ fn run_storms(show: &Show, limit: u64, stop: &AtomicBool, out: &Out) -> Result<V
     bar.begin("storms", show.subjects.len());
     let storms = storms::run(show, limit, stop, |number, subject, result| match result {
         None => bar.show(number, subject.name().into()),
-        // If nobody listens any more, there are still the files and the exit status.
+        // Where the output is closed, there are still the files and the exit status.
         Some(storm) => drop(out.object(storm)),
     });
     bar.end();

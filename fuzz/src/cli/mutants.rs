@@ -151,7 +151,7 @@ fn try_all(
             Told::Ended { job, result } => {
                 display.ended(job, result.is_some_and(|ran| matches!(ran.fate, Fate::Killed { .. })));
                 if let Some(MutantResult { mutant, .. }) = result {
-                    // If nobody listens any more, there are still the table and the status.
+                    // Where the output is closed, there are still the table and the status.
                     let _ = out.object(&json!({
                         "type": "mutant", "number": mutant.number, "file": mutant.file,
                         "change": mutant.change(), "fate": result.map(MutantResult::fate_text),

@@ -141,7 +141,7 @@ pub fn run(args: &Replay, out: &Out) -> Outcome {
         if out.json {
             out.object(&object(&input.name, verdict, &replayed, notes, args.trace, inconclusive))?;
         } else {
-            // What is doubtful was said already, and is not lost where only errors are read.
+            // The doubts were said already, and is not lost where only errors are read.
             let notes = answer.notes.iter().chain(&passed_over).map(String::as_str).collect();
             print(&input.name, &replayed, &notes, !said.is_empty(), inconclusive, args.trace, out)?;
         }

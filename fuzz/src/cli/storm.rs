@@ -90,7 +90,7 @@ pub fn run(args: &Storm, out: &Out) -> Outcome {
     let blown = storm::blow(&plan, stop, |blown| {
         display.show(blown);
         if display.a_second_has_passed(blown) {
-            // If nobody listens any more, the storm still has its exit status.
+            // Where the output is closed, the storm still has its exit status.
             let _ = out.object(&StormProgress::new(blown));
         }
     });
@@ -134,7 +134,7 @@ pub fn run(args: &Storm, out: &Out) -> Outcome {
         }
     });
     match told {
-        // What was found counts for more than that it could not be printed.
+        // A finding counts for more than that it could not be printed.
         Err(Trouble::Usage(message)) if exit != Exit::Clean => {
             complain(&format!("error: {message}"));
             Ok(exit)

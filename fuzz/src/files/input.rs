@@ -18,9 +18,9 @@ const MOST_BYTES: u64 = 64 << 20;
 pub struct Input {
     /// The file, as messages name it.
     pub name: String,
-    /// What it says.
+    /// The schedule.
     pub schedule: Schedule,
-    /// What a person should know about it.
+    /// Notes about it, for people.
     pub notes: Vec<String>,
     /// Where it comes from, if it says.
     pub origin: Origin,
@@ -97,7 +97,7 @@ fn bounded(source: impl Read) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// So many doubtful stops are named one by one: any bytes are a schedule, and may be full of them.
+/// Doubtful stops that are named one by one: any bytes are a schedule, and may be full of them.
 const NAMED: usize = 4;
 
 /// That only the beginning counts, where that is so (a text that is too long is an error), and which
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_is_read() {
+    fn any_bytes_are_read_as_a_schedule() {
         assert!(loaded(b"").unwrap().schedule.steps.is_empty());
         let text = loaded(b"# sigstorm schedule 1\ngc mark\n").unwrap();
         assert_eq!((text.schedule.steps.len(), text.notes.len()), (1, 0));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_file() {
+    fn errors_of_loading_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let message = |path: &Path| load(path).unwrap_err();
         assert!(message(dir.path()).contains("it is a directory"));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn nouns_are_counted() {
+    fn counted_nouns_have_a_plural() {
         assert_eq!(format!("{}, {}", counted(1, "step"), counted(2, "step")), "1 step, 2 steps");
     }
 }

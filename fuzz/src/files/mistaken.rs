@@ -11,7 +11,7 @@ use std::path::Path;
 /// The first line of a schedule's text.
 const FIRST: &str = "# sigstorm schedule 1";
 
-/// What is wrong with the file, and what to do about it; nothing where it is bytes, or a text with
+/// The mistake in a file, and how to mend it; nothing where it is bytes, or a text with
 /// its first line. `path` is where it was read, if that is a file.
 pub fn mistaken(bytes: &[u8], path: &Path) -> Option<String> {
     let text = words(bytes)?;

@@ -15,7 +15,7 @@ use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
 
 /// Writes a file under a temporary name beside it, and renames it when it is complete.
-/// What is not a regular file (a device, a pipe) is written to as it is.
+/// A file that is not a regular one (a device, a pipe) is written to as it is.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     // A link stays one: it is what it points to that is written.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_and_nothing_else_is_left() {
+    fn written_file_replaces_the_old_one_and_leaves_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         for content in [&b"one"[..], b"two"] {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_devices_stay_what_they_are() {
+    fn written_links_stay_links_and_devices_devices() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&path, "old").unwrap();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_named() {
+    fn files_that_cannot_be_written_are_named() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path(), &dir.path().join("no/such/folder/file")] {
             let message = format!("{:#}", write(path, b"").unwrap_err());

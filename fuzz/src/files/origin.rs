@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 const DEFECT: &str = "# defect ";
 const BUILD: &str = "# build ";
 
-/// What a schedule's file says of where it comes from.
+/// The origin of a schedule, as its file states it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The defects' names, as they are written.
@@ -59,7 +59,7 @@ impl Origin {
         Origin { defects: defects.iter().map(|defect| defect.name().to_owned()).collect(), build: build() }
     }
 
-    /// What a text's comments say.
+    /// The origin in a text's comments.
     pub fn of_text(text: &str) -> Origin {
         let word = |line: &str, key: &str| {
             let word = line.strip_prefix(key)?.trim();
@@ -73,7 +73,7 @@ impl Origin {
         }
     }
 
-    /// What the text beside a report's bytes says.
+    /// The origin in the text beside a report's bytes.
     pub fn beside(path: &Path) -> Origin {
         let of_report = path.file_name().is_some_and(|name| name == "schedule.bin" || name == "original.bin");
         let text = of_report.then(|| std::fs::read_to_string(path.with_file_name("schedule.txt")));
@@ -100,7 +100,7 @@ impl Origin {
         self.defects.iter().map(String::as_str).filter(|name| !is_planted(name)).collect()
     }
 
-    /// What a person should know who runs `name` with these defects planted.
+    /// Notes for people who run `name` with these defects planted.
     pub fn notes(&self, name: &str, planted: &[Defect]) -> Vec<String> {
         let missing = self.missing(planted);
         let (known, unknown): (Vec<_>, Vec<_>) =

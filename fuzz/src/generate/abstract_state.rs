@@ -43,9 +43,9 @@ pub(super) struct Draft {
     pub(super) sweeping: bool,
     /// How many goroutines are parked.
     pub(super) parked: u32,
-    /// What an actor has begun and does next, last first.
+    /// Operations that an actor has begun and does next, last first.
     pub(super) begun: Vec<(Actor, Op)>,
-    /// What goroutines had when they were let go: frames, and those with a deferred call.
+    /// The frames that goroutines had when they were dropped, and those with a deferred call.
     left: [(u32, u32); 4],
 }
 

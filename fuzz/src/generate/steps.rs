@@ -7,7 +7,7 @@ use super::abstract_state::{AbstractState, Draft};
 use super::stop_sites::{RECOVERY, changes_a_stack, functions_of, points_of, protocol_of};
 use crate::schedule::{Actor, Goroutine, Op, Step, Stop, Work};
 
-// What is chosen first; with what, is chosen for the one that it comes to.
+// The candidates of a choice; the operands of the chosen one follow.
 const CALL: Op = Op::Call { kind: Function::Tiny, times: 1 };
 const RUN: Op = Op::Run { g: Goroutine::G1 };
 const READY: Op = Op::Ready { g: Goroutine::G1 };
@@ -265,7 +265,7 @@ impl Generator {
         self.below(4) as u8
     }
 
-    /// So many frames as there may be above the innermost one.
+    /// As many frames as there may be above the innermost one.
     fn frames(&mut self, state: &AbstractState) -> u8 {
         1 + self.below(state.depth.saturating_sub(1).clamp(1, 4)) as u8
     }
@@ -294,7 +294,7 @@ impl Generator {
         all[0]
     }
 
-    /// A place that this operation is likely to pass.
+    /// A stop that this operation is likely to reach.
     pub(super) fn stop(&mut self, op: Op, state: &AbstractState) -> Stop {
         let hit = weighed!(self, {75 => 1, 15 => 2, 6 => 3, 4 => 5});
         let recovers = state.recovered && matches!(op, Op::Ret { .. });
@@ -304,7 +304,7 @@ impl Generator {
             return Stop::Instr { function, index, hit, check: None };
         }
         let functions = if recovers { &[] } else { functions_of(op) };
-        // A return comes to few points, and to most of the code that nothing else runs.
+        // A return reaches few points, and most of the code that nothing else runs.
         let share = if matches!(op, Op::Ret { .. }) { 65 } else { 40 };
         if !functions.is_empty() && self.chance(share) {
             let function = if self.chance(90) { self.pick(functions) } else { self.pick(Function::ALL) };

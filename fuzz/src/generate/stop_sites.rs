@@ -94,7 +94,7 @@ pub(super) fn protocol_of(op: Op) -> &'static [Function] {
     }
 }
 
-/// Scheduling points that a recovery comes to.
+/// Scheduling points that a recovery reaches.
 pub(super) const RECOVERY: &[Point] = &[
     Point::RecoverBegin,
     Point::RecoverSwitched,
@@ -137,7 +137,7 @@ const CALL: &[Point] = &{
     all
 };
 
-/// Scheduling points that an operation comes to.
+/// Scheduling points that an operation reaches.
 pub(super) fn points_of(op: Op) -> &'static [Point] {
     use Point::*;
     match op {

@@ -23,10 +23,10 @@ use crate::shrink::{Shrinking, reproduce};
 /// A page's schedule is shrunk for no longer than this.
 const SHRINKING: Duration = Duration::from_secs(30);
 
-/// What there is to write.
+/// The results to write.
 #[derive(Debug)]
 pub struct Results<'a> {
-    /// What was to be run.
+    /// The show.
     pub show: &'a Show,
     /// The trials, summed up.
     pub tallies: &'a [Tally],
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_is_described_in_a_line() {
+    fn machine_is_described_in_a_line() {
         let machine = machine();
         assert!(
             machine.contains("core") && machine.contains("Linux") && !machine.contains('\n'),

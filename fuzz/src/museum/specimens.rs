@@ -1,4 +1,4 @@
-//! What every specimen was: the mistake, where it is recorded, what gives it away.
+//! The specimens: each mistake, where it is recorded, and the verdicts that give it away.
 //!
 //! Numbers and names are those of the defects (a test compares them). Sources are issues and
 //! commits of the Go runtime, which had stack barriers from its version 1.5 until a later
@@ -17,7 +17,7 @@ pub struct Specimen {
     pub name: &'static str,
     /// Where the mistake and its mending are recorded.
     pub source: &'static str,
-    /// What was wrong.
+    /// The mistake.
     pub wrong: &'static str,
     /// How it comes out.
     pub bites: &'static str,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_whole() {
+    fn table_of_specimens_is_complete() {
         for (index, specimen) in SPECIMENS.iter().enumerate() {
             assert_eq!(usize::from(specimen.number), index + 1);
             assert_eq!(specimen.expected.is_empty(), specimen.number > 25, "{}", specimen.name);

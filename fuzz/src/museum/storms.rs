@@ -24,7 +24,7 @@ pub struct StormResult {
     seconds: f64,
     /// Signals that were handled.
     signals: u64,
-    /// What was found.
+    /// The verdict, if anything was found.
     verdict: Option<String>,
     /// Why it says nothing, if it does not.
     inconclusive: Option<&'static str>,

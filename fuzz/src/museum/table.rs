@@ -19,7 +19,7 @@ const HEADINGS: [&str; 9] = [
 /// A row's cells, as in [`HEADINGS`].
 fn cells(tally: &Tally) -> [String; 9] {
     let of = |n: usize| format!("{n}/{}", tally.trials);
-    // What never happened in most trials has no median; in a table that is a dash.
+    // An event that never happened in most trials has no median; in a table that is a dash.
     let number = |n: Option<f64>, text: fn(f64) -> String| n.map_or("-".into(), text);
     let range = match tally.range_seconds {
         (None, _) => "-".into(),

@@ -11,10 +11,10 @@ use crate::campaign::jobs::{self, Told};
 use crate::process::{Found, WorkerOptions};
 use crate::report::Inconclusive;
 
-/// What is to be run.
+/// The trials to be run.
 #[derive(Debug)]
 pub struct Show {
-    /// What is hunted, in this order.
+    /// The subjects that are hunted, in this order.
     pub subjects: Vec<Subject>,
     /// By which means; the first one counts.
     pub baselines: Vec<Baseline>,
@@ -33,7 +33,7 @@ pub struct Show {
 /// One trial.
 #[derive(Clone, Copy, Debug)]
 pub struct Trial {
-    /// What is hunted.
+    /// The subject.
     pub subject: Subject,
     /// By which means.
     pub baseline: Baseline,
@@ -50,9 +50,9 @@ pub struct TrialResult {
     pub trial: Trial,
     /// How many schedules it ran.
     pub schedules: u64,
-    /// When what had happened. A violation is what is detected, and no error of the harness.
+    /// When it was reached, triggered and detected. An error of the harness is not detected.
     pub marks: Marks,
-    /// What was found.
+    /// The verdict, if anything was found.
     pub verdict: Option<String>,
     /// The same, with what shows it.
     pub found: Option<Found>,
@@ -132,7 +132,7 @@ impl TrialResult {
             marks.detected = None;
         } else if found.is_some() && marks.detected.is_none() {
             // It died without a word: in the run after those it had counted, in which it may
-            // have come to the defect for the first time.
+            // have reached the defect for the first time.
             let death = Some(Mark { schedules: totals.counts.schedules + 1, seconds });
             marks.detected = death;
             marks.reached = marks.reached.or(death);

@@ -15,12 +15,12 @@ use std::process::Command;
 /// The variable that names the mutant.
 pub const VARIABLE: &str = "SIGSTORM_MUTANT";
 
-/// What is copied, from the repository's root.
+/// The parts that are copied, from the repository's root.
 const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "runtime", "inject", "fuzz"];
-/// What is not, of these folders' contents: it is large, and no source.
+/// Folders in them that are not copied: they are large, and no source.
 const NOT: [&str; 6] = ["target", "corpus", "artifacts", "coverage", "afl", "mutants"];
 
-/// What the copy has beside the core's own files.
+/// The module that the copy has beside the core's own files.
 const MODULE: &str = r#"//! Which mutant this process runs.
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -40,7 +40,7 @@ pub fn on(number: u32) -> bool {
 static CHOOSE: extern "C" fn() = choose;
 
 extern "C" fn choose() {
-    // SAFETY: a name that ends in zero; nobody changes the environment.
+    // SAFETY: a name that ends in zero; no thread changes the environment.
     let value = unsafe { libc::getenv(c"SIGSTORM_MUTANT".as_ptr()) };
     if !value.is_null() {
         // SAFETY: the environment's strings end in zero.

@@ -15,7 +15,7 @@ pub struct Mutant {
     pub within: Option<String>,
     /// The piece: an expression, or statements where it ends in `;` or `}`.
     pub find: String,
-    /// What stands there instead.
+    /// Its replacement.
     pub replace: String,
     /// It cannot be chosen at run time: it is no expression and no statement.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! What a runner answers: one line of JSON for each schedule.
+//! The answers of a runner: one line of JSON for each schedule.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! How a child ended, and what that says.
+//! The end of a child, and its meaning.
 //!
 //! A child that finds something says so before it ends. One that ends otherwise did not
 //! get that far: the core has faulted in a way that its own handlers did not survive, which
@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-/// What an end says that nobody asked for. `running` tells whether it was running a schedule;
+/// The meaning of an unexpected end. `running` tells whether it was running a schedule;
 /// `log` is the end of what it said.
 pub fn judge(status: ExitStatus, running: bool, log: Vec<String>) -> Finding {
     let signal = status.signal().map(|number| Signal::try_from(number).ok());
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_a_fault_of_what_was_running() {
+    fn crash_is_a_fault_of_the_schedule_that_ran() {
         let (verdict, summary) = judged(11, true);
         assert_eq!((verdict.as_str(), summary.contains("SIGSEGV")), ("fault", true));
         let (verdict, summary) = judged(71 << 8, true);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_says_nothing_about_the_core() {
+    fn kill_from_outside_is_a_harness_error() {
         assert_eq!(judged(9, true).0, "harness-error");
         assert_eq!(judged(15, true).0, "harness-error");
     }

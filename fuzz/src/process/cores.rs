@@ -74,7 +74,7 @@ impl Cores {
         Ok(Cores::choose(&realm, jobs, &allowed, &busy))
     }
 
-    /// Takes the idlest cores that nobody has, then those that fewest have.
+    /// Takes the idlest cores that no command has, then those that fewest have.
     fn choose(realm: &str, jobs: usize, allowed: &[usize], busy: &[f64]) -> Cores {
         let mut order: Vec<usize> = (0..allowed.len()).collect();
         order.sort_by(|&a, &b| busy[a].total_cmp(&busy[b]));
@@ -87,7 +87,7 @@ impl Cores {
                 let core = allowed[nth];
                 let lease = match bind(realm, core, level) {
                     Ok(lease) => Some(lease),
-                    // Taken. At some level nobody counts any more.
+                    // Taken. Beyond some level they are not counted any more.
                     Err(ErrorKind::AddrInUse) if level < MOST_LEVELS => continue,
                     Err(_) => None,
                 };
@@ -107,7 +107,7 @@ impl Cores {
         self.taken.iter().map(|taken| taken.core).collect()
     }
 
-    /// What to say of them before anything is run.
+    /// Warnings about them, to be said before anything is run.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let jobs = self.taken.len();
@@ -164,7 +164,7 @@ fn parse(stat: &str) -> BTreeMap<usize, (u64, u64)> {
     stat.lines().filter(|line| !line.starts_with("cpu ")).filter_map(line).collect()
 }
 
-/// What share of the time between two looks a core was at work; none where nothing is known.
+/// The share of the time between two looks that a core was at work; zero where nothing is known.
 fn share_of_work(
     before: &BTreeMap<usize, (u64, u64)>,
     after: &BTreeMap<usize, (u64, u64)>,
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_counts_are_read() {
+    fn ticks_of_the_kernel_are_parsed() {
         let before = parse("cpu  1 2 3 4\ncpu0 10 0 10 70 10 0 0 0 0 0\ncpu11 0 0 0 0 0 0 0 0\nintr 5\n");
         assert_eq!(before.get(&0), Some(&(20, 100)));
         let after = parse("cpu0 40 0 10 120 20 5 5 0 9 9\ncpu11 0 0 0 0 0 0 0 0\n");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_said_in_words() {
+    fn shares_of_a_core_are_put_in_words() {
         assert_eq!(in_words(&[Some(0.984), None, Some(0.034)]), "98, ?, 3 % of a core");
     }
 }

@@ -1,7 +1,7 @@
-//! What a worker runs at the moment, in a file that it shares with its parent: whatever becomes
-//! of the worker, the parent knows what it was doing.
+//! The schedule that a worker runs at the moment, in a file that it shares with its parent: however
+//! the worker ends, the parent knows what it was doing.
 //!
-//! A schedule that an engine brought is there byte by byte. Most are made from nothing, and of
+//! A schedule that an engine chose is there byte by byte. Most are made from nothing, and of
 //! those there is only the place in the generator from which it made them: the parent makes
 //! them again, should it ever want to. To put down each cost 3 % of a run's time.
 
@@ -25,9 +25,9 @@ const SEED: usize = 2;
 const AT: usize = 6;
 const STEPS: usize = 8;
 
-// What the first word says. Zero, as a new file has it, says that nothing is run.
+// The first word's values. Zero, as a new file has it, says that nothing is run.
 const NOTHING: u64 = 0;
-const BROUGHT: u64 = 1;
+const INPUT: u64 = 1;
 const MADE: u64 = 2;
 
 /// The worker's side.
@@ -39,14 +39,14 @@ pub(crate) struct Current {
 
 #[derive(Debug)]
 enum Last {
-    Brought(Vec<u8>),
+    Input(Vec<u8>),
     Made(GeneratorPosition),
 }
 
 impl Current {
     /// Maps the file, which its parent has made.
     pub(crate) fn map(path: &Path) -> io::Result<Current> {
-        Ok(Current { words: Shared::map(path, BYTES)?, last: Last::Brought(Vec::new()) })
+        Ok(Current { words: Shared::map(path, BYTES)?, last: Last::Input(Vec::new()) })
     }
 
     /// These bytes are run next.
@@ -57,11 +57,11 @@ impl Current {
             std::ptr::copy_nonoverlapping(kept.as_ptr(), self.words.as_ptr().add(HEAD).cast(), kept.len());
         }
         self.words.set(LENGTH, kept.len() as u64);
-        self.words.set(KIND, BROUGHT);
-        self.last = Last::Brought(bytes.to_vec());
+        self.words.set(KIND, INPUT);
+        self.last = Last::Input(bytes.to_vec());
     }
 
-    /// What the generator makes next, which is run next.
+    /// Returns the generator's next schedule, which is run next.
     pub(crate) fn make(&mut self, generator: &mut Generator) -> Schedule {
         let position = generator.position();
         let schedule = generator.schedule();
@@ -81,7 +81,7 @@ impl Current {
     /// The bytes of what was run last.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         match &self.last {
-            Last::Brought(bytes) => bytes.clone(),
+            Last::Input(bytes) => bytes.clone(),
             Last::Made(position) => made(position),
         }
     }
@@ -103,7 +103,7 @@ pub fn read(path: &Path) -> Vec<u8> {
     let (words, _) = file.as_chunks::<8>();
     let word = |index: usize| words.get(index).map_or(0, |bytes| u64::from_le_bytes(*bytes));
     match word(KIND) {
-        BROUGHT => {
+        INPUT => {
             let bytes = file.get(HEAD * 8..).unwrap_or_default();
             let length = usize::try_from(word(LENGTH)).unwrap_or(usize::MAX);
             bytes[..length.min(bytes.len())].to_vec()
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_is_made_again() {
+    fn schedule_of_a_generator_is_made_again() {
         let path = file("made");
         create(&path).expect("a file");
         let mut current = Current::map(&path).expect("a mapping");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_brought_is_there_as_far_as_there_is_room() {
+    fn input_of_an_engine_is_kept_as_far_as_there_is_room() {
         let path = file("brought");
         create(&path).expect("a file");
         let mut current = Current::map(&path).expect("a mapping");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_or_missing_is_nothing() {
+    fn file_that_is_cut_or_missing_is_read_as_far_as_it_goes() {
         let path = file("cut");
         assert!(read(&path).is_empty(), "missing");
         create(&path).expect("a file");

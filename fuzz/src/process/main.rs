@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{Orders, Status, Task, serve, spawn, worker};
 
-/// What a hidden command such as `sigstorm worker` does with its one argument.
+/// Runs a hidden command such as `sigstorm worker` with its one argument.
 pub fn main(orders: &str) -> ExitCode {
     let orders: Orders = match serde_json::from_str(orders) {
         Ok(orders) => orders,

@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// What a child has used of the processor, at a moment.
+/// The processor's time that a child has used, at a moment.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     at: Instant,
@@ -81,7 +81,7 @@ impl Pace {
     }
 }
 
-/// What a process has used of the processor; nothing where it has ended.
+/// The processor's time that a process has used; nothing where it has ended.
 pub fn used(pid: u32) -> Option<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()));
     clock.and_then(clock_gettime).map(Duration::from).ok()
@@ -119,21 +119,21 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_what_was_used_of_the_time() {
+    fn share_is_the_processors_time_over_the_clocks() {
         assert_eq!(pace(&[]).share(), None);
         let pace = pace(&[(1000, 900, 0), (3000, 1500, 0)]);
         assert_eq!((pace.share(), pace.lately()), (Some(0.5), Some(0.3)));
     }
 
     #[test]
-    fn only_who_was_ready_and_not_let_is_deprived() {
+    fn only_a_process_that_was_ready_and_did_not_run_is_deprived() {
         assert!(pace(&[(0, 0, 0), (1000, 50, 900)]).is_deprived());
         assert!(!pace(&[(0, 0, 0), (1000, 950, 20)]).is_deprived(), "it runs");
         assert!(!pace(&[(0, 0, 0), (1000, 0, 0)]).is_deprived(), "it sleeps");
     }
 
     #[test]
-    fn this_process_has_used_something() {
+    fn pace_of_this_process_is_measured() {
         let mut pace = Pace::new(std::process::id());
         let mut sum = 0u64;
         while used(std::process::id()).unwrap() < Duration::from_millis(30) {

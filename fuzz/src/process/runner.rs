@@ -35,7 +35,7 @@ pub struct Runner {
     options: RunnerOptions,
     limit: Duration,
     live: Option<Live>,
-    /// What its children have used of the processor, as far as it was looked at.
+    /// The processor's time that its children have used, as far as it was looked at.
     used: Duration,
 }
 
@@ -45,7 +45,7 @@ struct Live {
     child: Child,
     stdin: Option<ChildStdin>,
     answers: Receiver<Vec<u8>>,
-    /// What it had used of the processor when it was looked at last.
+    /// The processor's time that it had used at the last look.
     seen: Duration,
 }
 
@@ -61,7 +61,7 @@ impl Runner {
         Runner { options: RunnerOptions { core: Some(nth), ..self.options }, ..self }
     }
 
-    /// What its children have used of the processor up to their last answers.
+    /// The processor's time that its children have used up to their last answers.
     pub fn used(&self) -> Duration {
         self.used
     }
@@ -75,7 +75,7 @@ impl Runner {
         self.ask_one(bytes, if trace { TRACE } else { 0 })
     }
 
-    /// Runs a schedule and has the instructions told that each step came to.
+    /// Runs a schedule; the answer has the instructions that each step reached.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl Runner {
                 doubtful &= answer.finding.is_none();
                 next += 1;
                 if !each(next - 1, answer) {
-                    // It has been asked for more than anybody wants to know.
+                    // It has been asked for more than is wanted.
                     self.live = None;
                     return Ok(());
                 }

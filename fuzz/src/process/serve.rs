@@ -1,4 +1,4 @@
-//! A process that runs schedules for another: `sigstorm runner`.
+//! The child's side of a runner: a process that runs schedules for another, `sigstorm runner`.
 //!
 //! Requests come on standard input: the length of a schedule's bytes (`u32`, little
 //! endian), a byte of flags, the bytes. Each is answered with a line of JSON. After a
@@ -8,7 +8,7 @@
 //! | flag | |
 //! |---|---|
 //! | 1 | the answer has the events |
-//! | 2 | it has the instructions that each step came to |
+//! | 2 | it has the instructions that each step reached |
 //! | 4 | it has no hash of the trace; threads wait for the baton as under 2 |
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -20,7 +20,7 @@ use crate::schedule::Schedule;
 
 /// Ask for the events.
 pub const TRACE: u8 = 1;
-/// Ask for the instructions that each step came to.
+/// Ask for the instructions that each step reached.
 pub const RECORD: u8 = 2;
 /// Do without the trace's hash, and with threads that wait as they do in a watched run.
 pub const QUICK: u8 = 4;

@@ -1,4 +1,4 @@
-//! What a child is told: one argument of JSON.
+//! The orders of a child: one argument of JSON.
 //!
 //! The structs here are the only form in which options travel. The parent fills one in, the child
 //! reads it back; neither an argument vector nor a second command line repeats their fields.
@@ -15,11 +15,11 @@ use crate::storm::StormOptions;
 pub struct Orders {
     /// The process id of its parent, without which it ends.
     pub parent: u32,
-    /// What it is to do.
+    /// Its task.
     pub task: Task,
 }
 
-/// What a child is to do.
+/// The task of a child, with its options.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Task {
@@ -55,7 +55,7 @@ impl Task {
     }
 }
 
-/// What a worker is told. The default explores on the first core without an end.
+/// The options of a worker. The default explores on the first core without an end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerOptions {
     /// Where it finds `stats` and `current`, and leaves what it finds.
@@ -76,22 +76,22 @@ pub struct WorkerOptions {
     pub corpus: Option<PathBuf>,
     /// Random schedules, without an engine and its feedback.
     pub random: bool,
-    /// What is planted in the core. The canary of the first is looked at.
+    /// The defects planted in the core. The canary of the first is looked at.
     #[serde(with = "defect_names")]
     pub defects: Vec<Defect>,
 }
 
-/// What a runner is told.
+/// The options of a runner.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunnerOptions {
     /// The core it is pinned to, counted among the allowed ones; the nearest where none is named.
     pub core: Option<usize>,
-    /// What is planted in the core.
+    /// The defects planted in the core.
     #[serde(with = "defect_names")]
     pub defects: Vec<Defect>,
 }
 
-/// What a sweeper is told.
+/// The options of a sweeper.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SweeperOptions {
     /// Where it finds `stats`, and leaves what it finds.

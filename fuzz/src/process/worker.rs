@@ -2,7 +2,7 @@
 //!
 //! The engine is libFuzzer, driven through its library entry. It chooses what to mutate by
 //! the interleaving feedback; how is ours ([`generate`](crate::generate)). Most schedules are made
-//! from nothing and run beside the engine, which hears of the one in a batch that came to most that is
+//! from nothing and run beside the engine, which hears of the one in a batch that reached most that is
 //! new: they find as much, and the engine's book-keeping takes a fifth of a run's time. The process
 //! shares two small files with its parent: counters, and the schedule under way, so that
 //! whatever ends the process, the parent knows what it was doing.
@@ -33,7 +33,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// So many schedules are made from nothing for each that is made from another.
+/// Schedules made from nothing for each that is made from another.
 const FRESH: u32 = 63;
 
 /// Without an engine so many run in a row: a fraction of the time after which they count as one that hangs.
@@ -44,7 +44,7 @@ struct Worker {
     reporter: Reporter,
 }
 
-/// What goes with the runs: where schedules come from, and what is told about them.
+/// The rest of a worker beside the harness: the source of its schedules, and all that it publishes.
 struct Reporter {
     options: WorkerOptions,
     generator: Generator,
@@ -148,7 +148,7 @@ impl Worker {
         }
     }
 
-    /// Runs so many schedules that are made from nothing. The one that came to most that is new, if
+    /// Runs so many schedules that are made from nothing. Returns the one that reached most that is new, if
     /// any did.
     fn run_fresh(&mut self, count: u32) -> Option<Schedule> {
         let mut fresh = FreshSchedules {
@@ -182,7 +182,7 @@ struct FreshSchedules<'a> {
     last: Schedule,
     /// How many features there were before the last.
     seen: u64,
-    /// How many the one that came to most brought, and which that is. An engine that hears of each has
+    /// The one that reached most new features, and how many. An engine that hears of each has
     /// more to keep than it can choose from, and does little else in its first seconds.
     best: Option<(u64, Schedule)>,
 }
@@ -233,7 +233,7 @@ impl Reporter {
         }
     }
 
-    /// A run has come to a finding.
+    /// Reports a finding and ends the process.
     fn found(&mut self, run: &Run) -> ! {
         self.counted(&run.counts);
         self.mark(DETECTED);

@@ -49,7 +49,7 @@ pub struct HuntSummary<'a> {
     notes: &'a [String],
 }
 
-/// What became of every signal that was sent. But for the run that ended with a finding, `sent`
+/// Accounting of every signal that was sent. But for the run that ended with a finding, `sent`
 /// is the sum of the rest.
 #[derive(Debug, Serialize)]
 struct Accounting {
@@ -74,7 +74,7 @@ impl Accounting {
     }
 }
 
-/// What every object of a hunt says of its counts.
+/// Schedules a second.
 fn rate(schedules: u64, seconds: f64) -> f64 {
     schedules as f64 / seconds.max(1e-3)
 }
@@ -124,7 +124,7 @@ impl<'a> HuntSummary<'a> {
     }
 }
 
-/// What there is to say of time: that the budget was overrun, and that workers had less than a core.
+/// Remarks about time: that the budget was overrun, and that workers had less than a core.
 pub fn pace(plan: &HuntPlan, totals: &Totals, seconds: f64) -> Option<String> {
     let late = overrun(plan.worker.seconds, seconds).filter(|late| *late >= 1.0);
     let late = late.map(|late| format!("took {late:.1} s longer than it should"));

@@ -10,7 +10,7 @@ pub const LEAST_SHARE: f64 = 0.05;
 /// Why a run has no answer: what there was none of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inconclusive {
-    /// No schedule came to its end.
+    /// No schedule was run to its end.
     Schedules,
     /// No signal was delivered, so no walk was begun.
     Signals,
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_campaign_that_ran_nothing_has_no_answer() {
+    fn campaign_that_ran_nothing_has_no_answer() {
         let of =
             |schedules, signals, all_run, share| of_campaign(schedules, signals, all_run, [Some(0.9), share]);
         assert_eq!(of(0, 0, false, Some(0.9)), Some(Inconclusive::Schedules));

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up() {
+    fn columns_of_a_trace_line_up() {
         let events = [
             event(0, "gc", "barrier.store", 1, ""),
             event(0, "gc", "ünïcode\n", 1, "small+0x12"),

@@ -47,7 +47,7 @@ pub struct Report {
     pub finding: Finding,
     /// Where it was found.
     pub source: Source,
-    /// What was planted.
+    /// The defects that were planted.
     pub defects: Vec<Defect>,
     /// Where the random choices began.
     pub seed: u64,
@@ -81,10 +81,10 @@ pub struct FoundSchedule {
     pub schedules: u64,
 }
 
-/// The storm that came to a finding.
+/// The storm that has a finding.
 #[derive(Debug)]
 pub struct FoundStorm {
-    /// What the storm was told.
+    /// The storm's options.
     pub options: StormOptions,
     /// Its counts.
     pub blown: Blown,

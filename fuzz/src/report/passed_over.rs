@@ -1,4 +1,4 @@
-//! What a schedule says and its run did not do: steps without an effect, and stops that were not
+//! The parts of a schedule that its run passed over: steps without an effect, and stops that were not
 //! reached, as rows of the trace and in words.
 
 use crate::outcome::Event;
@@ -40,7 +40,7 @@ pub fn with_passed_over(
     all
 }
 
-/// The same in words, for whoever does not look at the trace. Steps are numbered as there, from 0.
+/// The same in words, for readers without the trace. Steps are numbered as there, from 0.
 pub fn note(inert: &[u32], unreached: &[u32]) -> Option<String> {
     let listed = |steps: &[u32]| {
         let named: Vec<String> = steps.iter().take(8).map(u32::to_string).collect();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_happen_has_rows_where_it_would_have() {
+    fn passed_over_steps_have_rows_in_the_trace() {
         let text = "# sigstorm schedule 1\nm1 g1 call tiny @ copystack.begin; resume\ngc mark; scan g1\n";
         let schedule = Schedule::parse(text).unwrap();
         let events = vec![event(0, "g1"), event(1, "call tiny"), event(1, "call.done"), event(3, "mark")];
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_in_words() {
+    fn passed_over_steps_are_named_in_a_note() {
         assert_eq!(note(&[], &[]), None);
         assert_eq!(
             note(&[2, 4], &[1]).unwrap(),

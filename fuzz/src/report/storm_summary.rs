@@ -235,7 +235,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_storm_that_did_nothing_has_no_answer() {
+    fn storm_that_did_nothing_has_no_answer() {
         let reason = |signals, share| {
             let counts = StormCounts { signals, ..StormCounts::default() };
             Blown { counts, share, ..blown() }.inconclusive()

@@ -36,7 +36,7 @@ pub fn shrink(schedule: &Schedule, test: impl FnMut(&Schedule) -> ControlFlow<()
 
 struct Search<F> {
     best: Schedule,
-    /// What was tried in vain: later rounds come to the same candidates again.
+    /// Candidates that failed: later rounds reach the same ones again.
     failed: HashSet<Vec<u8>>,
     test: F,
 }
@@ -104,7 +104,7 @@ impl<F: FnMut(&Schedule) -> ControlFlow<(), bool>> Search<F> {
 
     fn simplify_steps(&mut self) -> ControlFlow<()> {
         for index in 0..self.best.steps.len() {
-            // What was taken may be simpler yet.
+            // The step that was taken may have a simpler one yet.
             'again: loop {
                 for step in simpler(self.best.steps[index]) {
                     let mut steps = self.best.steps.clone();
@@ -157,7 +157,7 @@ m2 bulk 5
 
     fn parsed() -> Schedule {
         let mut text = TEXT.to_string();
-        // Whatever the points are called in this build.
+        // Points' names differ between builds.
         let point = sigstorm_runtime::Point::ALL[0].name();
         for name in ["copystack.begin", "traceback.begin"] {
             text = text.replace(name, point);
@@ -181,7 +181,7 @@ m2 bulk 5
     }
 
     #[test]
-    fn only_what_matters_is_left() {
+    fn shrunk_schedule_has_only_steps_that_matter() {
         let has = |s: &Schedule, op: &str| s.steps.iter().any(|step| step.op.name() == op);
         let (smallest, runs) = shrunk(|s| has(s, "panic") && has(s, "syscall"));
         assert_eq!(text(&smallest), "m1 syscall; panic");
@@ -190,14 +190,14 @@ m2 bulk 5
     }
 
     #[test]
-    fn order_matters_where_it_does() {
+    fn shrunk_schedule_keeps_the_order_that_matters() {
         let at = |s: &Schedule, op: &str| s.steps.iter().position(|step| step.op.name() == op);
         let (smallest, _) = shrunk(|s| at(s, "mark").is_some_and(|mark| Some(mark) < at(s, "signal")));
         assert_eq!(text(&smallest), "gc mark; m1 signal");
     }
 
     #[test]
-    fn operands_get_as_low_as_they_can() {
+    fn shrunk_operands_are_as_low_as_they_can_be() {
         let (smallest, _) = shrunk(|s| s.steps.iter().any(|step| matches!(step.op, Op::Ret { frames: 3.. })));
         assert_eq!(text(&smallest), "m1 ret 3");
         let scanned = |s: &Schedule, g| s.steps.iter().any(|step| step.op == Op::Scan { g });
@@ -211,13 +211,13 @@ m2 bulk 5
     }
 
     #[test]
-    fn one_that_is_smallest_stays() {
+    fn smallest_schedule_stays_as_it_is() {
         let whole = parsed().canonical();
         assert_eq!(shrink(&whole, |_| ControlFlow::Continue(false)), whole);
     }
 
     #[test]
-    fn the_search_can_be_ended() {
+    fn shrinking_can_be_ended_early() {
         let mut left = 3;
         let smallest = shrink(&parsed(), |candidate| {
             left -= 1;

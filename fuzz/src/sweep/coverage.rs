@@ -1,4 +1,4 @@
-//! What a sweep did at each instruction of the marked code, and why not at the others.
+//! Coverage of a sweep: the runs at each instruction of the marked code, and why there were none at others.
 
 use sigstorm_inject::Region;
 use sigstorm_runtime::Function;
@@ -34,9 +34,9 @@ pub struct InstructionCoverage {
 pub enum UnreachedReason {
     /// None of the schedules comes there.
     NotCrossed,
-    /// It is come to only after a schedule's last step.
+    /// It is reached only after a schedule's last step.
     Afterwards,
-    /// Signals are blocked there, and nobody else could go on meanwhile.
+    /// Signals are blocked there, and no other thread could go on meanwhile.
     Alone,
     /// Signals came later than there.
     Missed,
@@ -55,7 +55,7 @@ impl UnreachedReason {
 }
 
 impl InstructionCoverage {
-    /// True where a signal came, or, where signals are blocked, others went on.
+    /// A signal came there, or, where signals are blocked, others went on.
     pub fn injected(&self) -> bool {
         if self.open { self.signals != 0 } else { self.handovers != 0 }
     }
@@ -146,7 +146,7 @@ impl Coverage {
         }
     }
 
-    /// The instructions that a run of a quiet core can come to.
+    /// The instructions that a run of a quiet core can reach.
     pub fn reachable(&self) -> impl Iterator<Item = &InstructionCoverage> {
         self.places.iter().filter(|place| place.never.is_none() || place.crossed + place.afterwards != 0)
     }

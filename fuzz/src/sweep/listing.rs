@@ -8,7 +8,7 @@ use sigstorm_runtime::Function;
 use super::coverage::{Coverage, InstructionCoverage};
 use crate::executor::number;
 
-/// What stands beside an instruction at which nothing was done.
+/// The remark beside an instruction at which nothing was done.
 fn remark(place: &InstructionCoverage) -> Option<&'static str> {
     match (place.crossed + place.afterwards, place.never) {
         (0, Some(never)) => Some(never),

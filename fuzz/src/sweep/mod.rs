@@ -1,13 +1,13 @@
-//! The sweep: one schedule, disturbed once at every instruction that it comes to.
+//! The sweep: one schedule, disturbed once at every instruction that it reaches.
 //!
-//! A run that is only watched tells which instructions of the marked code each step comes
-//! to, and how often. Then the schedule is run again for each of these visits ([`SweepPlan`]):
+//! A run that is only watched tells which instructions of the marked code each step
+//! reaches, and how often. Then the schedule is run again for each of these visits ([`SweepPlan`]):
 //!
 //! - with a signal there, for the thread that is held;
 //! - with the thread held there while another does what may conflict: what the schedule has
 //!   it do later, and a few things that change stacks. It runs to its end, or blocks.
 //!
-//! Every such run is an ordinary schedule with a stop, so whatever it shows can be replayed
+//! Every such run is an ordinary schedule with a stop, so a violation can be replayed
 //! and shrunk. Where signals are blocked, as in the handler, there is no signal to send.
 //!
 //! The loop over visits ends when an index does not fire. That it fires as often as was

@@ -10,7 +10,7 @@ const MOST_HITS: u16 = 8;
 /// Of the schedule's own later steps, so many different ones of others are tried.
 const MOST_OWN: usize = 6;
 
-/// What is done where a thread is held.
+/// The perturbation while a thread is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Perturbation {
     /// The thread gets a signal there.
@@ -20,7 +20,7 @@ pub enum Perturbation {
     /// Another does this and is held at an instruction in turn; then both go on, the one
     /// that was held last as the first, or as the second.
     Both {
-        /// Who and what.
+        /// The other actor and its operation.
         other: (Actor, Op),
         /// Where that is held.
         at: (Function, u16),
@@ -32,7 +32,7 @@ pub enum Perturbation {
 /// One run of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injection {
-    /// The step that comes to the instruction.
+    /// The step that reaches the instruction.
     pub step: usize,
     /// The instruction's function.
     pub function: Function,
@@ -40,7 +40,7 @@ pub struct Injection {
     pub index: u16,
     /// At which visit.
     pub hit: u8,
-    /// What is done there.
+    /// The perturbation there.
     pub what: Perturbation,
     /// Whether the visit was counted. One that was not ends the loop, unless it fires.
     pub counted: bool,
@@ -70,7 +70,7 @@ impl SweepPlan {
         self.within().map(beyond).sum()
     }
 
-    /// What happens within a step, and not after the last.
+    /// The visits within a step, and not after the last.
     fn within(&self) -> impl Iterator<Item = &Visit> {
         self.crossings.iter().filter(|c| (c.step as usize) < self.schedule.steps.len())
     }
@@ -151,7 +151,7 @@ impl SweepPlan {
         of(one).into_iter().flat_map(|one| others.iter().map(move |&other| (one, other))).collect()
     }
 
-    /// What others may do while this step's thread is held: what they do later in the
+    /// The operations of others while this step's thread is held: those that follow in the
     /// schedule, and what changes the stack that it works on.
     fn conflicting(&self, step: usize) -> Vec<(Actor, Op)> {
         let steps = &self.schedule.steps;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_the_schedule_with_one_disturbance() {
+    fn run_of_a_sweep_is_the_schedule_with_one_perturbation() {
         let plan = plan("m1 g1 call small @ lock.release\nm1 resume", &[(1, Function::Small, 3, 1, 0)]);
         let text = |i: &Injection| plan.schedule(i).to_text();
         let all = plan.injections();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_plain_has_no_stop_and_nothing_that_came_of_one() {
+    fn plain_schedule_has_no_stop_and_no_step_that_needs_one() {
         let parse = |text: &str| Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("valid");
         for (text, expected) in [
             (
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_hold_two() {
+    fn pairs_hold_two_threads() {
         let plan = plan(
             "m1 g1 call small; signal\ngc mark",
             &[(2, Function::WalkStep, 1, 1, 1), (3, Function::Lock, 2, 1, 0), (3, Function::Lock, 3, 1, 0)],

@@ -23,7 +23,7 @@ use crate::schedule::Schedule;
 const REQUEST: usize = 24 << 10;
 /// Answers are longer than requests: so many fit.
 const MOST_AT_ONCE: usize = 96;
-/// What one child is given at a time.
+/// The injections that one child is given at a time.
 const SHARE: usize = 8 * MOST_AT_ONCE;
 /// After so many violations a file's sweep has made its point.
 pub const ENOUGH: u64 = 32;
@@ -35,7 +35,7 @@ pub struct SweepTotals {
     pub files: u64,
     /// Runs, those that were only watched included.
     pub runs: u64,
-    /// What the stops at instructions reached.
+    /// The stops at instructions, and the signals there.
     pub injected: Injected,
     /// Violations.
     pub violations: u64,
@@ -72,7 +72,7 @@ pub struct SweepOptions {
     pub planted: bool,
 }
 
-/// A violation that a sweep came to.
+/// A violation in a sweep.
 #[derive(Debug)]
 pub struct SweepViolation<'a> {
     /// The schedule's name.
@@ -95,7 +95,7 @@ pub trait SweepWatch {
     /// Another schedule, of so many runs.
     fn begin(&mut self, file: &str, runs: usize);
 
-    /// So many of its runs are done; the verdicts so far, in words.
+    /// The number of its runs that are done, and the verdicts so far, in words.
     fn show(&mut self, runs: usize, found: String);
 
     /// A violation.
@@ -130,7 +130,7 @@ impl Sweep {
         &self.totals
     }
 
-    /// What was disturbed so far.
+    /// The instructions that were disturbed so far.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
