@@ -81,21 +81,21 @@ pub enum Command {
     Sweep(Sweep),
     /// Explore, as a child of `hunt`
     #[command(hide = true)]
-    Worker(Child),
+    Worker(ChildArgs),
     /// Blow, as a child of `storm`
     #[command(hide = true)]
-    Stormer(Child),
+    Stormer(ChildArgs),
     /// Run schedules from standard input, as a child of `replay` and others
     #[command(hide = true)]
-    Runner(Child),
+    Runner(ChildArgs),
     /// Sweep schedules, as a child of `mutants`
     #[command(hide = true)]
-    Sweeper(Child),
+    Sweeper(ChildArgs),
 }
 
 /// A child of this binary: see [`sigstorm::process`].
 #[derive(Args, Debug)]
-pub struct Child {
+pub struct ChildArgs {
     /// Its orders, in JSON
     #[arg(value_name = "ORDERS")]
     pub orders: String,

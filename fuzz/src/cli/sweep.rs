@@ -20,7 +20,7 @@ use sigstorm::report::Inconclusive;
 use sigstorm::report::summary::Machine;
 use sigstorm::report::words::counted;
 use sigstorm::schedule::Schedule;
-use sigstorm::sweep::run::{ENOUGH, Sweep as SweepRun, SweepOptions, SweepViolation, SweepWatch};
+use sigstorm::sweep::run::{ENOUGH, SweepOptions, SweepRun, SweepViolation, SweepWatch};
 use sigstorm::sweep::{InstructionCoverage, UnreachedReason, html, plain, text};
 use sigstorm_inject::Region;
 use sigstorm_runtime::profiler::Skip;

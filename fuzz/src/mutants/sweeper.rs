@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::files::input;
 use crate::outcome::{Counts, Finding, Verdict};
 use crate::process::{Runner, Status, SweeperOptions, mailbox};
-use crate::sweep::run::{Sweep, SweepOptions, SweepViolation, SweepWatch};
+use crate::sweep::run::{SweepOptions, SweepRun, SweepViolation, SweepWatch};
 
 /// Sweeps until the first violation.
 pub(crate) fn run(options: &SweeperOptions) -> Status {
@@ -50,7 +50,7 @@ impl SweepWatch for First {
 fn sweep(options: &SweeperOptions) -> Result<Option<(Vec<u8>, Finding)>> {
     let stats = mailbox::map(&options.dir).context("sharing counts")?;
     let runners = vec![Runner::new(&[]).on_core(options.core)];
-    let mut sweep = Sweep::new(SweepOptions { first: true, ..SweepOptions::default() }, runners)?;
+    let mut sweep = SweepRun::new(SweepOptions { first: true, ..SweepOptions::default() }, runners)?;
     let mut first = First::default();
     for file in files(&options.schedules)? {
         let input = input::load(&file).map_err(anyhow::Error::msg)?;

@@ -1,22 +1,25 @@
 //! The cause of a finding, as a key: findings of one mistake have the same, whatever their schedules' hashes.
 //!
 //! Two hunts that find one mistake shrink to different schedules: a call more or less, another
-//! function on the stack, the other of two machines, a neighbouring instruction. The key keeps what the
-//! mistake decides and drops the rest:
+//! function on the stack, the other of two machines, the writer held and the reader free, or the reader held and
+//! the writer free. The key keeps what the mistake decides and drops the rest:
 //!
 //! 1. the **verdict**;
-//! 2. the **code place**: the function that the evidence names first, which is where the sampled or the
-//!    failing thread was (or else that of the run's last event). Its offset is dropped, since neighbouring
-//!    instructions of one window are one cause;
-//! 3. the **shape** of the shrunk schedule: the set of its steps, each as the class of its actor (`m` for either
-//!    machine, `gc`, `ext`), the name of its operation, and the function or the point at which it is held.
-//!    Operands, goroutines, visits, indices, repetitions and order are dropped, and so are the steps that
-//!    only set options (a barrier in every frame, a stack's size) or only build the stack
-//!    (`call` and `ret` that are not held).
+//! 2. the **code place**: the kind of code that the evidence names first, which is where the sampled or the
+//!    failing thread was (or else that of the run's last event). All functions that are ordinary frames are
+//!    one place, `frame`, and so are the stubs that leave Go code, `stub`; others are themselves. Offsets are dropped,
+//!    since neighbouring instructions of one window are one cause;
+//! 3. the **shape** of the shrunk schedule: the set of protocol activities in it, such as `install` (barriers
+//!    go in), `remove`, `unwind`, `copystack`, `traceback`, `rate`. A step has the activity of its operation, and
+//!    that of the point at which it is held. Who does it, operands, repetitions and order are dropped, and so
+//!    are steps that only build the stack, allocate or switch. A deadlock names `lock` for all activities that hold
+//!    the stack lock: which of them its holder was at is chance.
 //!
-//! For example `bad-traceback at small: gc.mark gc.scan@install.slot m.signal`. A storm has no
-//! schedule, so its shape is `storm`; verdict and place can still be compared with those of a hunt.
-//! The key is a heuristic: it joins what is likely one cause, and never replaces the schedule.
+//! For example `bad-traceback in frame: install traceback`. A storm has no schedule, so its shape is `storm`;
+//! verdict and place can still be compared with those of a hunt.
+//!
+//! The key is a heuristic, and coarse: mistakes of one activity share it. It groups findings to look at, and
+//! never replaces the schedule.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
@@ -24,28 +27,33 @@ use std::fmt::{self, Display, Formatter};
 use sigstorm_runtime::Function;
 
 use super::FoundSchedule;
-use crate::outcome::{Event, Finding};
-use crate::schedule::{Actor, Op, Schedule, Step, Stop};
+use crate::outcome::{Event, Finding, Verdict};
+use crate::schedule::{Op, Schedule, Step, Stop, Work};
+
+/// Activities that hold the stack lock.
+const UNDER_LOCK: [&str; 5] = ["copystack", "install", "remove", "setpc", "unwind"];
 
 /// The key of a cause.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cause {
     /// The verdict's name.
     pub verdict: String,
-    /// The function where it was found, if the finding names one.
-    pub place: Option<String>,
-    /// The steps of the schedule that matter; none of a storm.
-    pub shape: Option<BTreeSet<String>>,
+    /// The kind of code where it was found, if the finding names one.
+    pub place: Option<&'static str>,
+    /// The protocol activities in the schedule; none of a storm.
+    pub shape: Option<BTreeSet<&'static str>>,
 }
 
 impl Cause {
     /// The cause of a finding, which this schedule shows, or a storm.
     pub fn of(finding: &Finding, schedule: Option<&FoundSchedule>) -> Cause {
         let events = schedule.map_or(&[][..], |schedule| &schedule.events);
+        let deadlock = finding.verdict == Verdict::Deadlock.name();
+        let activity = |name| if deadlock && UNDER_LOCK.contains(&name) { "lock" } else { name };
         Cause {
             verdict: finding.verdict.clone(),
-            place: place(finding).or_else(|| last_place(events)).map(|function| function.name().to_owned()),
-            shape: schedule.map(|schedule| shape(&schedule.schedule)),
+            place: place(finding).or_else(|| last_place(events)).map(kind_of_code),
+            shape: schedule.map(|found| activities(&found.schedule).map(activity).collect()),
         }
     }
 }
@@ -54,13 +62,13 @@ impl Display for Cause {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.verdict)?;
         if let Some(place) = &self.place {
-            write!(f, " at {place}")?;
+            write!(f, " in {place}")?;
         }
         match &self.shape {
             None => write!(f, ": storm"),
             Some(shape) => {
                 write!(f, ":")?;
-                shape.iter().try_for_each(|step| write!(f, " {step}"))
+                shape.iter().try_for_each(|activity| write!(f, " {activity}"))
             }
         }
     }
@@ -81,67 +89,99 @@ fn function_in(text: &str) -> Option<Function> {
     words.filter_map(|word| word.split_once('+')).find_map(|(name, _)| Function::from_name(name))
 }
 
-fn shape(schedule: &Schedule) -> BTreeSet<String> {
-    schedule.steps.iter().filter_map(shape_of).collect()
+fn kind_of_code(function: Function) -> &'static str {
+    use Function::*;
+    match function {
+        Entry | Nosplit | Tiny | Small | Medium | Large | Huge | Deferring | Leaf | Gopanic | Goexit
+        | Callback => "frame",
+        Syscall | Cgocall => "stub",
+        SwitchIn | SwitchOut => "switch",
+        other => other.name(),
+    }
 }
 
-/// A step in the shape; nothing for one that does not count.
-fn shape_of(step: &Step) -> Option<String> {
-    let actor = match step.actor {
-        Actor::M1 | Actor::M2 => "m",
-        Actor::Gc => "gc",
-        Actor::Ext => "ext",
-        Actor::World => return None,
+fn activities(schedule: &Schedule) -> impl Iterator<Item = &'static str> {
+    let of_stop = |step: &Step| match step.stop {
+        Some(Stop::Point { point, .. }) => of_point(point.name()),
+        _ => None,
     };
-    let op = Op::names().nth(step.op.kind())?;
-    let held = match step.stop {
-        Some(Stop::Point { point, .. }) => format!("@{}", point.name()),
-        Some(Stop::Instr { function, .. }) => format!("@{}", function.name()),
-        // A switch between goroutines comes with nearly every step, and says nothing.
-        None if matches!(step.op, Op::Call { .. } | Op::Ret { .. } | Op::Run { .. }) => return None,
-        None => String::new(),
-    };
-    Some(format!("{actor}.{op}{held}"))
+    schedule.steps.iter().flat_map(move |step| [of_op(step.op), of_stop(step)]).flatten()
+}
+
+/// The protocol activity of an operation; nothing for one that builds the stack, allocates or switches, and
+/// for the phases of a cycle that change no stack.
+fn of_op(op: Op) -> Option<&'static str> {
+    Some(match op {
+        Op::Scan { .. } => "install",
+        Op::Term | Op::Stw | Op::Collect { work: Work::Term | Work::Stw } => "remove",
+        Op::Shrink { .. } => "copystack",
+        Op::Bulk { .. } | Op::Recover => "unwind",
+        Op::SetPc => "setpc",
+        Op::Signal => "traceback",
+        Op::Hz { .. } | Op::Rate { .. } => "rate",
+        _ => return None,
+    })
+}
+
+/// The protocol activity of a scheduling point, by the first word of its name.
+fn of_point(name: &str) -> Option<&'static str> {
+    Some(match name.split('.').next()? {
+        "install" => "install",
+        "remove" => "remove",
+        "unwind" | "bulk" | "recover" => "unwind",
+        "copystack" => "copystack",
+        "traceback" | "handler" | "sample" | "trace" => "traceback",
+        "rate" | "timer" => "rate",
+        "setpc" => "setpc",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Verdict;
 
-    fn cause(text: &str, evidence: &str) -> Cause {
+    fn cause(verdict: Verdict, text: &str, evidence: &str) -> Cause {
         let text = format!("# sigstorm schedule 1\n{text}\n");
         let schedule = Schedule::parse(&text).unwrap();
-        let finding = Finding::new(Verdict::BadTraceback, "g1: wrong".into(), vec![evidence.into()]);
+        let finding = Finding::new(verdict, "g1: wrong".into(), vec![evidence.into()]);
         Cause::of(&finding, Some(&FoundSchedule::found(&schedule.encode(), 1)))
     }
 
     #[test]
     fn schedules_of_one_mistake_have_one_key() {
-        let one = cause(
-            "m1 g1 call small; call tiny\ngc mark; scan g1 @ install.slot:2\nm1 signal",
-            "at small+0x4",
-        );
-        let other = cause(
-            "every_frame\nm2 g3 call huge*2\ngc mark; scan g3 @ install.slot\nm2 signal",
-            "at small+0x7",
-        );
-        assert_eq!(one, other);
-        assert_eq!(one.to_string(), "bad-traceback at small: gc.mark gc.scan@install.slot m.signal");
+        let key = |text: &str, evidence: &str| cause(Verdict::BadTraceback, text, evidence);
+        let one =
+            key("m1 g1 call small; call tiny\ngc mark; scan g1 @ install.slot:2\nm1 signal", "at small+0x4");
+        let others = [
+            key("every_frame\nm2 g3 call huge*2\ngc mark; scan g3 @ install.entry\nm2 signal", "at huge+0x7"),
+            key("m1 g1 call tiny; signal @ traceback.frame\ngc mark; scan g1\nm1 resume", "at tiny+0x1"),
+        ];
+        assert_eq!(others, [one.clone(), one.clone()]);
+        assert_eq!(one.to_string(), "bad-traceback in frame: install traceback");
+    }
+
+    #[test]
+    fn deadlocks_of_any_holder_of_the_stack_lock_have_one_key() {
+        let key = |text: &str| cause(Verdict::Deadlock, text, "at small+0x4");
+        let one = key("m1 g1 call small; bulk 1 @ lock.release; signal");
+        assert_eq!(one, key("m1 g1 call huge @ copystack.bounds; signal"));
+        assert_eq!(one.to_string(), "deadlock in frame: lock traceback");
     }
 
     #[test]
     fn keys_of_other_verdicts_places_and_shapes_differ() {
         let schedule = "m1 g1 call small\ngc mark; scan g1 @ install.slot\nm1 signal";
-        let one = cause(schedule, "at small+0x4");
-        assert_ne!(one, cause(schedule, "at huge+0x4"));
-        assert_ne!(one, cause("m1 g1 call small\ngc mark; scan g1\nm1 signal", "at small+0x4"));
-        assert_ne!(one, Cause { verdict: "fault".into(), ..one.clone() });
+        let one = cause(Verdict::BadTraceback, schedule, "at small+0x4");
+        let other = "m1 g1 call small\ngc term @ remove.slot\nm1 signal";
+        assert_ne!(one, cause(Verdict::BadTraceback, other, "at small+0x4"));
+        assert_ne!(one, cause(Verdict::BadTraceback, schedule, "at trampoline+0x4"));
+        assert_ne!(one, cause(Verdict::Fault, schedule, "at small+0x4"));
     }
 
     #[test]
     fn cause_of_a_storm_has_no_shape() {
         let finding = Finding::new(Verdict::Deadlock, "m1 waits in small+0x10 (x)".into(), Vec::new());
-        assert_eq!(Cause::of(&finding, None).to_string(), "deadlock at small: storm");
+        assert_eq!(Cause::of(&finding, None).to_string(), "deadlock in frame: storm");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sigstorm_runtime::Function;
 
-use super::run::{Sweep, SweepWatch};
+use super::run::{SweepRun, SweepWatch};
 use crate::files::origin;
 use crate::generate::Generator;
 use crate::outcome::Visit;
@@ -35,7 +35,7 @@ pub struct Grown {
     pub instructions: usize,
 }
 
-impl Sweep {
+impl SweepRun {
     /// Looks for so long, or until `stop` is set, for schedules beyond the given ones. `keep` is called for each
     /// that is kept, with its number from 1, the schedule with check values, and the instructions for
     /// which it was kept.

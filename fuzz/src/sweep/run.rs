@@ -107,7 +107,7 @@ pub trait SweepWatch {
 
 /// A sweep over several schedules.
 #[derive(Debug)]
-pub struct Sweep {
+pub struct SweepRun {
     options: SweepOptions,
     /// One for each core, and at least one.
     pub(super) runners: Vec<Runner>,
@@ -115,14 +115,14 @@ pub struct Sweep {
     totals: SweepTotals,
 }
 
-impl Sweep {
+impl SweepRun {
     /// A sweep by these runners, of which there is at least one.
     ///
     /// # Errors
     /// Where the marked code cannot be decoded.
-    pub fn new(options: SweepOptions, runners: Vec<Runner>) -> Result<Sweep> {
+    pub fn new(options: SweepOptions, runners: Vec<Runner>) -> Result<SweepRun> {
         let coverage = Coverage::new(&executor::region()?);
-        Ok(Sweep { options, runners, coverage, totals: SweepTotals::default() })
+        Ok(SweepRun { options, runners, coverage, totals: SweepTotals::default() })
     }
 
     /// The sums so far.
