@@ -24,6 +24,7 @@ mod replay;
 mod shrink;
 mod storm;
 mod sweep;
+mod sweep_results;
 
 use std::process::ExitCode;
 
