@@ -436,6 +436,34 @@ fn a_child_refuses_orders_that_make_no_sense() {
 }
 
 #[test]
+fn a_sweeper_leaves_the_first_violation_and_counts_its_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let schedules = dir.path().join("schedules");
+    fs::create_dir(&schedules).unwrap();
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/schedule/remove-unlocked.txt");
+    fs::copy(kept, schedules.join("a.txt")).unwrap();
+    let sweep = |name: &str, defects: &[&str]| {
+        let folder = dir.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("stats"), [0; 192 * 8]).unwrap();
+        let task = serde_json::json!({"sweeper": {
+            "dir": folder, "core": 0, "schedules": schedules, "defects": defects,
+        }});
+        let orders = serde_json::json!({"parent": std::process::id(), "task": task}).to_string();
+        // Its parent is the thread that starts it, which lives as long as it runs.
+        let ran = sigstorm(&["sweeper", &orders], b"");
+        let stats = fs::read(folder.join("stats")).unwrap();
+        let runs = u64::from_le_bytes(stats[..8].try_into().unwrap());
+        (ran.code, runs, fs::read_to_string(folder.join("finding.json")).ok())
+    };
+    let (code, runs, finding) = sweep("healthy", &[]);
+    assert!(code == Some(0) && runs > 1 && finding.is_none(), "{code:?} {runs} {finding:?}");
+    let (code, runs, finding) = sweep("broken", &["remove-unlocked"]);
+    assert!(code == Some(77) && runs >= 1, "{code:?} {runs} {finding:?}");
+    assert!(finding.unwrap().contains("bad-traceback"));
+}
+
+#[test]
 fn an_interrupt_ends_the_museum_with_its_summary() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
     command.args(["museum", "--json", "--budget", "1000", "--jobs", "2", "--defect", "none"]);

@@ -49,8 +49,11 @@ impl SweepWatch for First {
 
 fn sweep(options: &SweeperOptions) -> Result<Option<(Vec<u8>, Finding)>> {
     let stats = mailbox::map(&options.dir).context("sharing counts")?;
-    let runners = vec![Runner::new(&[]).on_core(options.core)];
-    let mut sweep = SweepRun::new(SweepOptions { first: true, ..SweepOptions::default() }, runners)?;
+    let runners = vec![Runner::new(&options.defects).on_core(options.core)];
+    let mut sweep = SweepRun::new(
+        SweepOptions { pairs: false, first: true, planted: !options.defects.is_empty() },
+        runners,
+    )?;
     let mut first = First::default();
     for file in files(&options.schedules)? {
         let input = input::load(&file).map_err(anyhow::Error::msg)?;

@@ -142,7 +142,12 @@ fn sweep(
     stop: &AtomicBool,
 ) -> Result<Option<Fate>> {
     let dir = crate::campaign::folder()?;
-    let options = SweeperOptions { dir: dir.path().to_owned(), core, schedules: schedules.to_owned() };
+    let options = SweeperOptions {
+        dir: dir.path().to_owned(),
+        core,
+        schedules: schedules.to_owned(),
+        defects: Vec::new(),
+    };
     let mut child = Child::start(Some(binary), &Task::Sweeper(options), |command| {
         command.envs(environment);
     })?;

@@ -102,6 +102,9 @@ pub struct SweeperOptions {
     /// The folder of the schedules.
     #[serde(with = "path")]
     pub schedules: PathBuf,
+    /// The defects planted in the core; a mutant needs none.
+    #[serde(with = "defect_names")]
+    pub defects: Vec<Defect>,
 }
 
 /// Defects, by their names.
