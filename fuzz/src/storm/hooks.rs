@@ -19,7 +19,7 @@ use sigstorm_runtime::{CodeClass, G, M, Phase, Point};
 use super::ledger::begun_at;
 use super::state::{Storm, storm};
 use super::thread::{NONE, StormThread, rest};
-use crate::oracle::lockstep::bulk_moved;
+use crate::oracle::lockstep::{WRONG_END, bulk_moved};
 use crate::oracle::sample_log::Filed;
 use crate::oracle::{Observed, ShadowStack, ViolationKind, check};
 
@@ -222,12 +222,18 @@ fn of_own_goroutine(storm: &Storm, thread: &StormThread, point: Point, g: &'stat
     match point {
         Point::StatusChanged => {
             let status = detail as u32;
+            let leaves = matches!(status, status::DEAD | status::RUNNABLE);
+            // This thread still has it: another can no more than mark it, or wait for it.
+            let ended = g.status.get() & !status::SCAN == status::DEAD;
+            if leaves && storm.look_at(thread, goroutine, ShadowStack::must_end) == Some(!ended) {
+                storm.fail(thread, WRONG_END);
+            }
             if status == status::DEAD {
                 shadow.ended.store(true, Ordering::Release);
                 shadow.requests.withdraw();
                 storm.cycle.changes_life(goroutine);
             }
-            if matches!(status, status::DEAD | status::RUNNABLE) {
+            if leaves {
                 thread.leaving.store(true, Ordering::Relaxed);
             }
         }
