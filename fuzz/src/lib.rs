@@ -20,5 +20,7 @@ mod shared;
 
 pub mod storm;
 pub mod sweep;
+#[cfg(debug_assertions)]
+pub mod tamper;
 #[cfg(feature = "libfuzzer")]
 pub mod worker;

@@ -76,6 +76,10 @@ fn on_point(point: Point, g: *const G, detail: usize) {
     }
     // SAFETY: null, or a goroutine of the runtime, which lives as long as the process.
     let g = unsafe { g.as_ref() };
+    #[cfg(debug_assertions)]
+    if !crate::tamper::tells(point, g, detail) {
+        return;
+    }
     thread.point.store(point.code(), Ordering::Relaxed);
     if thread.in_handler.load(Ordering::Relaxed) || point == Point::HandlerBegin {
         in_handler(storm, thread, point, g, detail);

@@ -171,6 +171,12 @@ fn begin(options: &StormOptions) -> Result<&'static Storm, StormError> {
     Ok(storm)
 }
 
+/// Whether the threads of this process's storm finish what they have, at the end of a round.
+#[cfg(debug_assertions)]
+pub(crate) fn settles() -> bool {
+    state::storm().is_some_and(|storm| storm.stage() == Stage::Settle)
+}
+
 /// One thread's random choices.
 fn stream(seed: u64, number: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
