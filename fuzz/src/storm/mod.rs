@@ -163,7 +163,7 @@ fn begin(options: &StormOptions) -> Result<&'static Storm, StormError> {
         })
         .collect();
     let storm = Storm::leak(core, threads, options.delay);
-    background::set_rate(storm, options.rate);
+    background::set_rate_of(storm, options.rate);
 
     for index in 0..storm.threads.len() {
         start(storm, index, options)?;
@@ -309,7 +309,7 @@ fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
             storm.note(None, ViolationKind::Harness("a round's options are out of range"));
         }
         storm.reset(config.buffer);
-        background::set_rate(storm, options.rate);
+        background::set_rate_of(storm, options.rate);
     }
 }
 

@@ -5,7 +5,7 @@ use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::stack::lock::{Operation, Owner};
 use sigstorm_runtime::{G, M, Phase, Point};
 
-use crate::common::{QUIET, at_the_end, check, ends, meddle};
+use crate::common::{QUIET, at_the_end, check, ends, first, meddle};
 
 /// One goroutine, from its beginning to its end.
 const ONE_LIFE: &str = "m1 g1 call small; ret 2";
@@ -62,15 +62,14 @@ check!(
     StateLeak,
     "it should be alive",
     |point, dropped, _| {
-        // The one that is left, where all others have ended, is dead before anybody takes it.
+        // One that nobody runs is dead before anybody takes it.
         let Some(m) = M::of_thread().filter(|_| point == Point::GReleased && ends()) else {
             return Told::Yes;
         };
-        let is_left = |g: &&G| !matches!(g.status.get(), status::IDLE | status::DEAD);
-        let mut left = m.runtime.goroutines().iter().filter(is_left);
-        if let (Some(g), None) = (left.next(), left.next())
-            && g.status.get() == status::RUNNABLE
-            && !dropped.is_some_and(|dropped| core::ptr::eq(g, dropped))
+        let is_dropped = |g: &G| dropped.is_some_and(|dropped| core::ptr::eq(g, dropped));
+        let waits = |g: &&G| g.status.get() == status::RUNNABLE && !is_dropped(g);
+        if let Some(g) = m.runtime.goroutines().iter().find(waits)
+            && first()
         {
             meddle!(g.pretend_status(status::DEAD));
         }

@@ -17,3 +17,4 @@ mod sums;
 mod threads;
 mod throws;
 mod tracebacks;
+mod vacuity;
