@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use sigstorm::outcome::Verdict;
+use sigstorm::schedule::Op;
 use sigstorm::storm::StormCounts;
 use sigstorm_runtime::CodeClass;
 use sigstorm_runtime::profiler::SkipReason;
@@ -31,9 +32,13 @@ pub struct Summary<'a> {
     tracebacks: u64,
     skips: BTreeMap<&'static str, u64>,
     interrupted: BTreeMap<&'static str, u64>,
+    sent: u64,
+    coalesced: u64,
+    dropped: u64,
     alone: u64,
     unjudged: u64,
     operations: u64,
+    operations_by_kind: BTreeMap<&'static str, u64>,
     started: u64,
     syscalls: u64,
     interrupted_calls: u64,
@@ -90,9 +95,13 @@ impl<'a> Summary<'a> {
             tracebacks: c.tracebacks,
             skips: by_reason(c).collect(),
             interrupted: by_class(c).collect(),
+            sent: c.sent,
+            coalesced: c.coalesced,
+            dropped: c.dropped,
             alone: c.alone,
             unjudged: c.unjudged,
             operations: c.operations,
+            operations_by_kind: by_kind(c).collect(),
             started: c.started,
             syscalls: c.syscalls,
             interrupted_calls: c.interrupted_calls,
@@ -162,6 +171,12 @@ fn by_reason(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u64)> 
     SkipReason::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
 }
 
+/// The operations that a storm does, by name, and how often it did them. Those that never happen are not among
+/// them: options, and what is about stops.
+fn by_kind(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u64)> {
+    Op::names().zip(counts.kinds).filter(|(_, times)| *times != 0)
+}
+
 fn by_class(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u64)> {
     CodeClass::ALL.iter().map(|class| class.name()).zip(counts.interrupted)
 }
@@ -191,9 +206,12 @@ pub fn table(plan: &Plan, blown: &Blown) -> String {
     let mut samples = vec![
         ("signals", c.signals),
         ("per second and thread", per_thread(plan, blown) as u64),
+        ("sent by threads", c.sent),
+        ("coalesced", c.coalesced),
         ("right tracebacks", c.tracebacks),
         ("no goroutine there", c.alone),
         ("not judged", c.unjudged),
+        ("dropped", c.dropped),
     ];
     samples.extend(by_reason(c));
     let columns = [done, samples, by_class(c).collect()];
@@ -310,6 +328,7 @@ pub mod tests {
     pub fn blown() -> Blown {
         let mut counts = StormCounts { signals: 1000, on_machines: 800, ..StormCounts::default() };
         counts.skips[0] = 3;
+        counts.kinds[Op::Panic.kind()] = 5;
         Blown {
             counts,
             seconds: 2.0,
@@ -323,12 +342,13 @@ pub mod tests {
     fn scripts_find_their_keys() {
         let value = serde_json::to_value(Summary::new(&plan(), &blown(), None, None, None)).unwrap();
         let keys = "type command seconds threads signals tracebacks skips violations verdict report seed \
-                    unjudged interrupted rss_kib rss_warm_kib inconclusive overrun cores core_share notes";
+                    unjudged sent coalesced dropped operations_by_kind interrupted rss_kib rss_warm_kib inconclusive overrun cores core_share notes";
         for key in keys.split_whitespace() {
             assert!(value.get(key).is_some(), "{key}");
         }
         assert_eq!(value["signals_per_second_per_thread"], 200.0);
         assert_eq!((&value["verdict"], &value["skips"]["lock-held"]), (&Value::Null, &3.into()));
+        assert_eq!(value["operations_by_kind"], serde_json::json!({ "panic": 5 }));
         let violations = |verdict| Summary::new(&plan(), &blown(), verdict, None, None).violations;
         assert_eq!((violations(Some("fault")), violations(Some("harness-error"))), (1, 0));
     }
