@@ -123,6 +123,7 @@ impl Run {
             Some(Phase::Mark) => self.shadows.cycle.begins(),
             // Everybody is scanned now, with the world stopped: requests to do so are void.
             Some(Phase::Termination) => {
+                self.shadows.cycle.ends();
                 self.shadows.requests.iter().for_each(|requests| requests.scan.honoured());
             }
             Some(Phase::Sweep) => {

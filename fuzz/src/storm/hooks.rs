@@ -154,6 +154,7 @@ fn phase_changed(storm: &Storm, thread: &StormThread, phase: usize) {
         }
         // Everybody is scanned now, with the world stopped: requests to do so are void.
         Some(Phase::Termination) => {
+            storm.cycle.ends();
             storm.shadows.iter().for_each(|shadow| shadow.requests.scan.honoured());
         }
         Some(Phase::Sweep) => storm.check_live(thread, |heap, index| heap.is_marked(index)),
