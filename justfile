@@ -32,11 +32,11 @@ show *ARGS:
 shrink *ARGS:
     cargo run --release -- shrink {{ARGS}}
 
-# Plant each defect in turn, and tabulate how soon it is found: just museum --trials 10 --budget 60
+# Plant each defect in turn, and tabulate how soon it is found; --keep replaces reports/museum.md
 museum *ARGS:
     cargo run --release -- museum {{ARGS}}
 
-# Change the core in small ways, one at a time, and see whether each is noticed: just mutants --seconds 30
+# Change the core in small ways, one at a time, and see whether each is noticed; --keep replaces reports/mutants.md
 mutants *ARGS:
     cargo run --release -- mutants {{ARGS}}
 

@@ -16,7 +16,7 @@ unsafe extern "C" fn LLVMFuzzerCustomMutator(
     _seed: u32,
 ) -> usize {
     // SAFETY: as the caller has it; the buffer is the engine's and nobody else's now.
-    sigstorm::worker::mutate(unsafe { std::slice::from_raw_parts_mut(data, max_size) }, size)
+    sigstorm::process::worker::mutate(unsafe { std::slice::from_raw_parts_mut(data, max_size) }, size)
 }
 
 /// What libFuzzer calls for an input made from two.
@@ -35,7 +35,7 @@ unsafe extern "C" fn LLVMFuzzerCustomCrossOver(
 ) -> usize {
     // SAFETY: as the caller has it; the three buffers are distinct.
     unsafe {
-        sigstorm::worker::cross(
+        sigstorm::process::worker::cross(
             std::slice::from_raw_parts(one, one_size),
             std::slice::from_raw_parts(other, other_size),
             std::slice::from_raw_parts_mut(out, max_size),

@@ -3,22 +3,32 @@
 //!
 //! A [`schedule`](mod@schedule) says what each thread does and where it is held; the
 //! [`executor`] carries it out on real threads, real stacks and real signals, and holds
-//! every sample against its own record of what must be true; [`outcome`] is what comes of it.
-//! Engines and the command line are thin glue over these.
+//! every sample against its own record of what must be true; [`outcome`] is the result. A [`storm`] does
+//! without a baton, and a [`sweep`] disturbs a schedule at each of its instructions.
+//!
+//! A violation ends the process that found it, so all of this runs in children ([`process`]).
+//! Their parents need the feature `supervise`: `campaign` supervises hunts and storms, [`shrink`] makes
+//! a schedule smaller, [`museum`] and `mutants` measure how much is found, `report` is left of a finding.
+//! Engines such as AFL link the library without it. The command line is thin glue over these.
 
-#[cfg(feature = "libfuzzer")]
-pub mod current;
+#[cfg(feature = "supervise")]
+pub mod campaign;
 pub mod executor;
+#[cfg(feature = "supervise")]
+pub mod files;
 pub mod generate;
 pub mod museum;
+#[cfg(feature = "supervise")]
+pub mod mutants;
 mod oracle;
 pub mod outcome;
 pub mod planted;
-pub mod runner;
+pub mod process;
+#[cfg(feature = "supervise")]
+pub mod report;
 pub mod schedule;
-mod shared;
-
+pub mod shrink;
 pub mod storm;
 pub mod sweep;
-#[cfg(feature = "libfuzzer")]
-pub mod worker;
+#[cfg(debug_assertions)]
+pub mod tamper;

@@ -169,9 +169,9 @@ impl Injected {
     }
 }
 
-/// How often a step came to an instruction.
+/// The visits of a step to an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crossing {
+pub struct Visit {
     /// The step's index; the number of steps for what happens after the last.
     pub step: u32,
     /// The function's code.
@@ -218,6 +218,18 @@ pub struct Finding {
     pub dump: Vec<String>,
     /// Index of the step at which it was found.
     pub step: usize,
+}
+
+impl Finding {
+    /// A finding that names no step and has no stacks to show, such as one about a process that died.
+    pub fn new(verdict: Verdict, summary: String, evidence: Vec<String>) -> Finding {
+        Finding { verdict: verdict.name().to_owned(), summary, evidence, dump: Vec::new(), step: 0 }
+    }
+
+    /// Returns whether it is an error of the harness, and says nothing of the core.
+    pub fn is_harness_error(&self) -> bool {
+        self.verdict == Verdict::HarnessError.name()
+    }
 }
 
 /// What became of one run.

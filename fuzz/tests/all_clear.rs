@@ -168,7 +168,7 @@ fn a_replay_without_the_defects_says_so_and_how_to_plant_them() {
 }
 
 #[test]
-fn whatever_is_kept_has_check_values() {
+fn kept_schedules_have_check_values() {
     let folder = Folder::new();
     let file = folder.file("leaf.txt", &format!("{HEADER}{LEAF}"));
     let out = folder.path("small.txt");
@@ -197,7 +197,7 @@ fn whatever_is_kept_has_check_values() {
 }
 
 #[test]
-fn a_stop_that_is_not_what_was_meant_is_noted_by_every_command() {
+fn a_stop_with_a_wrong_check_value_is_noted_by_every_command() {
     let folder = Folder::new();
     let shown = with_input(&["show", "-"], &format!("{HEADER}{LEAF}")).stdout;
     let check = u8::from_str_radix(&shown.split('/').nth(1).unwrap()[..2], 16).unwrap();

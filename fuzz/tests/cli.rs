@@ -64,7 +64,7 @@ fn noise() -> Vec<u8> {
 }
 
 #[test]
-fn without_a_command_it_helps() {
+fn sigstorm_without_a_command_prints_help() {
     let ran = sigstorm(&[], b"");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     for part in ["hunt", "replay", "Exit status", "--help"] {
@@ -80,7 +80,7 @@ fn without_a_command_it_helps() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn files_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     let bad = file(dir.path(), "bad.txt", b"# sigstorm schedule 1\nm1 cal small\n");
@@ -109,7 +109,7 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn both_forms_convert_to_each_other() {
+fn show_and_pack_convert_both_forms_to_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let text = file(dir.path(), "a.txt", TEXT.as_bytes());
     let packed = sigstorm(&["pack", &text], b"");
@@ -146,7 +146,7 @@ fn output_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn closed_standard_output_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let noise = file(dir.path(), "noise", &noise());
     let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
@@ -194,7 +194,7 @@ fn any_schedule_is_run() {
 }
 
 #[test]
-fn nothing_to_shrink_is_said() {
+fn shrink_says_where_there_is_nothing_to_shrink() {
     let ran = sigstorm(&["shrink", "-"], b"");
     assert_eq!(ran.code, Some(2));
     assert!(ran.stderr.contains("nothing is violated"), "{}", ran.stderr);
@@ -383,6 +383,87 @@ fn the_museum_is_silent_where_it_must_be() {
 }
 
 #[test]
+fn museum_replaces_kept_tables_only_where_it_is_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("reports/museum.md");
+    let museum = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+        command.args(["museum", "--trials", "1", "--budget", "1", "--defect", "sigprof-spins"]).args(more);
+        command.current_dir(dir.path()).output().unwrap()
+    };
+    let plain = museum(&[]);
+    assert!(String::from_utf8_lossy(&plain.stdout).contains("sigprof-spins"), "{plain:?}");
+    assert!(!dir.path().join("reports").exists(), "the table is printed, and nothing is written");
+    let named = museum(&["--reports", "named"]);
+    assert!(dir.path().join("named/museum.md").is_file() && !kept.exists(), "{named:?}");
+    let keep = museum(&["--keep"]);
+    assert!(kept.is_file() && dir.path().join("reports/museum/sigprof-spins.md").is_file(), "{keep:?}");
+    assert_eq!(museum(&["--keep", "--reports", "named"]).status.code(), Some(2));
+}
+
+#[test]
+fn museum_that_is_ended_early_says_so_in_its_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
+    command.args(["museum", "--budget", "1000", "--jobs", "1", "--defect", "none", "--reports"]);
+    let museum = command.arg(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    within_seconds(|| {
+        let tasks = fs::read_dir(format!("/proc/{}/task", museum.id())).ok()?.map_while(Result::ok);
+        let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        tasks.map(of).any(|children| !children.is_empty()).then_some(())
+    });
+    let pid = nix::unistd::Pid::from_raw(museum.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
+    assert_eq!(museum.wait_with_output().unwrap().status.code(), Some(1));
+    let table = fs::read_to_string(dir.path().join("museum.md")).unwrap();
+    assert!(table.contains("ended early, after 0 of 10 trials"), "{table}");
+}
+
+#[test]
+fn a_child_refuses_orders_that_make_no_sense() {
+    for (orders, says) in [
+        ("nonsense", "these orders make no sense"),
+        (r#"{"parent":1,"task":{"worker":{}}}"#, "missing field"),
+        (r#"{"parent":1,"task":{"runner":{"core":null,"defects":["typo"]}}}"#, "no defect `typo`"),
+    ] {
+        let ran = sigstorm(&["worker", orders], b"");
+        assert!(ran.code == Some(78) && ran.stderr.contains(says), "{orders}: {ran:?}");
+    }
+    // A child of a process that is not its parent ends at once.
+    let orphan = r#"{"parent":1,"task":{"runner":{"core":null,"defects":[]}}}"#;
+    let ran = sigstorm(&["runner", orphan], b"");
+    assert_eq!((ran.code, ran.text()), (Some(0), ""), "{ran:?}");
+}
+
+#[test]
+fn a_sweeper_leaves_the_first_violation_and_counts_its_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let schedules = dir.path().join("schedules");
+    fs::create_dir(&schedules).unwrap();
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/schedule/remove-unlocked.txt");
+    fs::copy(kept, schedules.join("a.txt")).unwrap();
+    let sweep = |name: &str, defects: &[&str]| {
+        let folder = dir.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("stats"), [0; 192 * 8]).unwrap();
+        let task = serde_json::json!({"sweeper": {
+            "dir": folder, "core": 0, "schedules": schedules, "defects": defects,
+        }});
+        let orders = serde_json::json!({"parent": std::process::id(), "task": task}).to_string();
+        // Its parent is the thread that starts it, which lives as long as it runs.
+        let ran = sigstorm(&["sweeper", &orders], b"");
+        let stats = fs::read(folder.join("stats")).unwrap();
+        let runs = u64::from_le_bytes(stats[..8].try_into().unwrap());
+        (ran.code, runs, fs::read_to_string(folder.join("finding.json")).ok())
+    };
+    let (code, runs, finding) = sweep("healthy", &[]);
+    assert!(code == Some(0) && runs > 1 && finding.is_none(), "{code:?} {runs} {finding:?}");
+    let (code, runs, finding) = sweep("broken", &["remove-unlocked"]);
+    assert!(code == Some(77) && runs >= 1, "{code:?} {runs} {finding:?}");
+    assert!(finding.unwrap().contains("bad-traceback"));
+}
+
+#[test]
 fn an_interrupt_ends_the_museum_with_its_summary() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
     command.args(["museum", "--json", "--budget", "1000", "--jobs", "2", "--defect", "none"]);
@@ -460,7 +541,7 @@ fn an_interrupt_ends_a_storm_with_its_summary() {
 }
 
 #[test]
-fn what_engines_found_is_collected_into_reports() {
+fn findings_of_engines_are_collected_into_reports() {
     let dir = tempfile::tempdir().unwrap();
     let crashes = dir.path().join("out/main/crashes");
     fs::create_dir_all(&crashes).unwrap();
@@ -507,7 +588,7 @@ fn a_hunt_accounts_for_every_signal() {
 
 /// This one changes the code itself, which a storm plants before there is a core.
 #[test]
-fn a_storm_over_what_must_stay_silent_is_silent() {
+fn a_storm_with_harmless_defects_is_silent() {
     let dir = tempfile::tempdir().unwrap();
     let reports = dir.path().to_str().unwrap();
     for defect in ["order-check-inverted", "set-next-barrier-unlocked"] {

@@ -1,16 +1,5 @@
-//! `sigstorm collect`: make reports of what other engines have found.
-//!
-//! AFL and libFuzzer leave the bytes of whatever ended their target, often many files for
-//! one mistake. Each is run again here, in a child; of each verdict the first few are shrunk,
-//! and equal ones share a report.
+//! `sigstorm collect`: reports of what other engines have found.
 
-use super::display::Shrinking;
-use super::origin;
-use super::output::{Out, complain};
-use super::report::Report;
-use super::runner::Runner;
-use super::{Exit, Outcome, Trouble, args, files, hunt, input, interrupt};
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -18,7 +7,44 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// So many findings of one verdict are shrunk; the others are only counted.
+use clap::Args;
+use serde::Serialize;
+use sigstorm::files::{self, input};
+use sigstorm::process::Runner;
+use sigstorm::report::words::counted;
+use sigstorm::report::{FoundSchedule, Report, Source};
+use sigstorm::shrink::reproduce;
+
+use super::args::Planted;
+use super::display::ShrinkingBar;
+use super::findings::{keep, tell};
+use super::output::{Out, complain, warn};
+use super::{Exit, Outcome, Trouble, interrupt, usage};
+
+/// `collect`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm collect fuzz/afl/out                   whatever a campaign has found so far
+  sigstorm collect fuzz/artifacts --defect install-unlocked
+  sigstorm collect crash-3fa9
+
+In a folder, at any depth, it takes AFL's findings (crashes/id:*) and libFuzzer's (crash-*). Each is run
+again; of one verdict the first few are shrunk and left in REPORTS/ID/, as a hunt's are.
+Exit status: 0 nothing found; 1 a violation; 2 a file or folder cannot be read, or there is nothing to collect
+and no folder of an engine's; 3 harness error.")]
+pub struct Collect {
+    /// Folders to look through, and files
+    #[arg(value_name = "DIR", required = true)]
+    pub places: Vec<PathBuf>,
+    /// Where the reports go
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    pub reports: PathBuf,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
+/// Findings of one verdict that are shrunk; the others are only counted.
 const EACH: u64 = 3;
 /// How long one is shrunk.
 const SHRINKING: Duration = Duration::from_secs(20);
@@ -26,7 +52,7 @@ const SHRINKING: Duration = Duration::from_secs(20);
 const DEPTH: usize = 8;
 
 #[derive(Default, Serialize)]
-struct Summary {
+struct CollectSummary {
     r#type: &'static str,
     command: &'static str,
     files: u64,
@@ -41,10 +67,10 @@ struct Summary {
 }
 
 /// `sigstorm collect`.
-pub fn run(args: &args::Collect, out: &Out) -> Outcome {
-    files::writable_folder(&args.reports).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
+pub fn run(args: &Collect, out: &Out) -> Outcome {
+    files::writable_folder(&args.reports).map_err(usage)?;
     let stop = interrupt::install()?;
-    let mut summary = Summary { r#type: "summary", command: "collect", ..Summary::default() };
+    let mut summary = CollectSummary { r#type: "summary", command: "collect", ..CollectSummary::default() };
     let mut exit = Exit::Clean;
     let mut found = BTreeSet::new();
     let mut searched = 0;
@@ -72,7 +98,7 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
             ),
             _ => format!(
                 "no findings yet: {} of an engine without one; it takes {wanted}",
-                input::counted(searched, "folder")
+                counted(searched, "folder")
             ),
         };
         complain(&format!("{}{said}", if searched == 0 { "error: " } else { "note: " }));
@@ -95,10 +121,9 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
             }
         };
         summary.files += 1;
-        summary.notes.extend(input.warn(&args.planted.defects));
-        let schedule = origin::checked(&input.schedule);
-        let original = schedule.encode();
-        let answer = runner.run(&original, false)?;
+        summary.notes.extend(warn(&input, &args.planted.defects));
+        let found = FoundSchedule::found(&input.schedule.encode(), 0);
+        let answer = runner.run(&found.original, false)?;
         let Some(finding) = answer.finding else { continue };
         let this = Exit::of_verdict(Some(&finding.verdict));
         exit = exit.worse(this);
@@ -111,44 +136,35 @@ pub fn run(args: &args::Collect, out: &Out) -> Outcome {
         }
         let mut report = Report {
             finding,
-            schedule,
-            original,
-            events: Vec::new(),
+            source: Source::Schedule(Box::new(found)),
             defects: args.planted.defects.clone(),
             seed: 0,
             seconds: 0.0,
-            schedules: 0,
-            shrunk: false,
             notes: vec![format!("collected from {}", input.name)],
         };
-        if this == Exit::Violation {
-            let shown = Shrinking::new(out);
-            let result = hunt::reproduce(&mut report, stop, SHRINKING, &shown);
-            shown.end();
-            if let Err(error) = result {
-                report.notes.push(format!("it could not be shrunk: {error:#}"));
-            }
-        }
+        let bar = ShrinkingBar::new(out);
+        reproduce(&mut report, stop, SHRINKING, &mut |progress| bar.show(progress));
+        bar.end();
         let folder = report.folder(&args.reports);
         if written.insert(folder)
-            && let Some(folder) = hunt::keep(&report, &args.reports)
+            && let Some(folder) = keep(&report, &args.reports)
         {
-            hunt::tell(&report, Some(&folder), &args.reports, out)?;
+            tell(&report, Some(&folder), &args.reports, out)?;
         }
     }
     summary.reports = written.len();
     out.object(&summary)?;
-    let Summary { files, violations, reports, .. } = summary;
+    let CollectSummary { files, violations, reports, .. } = summary;
     out.say(&format!(
         "{}, {}, {}",
-        input::counted(files as usize, "file"),
-        input::counted(violations as usize, "violation"),
-        input::counted(reports, "different report")
+        counted(files as usize, "file"),
+        counted(violations as usize, "violation"),
+        counted(reports, "different report")
     ))?;
     Ok(exit)
 }
 
-/// Whatever an engine has left in a folder. The number of folders in which engines leave their findings.
+/// Adds the findings of engines in a folder. Returns the number of folders in which engines leave theirs.
 fn findings(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<usize> {
     // AFL's, and the one that cargo-fuzz makes.
     let is_engines = |name: &str| name.starts_with("crashes") || name == "artifacts";
@@ -172,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engines_findings_are_found_and_nothing_else() {
+    fn findings_of_engines_are_collected_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let crashes = dir.path().join("out/main/crashes");
         let queue = dir.path().join("out/main/queue");

@@ -1,17 +1,43 @@
 //! `sigstorm show` and `sigstorm pack`: between the two forms of a schedule.
 
-use super::input::{self, Input, counted};
-use super::origin;
-use super::output::Out;
-use super::{Exit, Outcome, Trouble, args, files};
-use serde::Serialize;
-use sigstorm::schedule::checks;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use sigstorm::files::input::{self, Input};
+use sigstorm::files::{self, origin};
+use sigstorm::report::words::counted;
+use sigstorm::schedule::checks;
+
+use super::output::Out;
+use super::{Exit, Outcome, Trouble, usage};
+
+pub const SHOW_EXAMPLES: &str = "\
+Examples:
+  sigstorm show schedule.bin
+  sigstorm show crash-3fa9 -o schedule.txt
+  head -c 64 /dev/urandom | sigstorm show -        any bytes are a schedule";
+
+pub const PACK_EXAMPLES: &str = "\
+Examples:
+  sigstorm pack schedule.txt -o schedule.bin
+  sigstorm pack schedule.txt | xxd";
+
+/// `show` and `pack`.
+#[derive(Args, Debug)]
+pub struct Convert {
+    /// A schedule, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it goes [default: standard output]
+    #[arg(short, long = "out", value_name = "OUT")]
+    pub out: Option<PathBuf>,
+}
 
 #[derive(Serialize)]
-struct Summary<'a> {
+struct ConvertSummary<'a> {
     r#type: &'a str,
     command: &'a str,
     file: &'a str,
@@ -27,7 +53,7 @@ struct Summary<'a> {
 }
 
 /// `sigstorm show`.
-pub fn show(args: &args::Convert, out: &Out) -> Outcome {
+pub fn show(args: &Convert, out: &Out) -> Outcome {
     let input = load(args, out)?;
     let text = input.origin.text(&input.schedule);
     let destination = destination(args);
@@ -37,12 +63,12 @@ pub fn show(args: &args::Convert, out: &Out) -> Outcome {
         None => {}
     }
     let inline = destination.is_none().then_some(text.as_str());
-    out.object(&Summary { text: inline, ..summary("show", &input, destination) })?;
+    out.object(&ConvertSummary { text: inline, ..summary("show", &input, destination) })?;
     Ok(Exit::Clean)
 }
 
 /// `sigstorm pack`.
-pub fn pack(args: &args::Convert, out: &Out) -> Outcome {
+pub fn pack(args: &Convert, out: &Out) -> Outcome {
     let destination = destination(args);
     if destination.is_none() && !out.json && io::stdout().is_terminal() {
         let message = "bytes are not for a terminal: name a file with -o OUT, or pipe them somewhere";
@@ -56,11 +82,11 @@ pub fn pack(args: &args::Convert, out: &Out) -> Outcome {
         None => {}
     }
     let hex = destination.is_none().then(|| hex(&bytes));
-    out.object(&Summary { hex, ..summary("pack", &input, destination) })?;
+    out.object(&ConvertSummary { hex, ..summary("pack", &input, destination) })?;
     Ok(Exit::Clean)
 }
 
-fn load(args: &args::Convert, out: &Out) -> Result<Input, Trouble> {
+fn load(args: &Convert, out: &Out) -> Result<Input, Trouble> {
     let mut input = input::load(&args.file).map_err(Trouble::Usage)?;
     let unchecked = checks::unchecked(&input.schedule);
     input.schedule = origin::checked(&input.schedule);
@@ -77,17 +103,26 @@ fn load(args: &args::Convert, out: &Out) -> Result<Input, Trouble> {
     Ok(input)
 }
 
-fn destination(args: &args::Convert) -> Option<&Path> {
+fn destination(args: &Convert) -> Option<&Path> {
     args.out.as_deref().filter(|path| *path != Path::new("-"))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Trouble> {
-    files::write(path, bytes).map_err(|error| Trouble::Usage(format!("{error:#}")))
+    files::write(path, bytes).map_err(usage)
 }
 
-fn summary<'a>(command: &'a str, input: &'a Input, output: Option<&'a Path>) -> Summary<'a> {
+fn summary<'a>(command: &'a str, input: &'a Input, output: Option<&'a Path>) -> ConvertSummary<'a> {
     let (text, hex, steps) = (None, None, input.schedule.steps.len());
-    Summary { r#type: "summary", command, file: &input.name, steps, output, text, hex, notes: &input.notes }
+    ConvertSummary {
+        r#type: "summary",
+        command,
+        file: &input.name,
+        steps,
+        output,
+        text,
+        hex,
+        notes: &input.notes,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,23 +1,5 @@
-//! `sigstorm hunt`: explore, and make something readable of what is found.
+//! `sigstorm hunt`: explore, and report what is found.
 
-use super::campaign::{self, Campaign, Found, Plan};
-use super::cores::Cores;
-use super::display::{Hunting, Shrinking};
-use super::inconclusive::Reason;
-use super::input::counted;
-use super::mistaken::is_text;
-use super::origin;
-use super::output::{Out, complain};
-use super::passed_over::with_passed_over;
-use super::report::Report;
-use super::runner::Runner;
-use super::summary::{self, Machine, Progress, Summary};
-use super::{Exit, Outcome, Trouble, args, death, files, interrupt, reduce};
-use anyhow::Result;
-use console::style;
-use serde_json::json;
-use sigstorm::outcome::Verdict;
-use sigstorm::schedule::Schedule;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -25,15 +7,73 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use clap::Args;
+use console::style;
+use serde_json::json;
+use sigstorm::campaign::hunt::{self, Campaign, HuntPlan};
+use sigstorm::files::{self, mistaken::is_text};
+use sigstorm::process::cores::Cores;
+use sigstorm::process::{Found, WorkerOptions};
+use sigstorm::report::hunt::{self as summary, HuntProgress, HuntSummary};
+use sigstorm::report::summary::Machine;
+use sigstorm::report::words::counted;
+use sigstorm::report::{FoundSchedule, Inconclusive, Report, Source};
+use sigstorm::shrink::reproduce;
+
+use super::args::{MOST_JOBS, MOST_SECONDS, MOST_STEPS, Planted};
+use super::display::{HuntingBar, ShrinkingBar};
+use super::findings::{keep, tell};
+use super::output::{Out, complain};
+use super::{Exit, Outcome, Trouble, interrupt, usage};
+
+/// `hunt`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm hunt                                   the core as it is, every core, until Ctrl-C
+  sigstorm hunt --seconds 60 --defect copystack-unlocked
+  sigstorm hunt --runs 100000 --jobs 1 --seed 7   the same schedules every time
+  sigstorm hunt --corpus fuzz/corpus/hunt         keep schedules that are new, and start from them next time
+
+A finding is shrunk and left in REPORTS/ID/: report.txt to read, schedule.txt to replay. Workers take the
+idlest cores that no other sigstorm has taken.
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 wrong usage; 3 no answer: a harness error, or
+no schedule, no signal, or a worker with less than 5 % of a core (\"inconclusive\" in the summary).")]
+pub struct Hunt {
+    /// Stop after so many seconds [default: go on until Ctrl-C]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub seconds: Option<u64>,
+    /// Stop after so many schedules, over all workers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: Option<u64>,
+    /// How many workers, each on a core [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_JOBS))]
+    pub jobs: Option<u16>,
+    /// Where the random choices begin [default: a random one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Make every schedule exactly this long, for measuring: 1 to 4096
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: Option<u16>,
+    /// Start from the schedules in this folder and add new ones; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+    /// Where the report of a finding goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    pub reports: PathBuf,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
 /// Shrinking stops here: a schedule that is nearly the smallest now is worth more than the
 /// smallest some day.
 const SHRINKING: Duration = Duration::from_secs(60);
 
 /// `sigstorm hunt`.
-pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
+pub fn run(args: &Hunt, out: &Out) -> Outcome {
     // Before the hunt, not after hours of it.
     for folder in args.corpus.iter().chain([&args.reports]) {
-        files::writable_folder(folder).map_err(|error| Trouble::Usage(format!("{error:#}")))?;
+        files::writable_folder(folder).map_err(usage)?;
     }
     if let Some(corpus) = &args.corpus {
         only_bytes(corpus)?;
@@ -43,21 +83,21 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
     let cores = Cores::take(plan.jobs)?;
     plan.cores = cores.nths();
     announce(&plan, &cores, out)?;
-    let cores = cores.with_warnings(out);
+    out.warn_of(&cores);
 
-    let display = Hunting::new(&plan, out);
+    let display = HuntingBar::new(&plan, out);
     let mut told = 0;
-    let campaign = campaign::run(&plan, stop, |totals, elapsed| {
+    let campaign = hunt::run(&plan, stop, |totals, elapsed| {
         display.show(totals, elapsed);
         if elapsed.as_secs() > told {
             told = elapsed.as_secs();
-            // If nobody listens any more, the hunt still has its exit status.
-            let _ = out.object(&Progress::new(totals, elapsed.as_secs_f64()));
+            // Where the output is closed, the hunt still has its exit status.
+            let _ = out.object(&HuntProgress::new(totals, elapsed.as_secs_f64()));
         }
     });
     display.end();
     let Campaign { totals, seconds, found, inconclusive, .. } = campaign?;
-    // What follows runs one schedule at a time, and is not in anybody's way.
+    // From here on one schedule runs at a time, which is in no other command's way.
     let (numbers, warnings) = (cores.numbers(), cores.warnings());
     drop(cores);
     // The next Ctrl-C is about shrinking.
@@ -71,7 +111,7 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
         None => Exit::of_verdict(verdict),
     };
     let machine = Machine { cores: numbers, inconclusive, notes: warnings };
-    let summary = Summary::new(&plan, &totals, seconds, verdict, written.as_deref(), &machine);
+    let summary = HuntSummary::new(&plan, &totals, seconds, verdict, written.as_deref(), &machine);
     let told = out.object(&summary).and_then(|()| {
         out.say(&summary::table(&plan, &totals, seconds))?;
         if let Some(said) = summary::pace(&plan, &totals, seconds) {
@@ -79,7 +119,7 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
         }
         match &report {
             None if inconclusive.is_some() => {
-                let sentence = inconclusive.map_or("", Reason::sentence);
+                let sentence = inconclusive.map_or("", Inconclusive::sentence);
                 out.say(&style(format!("inconclusive: {sentence}")).yellow().bold().to_string())
             }
             None => {
@@ -91,7 +131,7 @@ pub fn run(args: &args::Hunt, out: &Out) -> Outcome {
         }
     });
     match told {
-        // What was found counts for more than that it could not be printed.
+        // A finding counts for more than that it could not be printed.
         Err(Trouble::Usage(message)) if exit != Exit::Clean => {
             complain(&format!("error: {message}"));
             Ok(exit)
@@ -105,7 +145,7 @@ fn only_bytes(corpus: &Path) -> Result<(), Trouble> {
     let cannot = |error| Trouble::Usage(format!("cannot read {}: {error}", corpus.display()));
     for entry in fs::read_dir(corpus).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
-        // What cannot be read is no text for the engine either.
+        // A file that cannot be read is no text for the engine either.
         if path.is_file() && fs::read(&path).is_ok_and(|bytes| is_text(&bytes)) {
             return Err(Trouble::Usage(format!(
                 "{}: it is a text, and the engine takes every file of a corpus for bytes: convert it with `sigstorm pack`, \
@@ -117,16 +157,15 @@ fn only_bytes(corpus: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn plan(args: &args::Hunt) -> Plan {
-    let cores = || thread::available_parallelism().map_or(1, usize::from).min(args::MOST_JOBS as usize);
+fn plan(args: &Hunt) -> HuntPlan {
+    let cores = || thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS as usize);
     let jobs = args.jobs.map_or_else(cores, usize::from);
     // A worker without a schedule to run has no use.
     let jobs = args.runs.map_or(jobs, |runs| jobs.min(usize::try_from(runs).unwrap_or(jobs)));
     let mut defects = args.planted.defects.clone();
     defects.sort();
     defects.dedup();
-    Plan {
-        jobs,
+    let worker = WorkerOptions {
         // Short enough to be typed, and for every reader of JSON.
         seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) & 0xffff_ffff),
         steps: args.steps.map(usize::from),
@@ -134,20 +173,21 @@ fn plan(args: &args::Hunt) -> Plan {
         seconds: args.seconds,
         corpus: args.corpus.clone(),
         defects,
-        ..Plan::default()
-    }
+        ..WorkerOptions::default()
+    };
+    HuntPlan { jobs, worker, ..HuntPlan::default() }
 }
 
-fn announce(plan: &Plan, cores: &Cores, out: &Out) -> Result<(), Trouble> {
-    let names: Vec<_> = plan.defects.iter().map(|defect| defect.name()).collect();
-    let Plan { jobs, seed, .. } = plan;
+fn announce(plan: &HuntPlan, cores: &Cores, out: &Out) -> Result<(), Trouble> {
+    let HuntPlan { jobs, worker: WorkerOptions { seed, runs, seconds, defects, .. }, .. } = plan;
+    let names: Vec<_> = defects.iter().map(|defect| defect.name()).collect();
     out.object(&json!({
         "type": "start", "command": "hunt", "seed": seed, "jobs": jobs, "defects": names, "cores": cores.numbers(),
     }))?;
     let planted =
         if names.is_empty() { "the core as it is".into() } else { format!("planted: {}", names.join(", ")) };
-    let seconds = plan.seconds.map(|seconds| format!("for {seconds} s"));
-    let runs = plan.runs.map(|runs| format!("for {runs} schedules"));
+    let seconds = seconds.map(|seconds| format!("for {seconds} s"));
+    let runs = runs.map(|runs| format!("for {runs} schedules"));
     let budget = [seconds, runs].into_iter().flatten().collect::<Vec<_>>().join(" or ");
     let budget = if budget.is_empty() { "until Ctrl-C".into() } else { budget };
     let numbers: Vec<String> = cores.numbers().iter().map(usize::to_string).collect();
@@ -157,100 +197,30 @@ fn announce(plan: &Plan, cores: &Cores, out: &Out) -> Result<(), Trouble> {
 }
 
 /// Shrinks what was found, and takes a trace of it.
-fn examine(found: Found, plan: &Plan, schedules: u64, seconds: f64, stop: &AtomicBool, out: &Out) -> Report {
-    let schedule = origin::checked(&Schedule::decode(&found.bytes));
+fn examine(
+    found: Found,
+    plan: &HuntPlan,
+    schedules: u64,
+    seconds: f64,
+    stop: &AtomicBool,
+    out: &Out,
+) -> Report {
     let mut report = Report {
         finding: found.finding,
-        original: schedule.encode(),
-        schedule,
-        events: Vec::new(),
-        defects: plan.defects.clone(),
-        seed: plan.seed,
+        source: Source::Schedule(Box::new(FoundSchedule::found(&found.bytes, schedules))),
+        defects: plan.worker.defects.clone(),
+        seed: plan.worker.seed,
         seconds,
-        schedules,
-        shrunk: false,
         notes: Vec::new(),
     };
-    // An error of the harness is shown as it was met: it may not happen again, or hang.
-    if report.finding.verdict != Verdict::HarnessError.name() {
+    if !report.finding.is_harness_error() {
         out.remark(&format!(
             "found after {seconds:.1} s: {}: {}",
             report.finding.verdict, report.finding.summary
         ));
-        let shown = Shrinking::new(out);
-        let result = reproduce(&mut report, stop, SHRINKING, &shown);
-        shown.end();
-        if let Err(error) = result {
-            report.notes.push(format!("it could not be shrunk: {error:#}"));
-        }
     }
+    let bar = ShrinkingBar::new(out);
+    reproduce(&mut report, stop, SHRINKING, &mut |progress| bar.show(progress));
+    bar.end();
     report
-}
-
-/// Runs it again, shrinks it for no longer than `limit`, and takes a trace of it.
-pub fn reproduce(report: &mut Report, stop: &AtomicBool, limit: Duration, shown: &Shrinking) -> Result<()> {
-    let mut runner = Runner::new(&report.defects);
-    let verdict = report.finding.verdict.clone();
-    let again = runner.run(&report.schedule.encode(), false)?;
-    if again.verdict() != Some(&verdict) {
-        // The same bytes do the same, always; if not, it is the harness that is wrong.
-        let got = again
-            .finding
-            .as_ref()
-            .map_or("nothing".into(), |finding| format!("{}: {}", finding.verdict, finding.summary));
-        let summary = format!("{verdict} was found, and {got} when the same schedule was run again");
-        let mut evidence = vec![format!("found: {}", report.finding.summary)];
-        evidence.append(&mut report.finding.evidence);
-        let dump = std::mem::take(&mut report.finding.dump);
-        report.finding = death::finding(Verdict::HarnessError, summary, evidence);
-        report.finding.dump = dump;
-        return Ok(());
-    }
-    let reduced = reduce::reduce(&mut runner, &report.schedule, &verdict, stop, Some(limit), shown)?;
-    report.schedule = reduced.schedule;
-    report.shrunk = true;
-    if reduced.early {
-        report
-            .notes
-            .push(format!("shrinking was ended after {} runs; `sigstorm shrink` goes on", reduced.runs));
-    }
-    let last = runner.run(&report.schedule.encode(), true)?;
-    report.events = with_passed_over(last.events, &report.schedule, &last.inert, &last.unreached);
-    report.notes.extend(last.notes);
-    match last.finding {
-        Some(finding) if finding.verdict == verdict => report.finding = finding,
-        _ => report.notes.push("the shrunk schedule's verdict was another when its trace was taken".into()),
-    }
-    Ok(())
-}
-
-/// Writes the report; if that fails, the schedule goes where it is not lost.
-pub fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
-    match report.write(reports) {
-        Ok(folder) => Some(folder),
-        Err(error) => {
-            complain(&format!("error: {error:#}; this is the schedule:\n{}", report.schedule_text(reports)));
-            None
-        }
-    }
-}
-
-pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) -> Result<(), Trouble> {
-    let headline = format!("{}: {}", report.finding.verdict, report.finding.summary);
-    out.say(&style(headline).red().bold().to_string())?;
-    for line in &report.finding.evidence {
-        out.say(&format!("    {line}"))?;
-    }
-    for note in &report.notes {
-        out.say(&format!("note:   {note}"))?;
-    }
-    let (before, after) = (counted(report.steps_before(), "step"), report.schedule.steps.len());
-    let shrunk = if report.shrunk { format!("shrunk from {before} to {after}") } else { before };
-    // What was collected was found by another engine.
-    let found =
-        if report.schedules > 0 { format!("found after {:.1} s; ", report.seconds) } else { String::new() };
-    out.say(&format!("{found}{shrunk}"))?;
-    let Some(folder) = written else { return Ok(()) };
-    out.say(&format!("report: {}", folder.join("report.txt").display()))?;
-    out.say(&format!("replay: {}", report.replay(reports)))
 }

@@ -1,59 +1,38 @@
-//! What a person or a script calls.
+//! The command line: one file a command, each with its options, one call of the library, and its output.
 //!
-//! [`args`] says what can be typed, [`Command`] is dispatched here, and each command
-//! has its file. The rest is what they share:
+//! [`args`] says what can be typed, and [`Command`] is dispatched here. The commands share:
 //!
-//! - [`campaign`] runs workers, which explore; [`runner`] is a child that runs one
-//!   schedule after another; [`death`] judges how a child ended.
-//! - [`storm`] runs a child of its own kind, in which everything happens at once.
-//! - [`shrink`] makes a schedule smaller; [`report`] is what is left of a finding.
-//! - [`museum`] plants defects and hunts for each; its table, pages and plot.
-//! - [`mutants`] changes the core in small ways, to see whether the oracles notice.
-//! - [`output`] is standard output, [`files`] are the files that are written, [`input`]
-//!   those that are read ([`mistaken`]: texts that are not bytes; [`origin`]: defects and build),
-//!   [`interleaving`] lays out a trace.
+//! - [`output`]: standard output and standard error. [`display`]: progress on the terminal.
+//! - [`findings`]: findings on the terminal, and their reports.
+//! - `interrupt`: Ctrl-C.
 //!
 //! Exit status: 0 it ran and nothing was found, 1 a violation, 2 wrong usage or unreadable input, 3
-//! no answer: a harness error, which wins over 1, or nothing ran ([`inconclusive`]), over which 1 and
-//! 2 win.
+//! no answer: a harness error, which wins over 1, or nothing ran
+//! ([`Inconclusive`](sigstorm::report::Inconclusive)), over which 1 and 2 win.
 
 mod args;
-mod campaign;
-mod child;
 mod collect;
 mod convert;
-mod cores;
-mod death;
 mod display;
-mod files;
+mod findings;
 mod hunt;
-mod inconclusive;
-mod input;
-mod interleaving;
 mod interrupt;
-mod mistaken;
 mod museum;
 mod mutants;
-mod origin;
 mod output;
-mod pace;
-mod passed_over;
-mod reduce;
 mod replay;
-mod report;
-mod report_text;
-mod runner;
 mod shrink;
 mod storm;
-mod summary;
 mod sweep;
-mod worker;
+mod sweep_results;
+
+use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
 use output::{Out, complain};
 use sigstorm::outcome::Verdict;
-use std::process::ExitCode;
+use sigstorm::process;
 
 /// How a command ended, if it could do its work at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +52,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What a verdict's name means for the exit status.
+    /// The meaning of a verdict's name for the exit status.
     pub fn of_verdict(verdict: Option<&str>) -> Exit {
         match verdict {
             None => Exit::Clean,
@@ -108,7 +87,7 @@ impl Exit {
 /// Why a command could not do its work.
 #[derive(Debug)]
 pub enum Trouble {
-    /// What was asked for makes no sense, or a file cannot be read or written. Exit status 2.
+    /// The request makes no sense, or a file cannot be read or written. Exit status 2.
     Usage(String),
     /// Something of the harness's own went wrong. Exit status 3.
     Harness(anyhow::Error),
@@ -120,7 +99,12 @@ impl From<anyhow::Error> for Trouble {
     }
 }
 
-/// What a command comes to.
+/// An error about what was asked for, such as a file that cannot be written.
+fn usage(error: anyhow::Error) -> Trouble {
+    Trouble::Usage(format!("{error:#}"))
+}
+
+/// The outcome of a command.
 pub type Outcome = Result<Exit, Trouble>;
 
 /// Parses the command line and does what it says.
@@ -140,15 +124,18 @@ pub fn main() -> ExitCode {
         Some(Command::Replay(args)) => replay::run(&args, &out),
         Some(Command::Show(args)) => convert::show(&args, &out),
         Some(Command::Pack(args)) => convert::pack(&args, &out),
-        Some(Command::Shrink(args)) => reduce::run(&args, &out),
+        Some(Command::Shrink(args)) => shrink::run(&args, &out),
         Some(Command::Collect(args)) => collect::run(&args, &out),
         Some(Command::Museum(args)) => museum::run(&args, &out),
         Some(Command::Storm(args)) => storm::run(&args, &out),
         Some(Command::Mutants(args)) => mutants::run(&args, &out),
         Some(Command::Sweep(args)) => sweep::run(&args, &out),
-        Some(Command::Worker(args)) => return worker::main(args),
-        Some(Command::Stormer(args)) => return storm::child(args),
-        Some(Command::Runner(args)) => return runner::main(&args),
+        Some(
+            Command::Worker(child)
+            | Command::Stormer(child)
+            | Command::Runner(child)
+            | Command::Sweeper(child),
+        ) => return process::main(&child.orders),
     };
     let exit = outcome.unwrap_or_else(|trouble| match trouble {
         Trouble::Usage(message) => {
@@ -168,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_harness_error_wins_and_an_inconclusive_run_loses() {
+    fn harness_error_wins_and_inconclusive_run_loses() {
         let harness = Exit::of_verdict(Some("harness-error"));
         assert_eq!(harness, Exit::Harness);
         let fault = Exit::of_verdict(Some("fault"));

@@ -5,6 +5,9 @@
 
 use super::Trouble;
 use serde::Serialize;
+use sigstorm::files::input::Input;
+use sigstorm::process::cores::Cores;
+use sigstorm_runtime::Defect;
 use std::io::{self, IsTerminal, Write};
 
 /// Standard output.
@@ -58,10 +61,23 @@ impl Out {
         }
     }
 
-    /// True if a person is looking at the progress.
+    /// Says the warnings about a command's cores.
+    pub fn warn_of(&self, cores: &Cores) {
+        cores.warnings().iter().for_each(|warning| self.remark(&format!("note: {warning}")));
+    }
+
+    /// Returns whether a person is looking at the progress.
     pub fn shows_progress(&self) -> bool {
         !self.json && io::stderr().is_terminal()
     }
+}
+
+/// All that there is to know about an input that is run with these defects planted. It is said on standard
+/// error, too: who reads a summary alone must not take a run for what it is not.
+pub fn warn(input: &Input, planted: &[Defect]) -> Vec<String> {
+    let notes = input.notes_for(planted);
+    notes.iter().for_each(|note| complain(&format!("note: {note}")));
+    notes
 }
 
 /// Writes a line to standard error, which may be closed, too.

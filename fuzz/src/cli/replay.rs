@@ -1,17 +1,48 @@
 //! `sigstorm replay`: run schedules again, and see whether they do the same again.
 
-use super::inconclusive::Reason;
-use super::output::{Out, complain};
-use super::passed_over::{self, with_passed_over};
-use super::runner::{Answer, Runner};
-use super::{Exit, Outcome, args, input, interleaving};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use anyhow::Result;
+use clap::Args;
 use console::style;
 use serde::Serialize;
+use sigstorm::files::input;
 use sigstorm::outcome::{Event, Finding, Verdict};
-use std::collections::BTreeSet;
+use sigstorm::process::{Answer, Runner};
+use sigstorm::report::passed_over::{self, with_passed_over};
+use sigstorm::report::{Inconclusive, interleaving};
 
-/// What a file's runs came to.
+use super::args::Planted;
+use super::output::{Out, complain, warn};
+use super::{Exit, Outcome};
+
+/// `replay`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm replay reports/*/schedule.txt
+  sigstorm replay reports/fault-1a2b3c4d/schedule.bin --defect remove-unlocked --trace
+  sigstorm replay corpus/schedule/* --times 10    is every run of a schedule the same?
+
+A file may name the defects that it was made with (`# defect NAME`), and a run without them is told so.
+Exit status: 0 it ran, and nothing was found; 1 a violation; 2 a file cannot be read (the others are still
+run); 3 no answer: a harness error, such as a schedule whose runs differ, or no step had an effect.")]
+pub struct Replay {
+    /// Schedules, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Run each so often, and compare the runs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub times: u64,
+    /// Print what happened, event by event, a column for each thread
+    #[arg(long)]
+    pub trace: bool,
+    #[command(flatten)]
+    pub planted: Planted,
+}
+
+/// The runs of one file.
 #[derive(Debug)]
 struct Replayed {
     /// The first run's answer.
@@ -45,7 +76,7 @@ struct Object<'a> {
 }
 
 #[derive(Default, Serialize)]
-struct Summary {
+struct ReplaySummary {
     r#type: &'static str,
     command: &'static str,
     files: u64,
@@ -66,8 +97,8 @@ struct Summary {
 }
 
 /// `sigstorm replay`.
-pub fn run(args: &args::Replay, out: &Out) -> Outcome {
-    let mut summary = Summary { r#type: "summary", command: "replay", ..Summary::default() };
+pub fn run(args: &Replay, out: &Out) -> Outcome {
+    let mut summary = ReplaySummary { r#type: "summary", command: "replay", ..ReplaySummary::default() };
     let mut exit = Exit::Clean;
     let mut runner = Runner::new(&args.planted.defects);
     for file in &args.files {
@@ -80,7 +111,7 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
                 continue;
             }
         };
-        let said = input.warn(&args.planted.defects);
+        let said = warn(&input, &args.planted.defects);
         let mut replayed = replay(&mut runner, &input.schedule.encode(), args)?;
         let events = std::mem::take(&mut replayed.answer.events);
         let Answer { inert, unreached, .. } = &replayed.answer;
@@ -99,7 +130,7 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
         summary.violations += u64::from(Exit::of_verdict(answer.verdict()) == Exit::Violation);
         summary.verdict = summary.verdict.or(verdict.map(String::from));
         exit = exit.worse(Exit::of_verdict(verdict));
-        let inconclusive = (verdict.is_none() && answer.steps == 0).then_some(Reason::Steps);
+        let inconclusive = (verdict.is_none() && answer.steps == 0).then_some(Inconclusive::Steps);
         if inconclusive.is_some() {
             exit = exit.worse(Exit::Inconclusive);
         }
@@ -110,11 +141,11 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
         if out.json {
             out.object(&object(&input.name, verdict, &replayed, notes, args.trace, inconclusive))?;
         } else {
-            // What is doubtful was said already, and is not lost where only errors are read.
+            // The doubts were said already, and is not lost where only errors are read.
             let notes = answer.notes.iter().chain(&passed_over).map(String::as_str).collect();
             print(&input.name, &replayed, &notes, !said.is_empty(), inconclusive, args.trace, out)?;
         }
-        summary.inconclusive = summary.inconclusive.or(inconclusive.map(Reason::name));
+        summary.inconclusive = summary.inconclusive.or(inconclusive.map(Inconclusive::name));
         summary.notes.extend(said);
     }
     if summary.verdict.is_some() {
@@ -122,13 +153,13 @@ pub fn run(args: &args::Replay, out: &Out) -> Outcome {
     }
     out.object(&summary)?;
     if summary.files + summary.unreadable > 1 {
-        let Summary { files, runs, violations, divergent, .. } = summary;
+        let ReplaySummary { files, runs, violations, divergent, .. } = summary;
         out.say(&format!("{files} schedules, {runs} runs, {violations} violations, {divergent} divergent"))?;
     }
     Ok(exit)
 }
 
-fn replay(runner: &mut Runner, bytes: &[u8], args: &args::Replay) -> Result<Replayed> {
+fn replay(runner: &mut Runner, bytes: &[u8], args: &Replay) -> Result<Replayed> {
     let answer = runner.run(bytes, args.trace)?;
     let identity = |answer: &Answer| (answer.trace_hash, answer.verdict().map(String::from));
     let first = identity(&answer);
@@ -146,7 +177,7 @@ fn object<'a>(
     replayed: &'a Replayed,
     notes: Vec<&'a str>,
     trace: bool,
-    inconclusive: Option<Reason>,
+    inconclusive: Option<Inconclusive>,
 ) -> Object<'a> {
     let Replayed { answer, runs, divergent } = replayed;
     Object {
@@ -165,7 +196,7 @@ fn object<'a>(
         events: trace.then_some(&answer.events),
         inert_steps: &answer.inert,
         unreached_stops: &answer.unreached,
-        inconclusive: inconclusive.map(Reason::name),
+        inconclusive: inconclusive.map(Inconclusive::name),
     }
 }
 
@@ -174,7 +205,7 @@ fn print(
     replayed: &Replayed,
     notes: &Vec<&str>,
     doubtful: bool,
-    inconclusive: Option<Reason>,
+    inconclusive: Option<Inconclusive>,
     trace: bool,
     out: &Out,
 ) -> Result<(), super::Trouble> {

@@ -1,282 +1,128 @@
-//! Making a schedule smaller while something stays true of it.
-//!
-//! Delta debugging: whole chunks of steps go first, then single ones, then stops; what
-//! is left gets simpler operands, and the lowest actors and goroutines that will do. Each
-//! may make another possible, so all is tried again until nothing changes.
-//!
-//! This knows nothing of runs: whether a candidate will do is for a closure to say, which
-//! can also end the search. It ends by itself, too: each change makes the schedule smaller in the
-//! order (number of steps, of stops, operands).
+//! `sigstorm shrink`: the smallest schedule with the same verdict.
 
-use sigstorm::schedule::{Actor, Goroutine, Op, Schedule, Step, Stop};
-use std::collections::HashSet;
-use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-/// The smallest schedule that `test` holds of, as far as this can tell; when `test` ends the
-/// search, the smallest so far. It is taken to hold of the schedule itself.
-pub fn shrink(schedule: &Schedule, test: impl FnMut(&Schedule) -> ControlFlow<(), bool>) -> Schedule {
-    let mut search = Search { best: schedule.canonical(), failed: HashSet::new(), test };
-    // Broken off or not, the best is the best.
-    let _ = search.exhaust();
-    search.best
+use clap::Args;
+use serde::Serialize;
+use sigstorm::files::origin::{self, Origin};
+use sigstorm::files::{self, input};
+use sigstorm::process::{Answer, Runner};
+use sigstorm::report::words::counted;
+use sigstorm::shrink::shrink_in;
+
+use super::args::Planted;
+use super::display::ShrinkingBar;
+use super::output::{Out, warn};
+use super::{Exit, Outcome, Trouble, interrupt};
+
+/// `shrink`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sigstorm shrink reports/fault-1a2b3c4d/original.bin --defect remove-unlocked
+  sigstorm shrink crash-3fa9 -o small.bin
+
+Ctrl-C ends it early, with the smallest so far.
+Exit status: 0 shrunk; 2 FILE cannot be read or violates nothing; 3 harness error.")]
+pub struct Shrink {
+    /// A schedule, as text or as bytes; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it goes, as bytes if this ends in `.bin`, else as text [default: standard output]
+    #[arg(short, long = "out", value_name = "OUT")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub planted: Planted,
 }
 
-struct Search<F> {
-    best: Schedule,
-    /// What was tried in vain: later rounds come to the same candidates again.
-    failed: HashSet<Vec<u8>>,
-    test: F,
+#[derive(Serialize)]
+struct ShrinkSummary<'a> {
+    r#type: &'a str,
+    command: &'a str,
+    file: &'a str,
+    verdict: Option<&'a str>,
+    steps_before: usize,
+    steps_after: usize,
+    runs: u64,
+    complete: bool,
+    output: Option<&'a Path>,
+    /// Where it is not written to a file.
+    text: Option<String>,
+    notes: &'a [String],
 }
 
-impl<F: FnMut(&Schedule) -> ControlFlow<(), bool>> Search<F> {
-    fn exhaust(&mut self) -> ControlFlow<()> {
-        loop {
-            let before = self.best.clone();
-            self.drop_steps()?;
-            self.drop_stops()?;
-            self.simplify_steps()?;
-            self.rename()?;
-            if self.best == before {
-                return ControlFlow::Continue(());
-            }
-        }
-    }
-
-    /// Takes the candidate if it will do.
-    fn attempt(&mut self, steps: Vec<Step>) -> ControlFlow<(), bool> {
-        let candidate = Schedule { steps };
-        let key = candidate.encode();
-        if candidate == self.best || self.failed.contains(&key) {
-            return ControlFlow::Continue(false);
-        }
-        let good = (self.test)(&candidate)?;
-        if good {
-            self.best = candidate;
-        } else {
-            self.failed.insert(key);
-        }
-        ControlFlow::Continue(good)
-    }
-
-    /// Without all, a half, a quarter .., each step. From the end: what comes after the
-    /// violation matters least.
-    fn drop_steps(&mut self) -> ControlFlow<()> {
-        let mut size = self.best.steps.len().max(1);
-        loop {
-            let mut end = self.best.steps.len();
-            while end > 0 {
-                let start = end.saturating_sub(size);
-                let mut steps = self.best.steps.clone();
-                steps.drain(start..end);
-                self.attempt(steps)?;
-                end = start;
-            }
-            if size == 1 {
-                return ControlFlow::Continue(());
-            }
-            size = size.div_ceil(2);
-        }
-    }
-
-    fn drop_stops(&mut self) -> ControlFlow<()> {
-        for index in (0..self.best.steps.len()).rev() {
-            if self.best.steps[index].stop.is_some() {
-                let mut steps = self.best.steps.clone();
-                steps[index].stop = None;
-                self.attempt(steps)?;
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn simplify_steps(&mut self) -> ControlFlow<()> {
-        for index in 0..self.best.steps.len() {
-            // What was taken may be simpler yet.
-            'again: loop {
-                for step in simpler(self.best.steps[index]) {
-                    let mut steps = self.best.steps.clone();
-                    steps[index] = step;
-                    if self.attempt(steps)? {
-                        continue 'again;
-                    }
-                }
-                break;
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// One goroutine, or machine, for another, everywhere at once.
-    fn rename(&mut self) -> ControlFlow<()> {
-        let renamed = |best: &Schedule, step: fn(Step, Goroutine, Goroutine) -> Step, from, to| {
-            best.steps.iter().map(|&s| step(s, from, to)).collect()
+/// `sigstorm shrink`.
+pub fn run(args: &Shrink, out: &Out) -> Outcome {
+    let input = input::load(&args.file).map_err(Trouble::Usage)?;
+    let notes = warn(&input, &args.planted.defects);
+    let stop = interrupt::install()?;
+    let mut runner = Runner::new(&args.planted.defects);
+    let Answer { finding, .. } = runner.run(&input.schedule.encode(), false)?;
+    let before = input.schedule.steps.len();
+    let mut summary = ShrinkSummary {
+        r#type: "summary",
+        command: "shrink",
+        file: &input.name,
+        verdict: finding.as_ref().map(|finding| finding.verdict.as_str()),
+        steps_before: before,
+        steps_after: before,
+        runs: 1,
+        complete: true,
+        output: None,
+        text: None,
+        notes: &notes,
+    };
+    let Some(finding) = &finding else {
+        out.object(&summary)?;
+        let missing = input.origin.missing(&args.planted.defects);
+        let planted = match args.planted.defects.is_empty() {
+            _ if !missing.is_empty() => format!(" (it was made with {} planted)", missing.join(" and ")),
+            true => " (should a --defect be planted?)".to_owned(),
+            false => String::new(),
         };
-        for (place, &from) in Goroutine::ALL.iter().enumerate() {
-            for &to in &Goroutine::ALL[..place] {
-                let steps = renamed(&self.best, with_goroutine, from, to);
-                self.attempt(steps)?;
-            }
-        }
-        let first_machine = |step: &Step| Step {
-            actor: if step.actor == Actor::M2 { Actor::M1 } else { step.actor },
-            ..*step
-        };
-        let steps = self.best.steps.iter().map(first_machine).collect();
-        self.attempt(steps)?;
-        ControlFlow::Continue(())
-    }
-}
-
-/// The step with one goroutine for another.
-fn with_goroutine(step: Step, from: Goroutine, to: Goroutine) -> Step {
-    let new = |g| if g == from { to } else { g };
-    let op = match step.op {
-        Op::Run { g } => Op::Run { g: new(g) },
-        Op::Scan { g } => Op::Scan { g: new(g) },
-        Op::Shrink { g } => Op::Shrink { g: new(g) },
-        Op::Spawn { g } => Op::Spawn { g: new(g) },
-        Op::Ready { g } => Op::Ready { g: new(g) },
-        Op::Preempt { g } => Op::Preempt { g: new(g) },
-        op => op,
+        return Err(Trouble::Usage(format!(
+            "{}: nothing is violated, so there is nothing to shrink{planted}",
+            input.name
+        )));
     };
-    Step { op, ..step }
-}
 
-/// Steps that are simpler than this one, the simplest first.
-fn simpler(step: Step) -> Vec<Step> {
-    let ops = simpler_ops(step).into_iter().map(|op| Step { op, ..step });
-    let stops = step.stop.into_iter().flat_map(simpler_stops).map(|stop| Step { stop: Some(stop), ..step });
-    ops.chain(stops).collect()
-}
+    let bar = ShrinkingBar::new(out);
+    let watch = &mut |progress| bar.show(progress);
+    let shrunk = shrink_in(&mut runner, &input.schedule, &finding.verdict, stop, None, watch);
+    bar.end();
+    let shrunk = shrunk?;
+    let after = shrunk.schedule.steps.len();
+    summary.steps_after = after;
+    summary.runs += shrunk.runs;
+    summary.complete = !shrunk.early;
 
-/// Operands are numbered from the simplest on, in bits of their own: fewer bits are simpler.
-fn simpler_ops(step: Step) -> Vec<Op> {
-    let class = step.actor.class();
-    let (Some(code), Some(arg)) = (step.op.code(class), step.op.arg()) else { return Vec::new() };
-    if arg == 0 {
-        return Vec::new();
-    }
-    let bits = (0..8).rev().map(|bit| arg & !(1 << bit)).filter(|&simpler| simpler != arg);
-    let fewer = std::iter::once(0).chain(bits).filter_map(|arg| Op::from_code(class, code, arg));
-    // From 5 frames no bit leads to 4.
-    let less = |count: u8| count.max(2) - 1;
-    let one_less = match step.op {
-        Op::Ret { frames } => Op::Ret { frames: less(frames) },
-        Op::Bulk { frames } => Op::Bulk { frames: less(frames) },
-        Op::Drain { objects } => Op::Drain { objects: less(objects) },
-        Op::Up { frames, src, dst } => Op::Up { frames: less(frames), src, dst },
-        Op::Ref { dst, frames, to } => Op::Ref { dst, frames: less(frames), to },
-        op => op,
-    };
-    fewer.chain((one_less != step.op).then_some(one_less)).collect()
-}
-
-fn simpler_stops(stop: Stop) -> Vec<Stop> {
-    let with = |new: u8| match stop {
-        Stop::Point { point, .. } => Stop::Point { point, hit: new },
-        Stop::Instr { function, index, check, .. } => Stop::Instr { function, index, hit: new, check },
-    };
-    let (Stop::Point { hit, .. } | Stop::Instr { hit, .. }) = stop;
-    if hit > 1 { vec![with(1), with(hit - 1)] } else { Vec::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str = "# sigstorm schedule 1
-every_frame; stack 8192; unreadable 3
-m1 rate on; g3 call large*8; call small*2 @ copystack.begin:3; ret 5
-m2 g2 syscall; up 7 slot 3 = 2
-gc mark; scan g3; drain 6; term @ traceback.begin
-m1 resume; signal; panic
-m2 bulk 5
-";
-
-    fn parsed() -> Schedule {
-        let mut text = TEXT.to_string();
-        // Whatever the points are called in this build.
-        let point = sigstorm_runtime::Point::ALL[0].name();
-        for name in ["copystack.begin", "traceback.begin"] {
-            text = text.replace(name, point);
-        }
-        Schedule::parse(&text).unwrap()
-    }
-
-    fn shrunk(holds: impl Fn(&Schedule) -> bool) -> (Schedule, usize) {
-        let mut runs = 0;
-        let smallest = shrink(&parsed(), |candidate| {
-            runs += 1;
-            assert_eq!(candidate.canonical(), *candidate);
-            ControlFlow::Continue(holds(candidate))
-        });
-        assert!(holds(&smallest));
-        (smallest, runs)
-    }
-
-    fn text(schedule: &Schedule) -> String {
-        schedule.to_text().lines().skip(1).collect::<Vec<_>>().join("; ")
-    }
-
-    #[test]
-    fn only_what_matters_is_left() {
-        let has = |s: &Schedule, op: &str| s.steps.iter().any(|step| step.op.name() == op);
-        let (smallest, runs) = shrunk(|s| has(s, "panic") && has(s, "syscall"));
-        assert_eq!(text(&smallest), "m1 syscall; panic");
-        assert!(runs < 60, "{runs}");
-        assert_eq!(shrunk(|_| true).0, Schedule::default());
-    }
-
-    #[test]
-    fn order_matters_where_it_does() {
-        let at = |s: &Schedule, op: &str| s.steps.iter().position(|step| step.op.name() == op);
-        let (smallest, _) = shrunk(|s| at(s, "mark").is_some_and(|mark| Some(mark) < at(s, "signal")));
-        assert_eq!(text(&smallest), "gc mark; m1 signal");
-    }
-
-    #[test]
-    fn operands_get_as_low_as_they_can() {
-        let (smallest, _) = shrunk(|s| s.steps.iter().any(|step| matches!(step.op, Op::Ret { frames: 3.. })));
-        assert_eq!(text(&smallest), "m1 ret 3");
-        let scanned = |s: &Schedule, g| s.steps.iter().any(|step| step.op == Op::Scan { g });
-        let run = |s: &Schedule, g| s.steps.iter().any(|step| step.op == Op::Run { g });
-        let both = |s: &Schedule| Goroutine::ALL.iter().any(|&g| scanned(s, g) && run(s, g));
-        assert_eq!(text(&shrunk(both).0), "m1 g1; gc scan g1");
-        let stopped = |step: &Step| matches!(step.stop, Some(Stop::Point { hit: 2.., .. }));
-        let (smallest, _) = shrunk(|s| s.steps.iter().any(stopped));
-        assert_eq!(smallest.steps.len(), 1);
-        assert!(matches!(smallest.steps[0].stop, Some(Stop::Point { hit: 2, .. })));
-    }
-
-    #[test]
-    fn one_that_is_smallest_stays() {
-        let whole = parsed().canonical();
-        assert_eq!(shrink(&whole, |_| ControlFlow::Continue(false)), whole);
-    }
-
-    #[test]
-    fn the_search_can_be_ended() {
-        let mut left = 3;
-        let smallest = shrink(&parsed(), |candidate| {
-            left -= 1;
-            if left == 0 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(!candidate.steps.is_empty())
+    let smallest = origin::checked(&shrunk.schedule);
+    let text = Origin::here(&args.planted.defects).text(&smallest);
+    let destination = args.out.as_deref().filter(|path| *path != Path::new("-"));
+    match destination {
+        Some(path) => {
+            let bytes = path.extension().is_some_and(|extension| extension == "bin");
+            let content = if bytes { smallest.encode() } else { text.clone().into_bytes() };
+            if let Err(error) = files::write(path, &content) {
+                return Err(Trouble::Usage(format!("{error:#}; this is what it should hold:\n{text}")));
             }
-        });
-        assert!(!smallest.steps.is_empty() && smallest.steps.len() < parsed().steps.len());
-    }
-
-    #[test]
-    fn every_step_has_only_simpler_ones() {
-        for class in [Actor::M1, Actor::Gc, Actor::Ext, Actor::World] {
-            for (code, arg) in (0..64).flat_map(|code| (0..=255).map(move |arg| (code, arg))) {
-                let Some(op) = Op::from_code(class.class(), code, arg) else { continue };
-                let step = Step { actor: class, op, stop: None };
-                let arg = op.arg();
-                assert!(simpler_ops(step).iter().all(|op| op.arg() < arg), "{step:?}");
-            }
+            summary.output = Some(path);
         }
+        None if out.json => summary.text = Some(text),
+        None => out.text(&text)?,
     }
+    out.remark(&format!(
+        "{}: {} → {}, {}{}",
+        finding.verdict,
+        counted(before, "step"),
+        after,
+        counted(summary.runs as usize, "run"),
+        if shrunk.early { "; ended early" } else { "" }
+    ));
+    out.object(&summary)?;
+    // A violation is what was asked for.
+    Ok(match Exit::of_verdict(summary.verdict) {
+        Exit::Violation => Exit::Clean,
+        exit => exit,
+    })
 }

@@ -13,7 +13,7 @@ use super::shadows::index;
 use super::thread::{EXT, Thread};
 use super::trace::What as Event;
 use crate::oracle::check::{self, Judgement, OwnStack, Witness};
-use crate::oracle::lockstep::bulk_moved;
+use crate::oracle::lockstep::{WRONG_END, bulk_moved};
 use crate::oracle::{Observed, ShadowStack, ViolationKind};
 
 type Learnt = Result<(), ViolationKind>;
@@ -75,9 +75,13 @@ impl Run {
                         "a goroutine leaves its thread with foreign frames under it",
                     ));
                 }
-                self.threads[me].goroutine = None;
                 // Another may wait to make it anew, and has marked it.
-                if g.status.get() & !status::SCAN == status::DEAD {
+                let ended = g.status.get() & !status::SCAN == status::DEAD;
+                if ended != self.shadows.stacks[goroutine].must_end() {
+                    return Err(WRONG_END);
+                }
+                self.threads[me].goroutine = None;
+                if ended {
                     self.shadows.ended(goroutine);
                 }
             }

@@ -74,6 +74,12 @@ impl Holding {
         (me != CONTROLLER).then_some(Holding { me, not_send: PhantomData })
     }
 
+    /// Whether the calling thread has lent what it holds, and so can reclaim it.
+    #[cfg(debug_assertions)]
+    pub(super) fn is_lent() -> bool {
+        SLOT.get() != CONTROLLER
+    }
+
     /// The calling thread's slot.
     #[inline(always)]
     pub(crate) fn me(&self) -> usize {

@@ -41,10 +41,14 @@ pub(super) fn install() -> io::Result<()> {
 // -- scheduling points --------------------------------------------------------------------
 
 fn on_point(point: Point, g: *const G, detail: usize) {
-    // SAFETY: the runtime calls this, which a thread of the run calls only while it lends what it holds.
-    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return };
     // SAFETY: null, or a goroutine of the runtime, which lives as long as the process.
     let g = unsafe { g.as_ref() };
+    #[cfg(debug_assertions)]
+    if Holding::is_lent() && !crate::tamper::tells(point, g, detail) {
+        return;
+    }
+    // SAFETY: the runtime calls this, which a thread of the run calls only while it lends what it holds.
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return };
     let me = holding.me();
     let run = holding.run();
     run.vain_waits = 0;

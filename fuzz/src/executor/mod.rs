@@ -50,7 +50,7 @@ use sigstorm_runtime::{Config, Defect, M, Runtime, marked_code, profiler, unwind
 pub use batch::ScheduleSource;
 
 use crate::oracle::evidence;
-use crate::outcome::{Crossing, Finding, Run as RunReport, Verdict};
+use crate::outcome::{Finding, Run as RunReport, Verdict, Visit};
 use crate::schedule::Schedule;
 use holding::Holding;
 use thread::{CONTROLLER, EXT, GC, M1, M2, actor_of};
@@ -212,7 +212,7 @@ impl Harness {
     }
 
     /// Runs a schedule and tells which instructions of the marked code each step reached.
-    pub fn record(&mut self, schedule: &Schedule) -> (RunReport, Vec<Crossing>) {
+    pub fn record(&mut self, schedule: &Schedule) -> (RunReport, Vec<Visit>) {
         // A recorded thread waits at its slot, and not in the kernel: there it would run without the baton for some
         // instructions.
         let parks = core::mem::replace(&mut self.holding.run().parks, false);

@@ -7,7 +7,7 @@
 use sigstorm_inject::{self as inject, Ladder, Region};
 use sigstorm_runtime::FuncId;
 
-use crate::outcome::Crossing;
+use crate::outcome::Visit;
 
 /// A function's number in the region.
 pub(crate) fn number(function: FuncId) -> usize {
@@ -107,7 +107,7 @@ impl Code {
     }
 
     /// What the recorded run reached.
-    pub(super) fn stop_recording(&mut self) -> Vec<Crossing> {
+    pub(super) fn stop_recording(&mut self) -> Vec<Visit> {
         self.clear_all();
         let (Some(recording), Some(region)) = (self.recording.take(), self.region) else { return Vec::new() };
         let mut crossings = Vec::new();
@@ -117,7 +117,7 @@ impl Code {
                     let Visits { count, masked } = row[recording.first[f] + index];
                     if count != 0 {
                         let (step, function) = (step as u32, function.code());
-                        crossings.push(Crossing { step, function, index: index as u16, count, masked });
+                        crossings.push(Visit { step, function, index: index as u16, count, masked });
                     }
                 }
             }

@@ -95,7 +95,8 @@ impl SampleAccounting {
     /// # Errors
     /// Where it is another one.
     pub(super) fn read(&self, record: &Record, counts: &mut Counts) -> Result<(), ViolationKind> {
-        self.logs[usize::from(record.machine)].read(record)?;
+        let log = self.logs.get(usize::from(record.machine));
+        log.ok_or(ViolationKind::Samples("one is of no machine"))?.read(record)?;
         match record.sample.outcome {
             Outcome::Skipped(skip, _) => counts.read_skips[usize::from(skip.code()) - 1] += 1,
             Outcome::NoGoroutine => counts.read_alone += 1,

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_fits_and_is_whole_steps() {
+    fn generated_input_fits_the_buffer_and_has_whole_steps() {
         let mut generator = Generator::new(3, None);
         let mut data = vec![0xa5; 10 * STEP_BYTES + 3];
         for size in [0, 1, STEP_BYTES, data.len(), data.len() + 9] {

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::places::functions_of;
+use super::stop_sites::functions_of;
 use crate::schedule::{MAX_STEPS, Op, Schedule, Step, Stop};
 
 /// The schedule `times` over, each time with one of its steps held at an instruction of the
@@ -50,7 +50,7 @@ mod tests {
     const TEXT: &str = "# sigstorm schedule 1\ngc mark\nm1 g1 call small\nm1 ret\ngc term\n";
 
     #[test]
-    fn a_stop_a_signal_and_the_rest_as_it_was() {
+    fn stopped_schedule_has_one_stop_with_a_signal_and_is_otherwise_the_same() {
         let schedule = Schedule::parse(TEXT).unwrap();
         let variants = stopped(&schedule, 40);
         assert_eq!(variants.len(), 40);
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_decide() {
+    fn stops_are_decided_by_the_schedules_bytes() {
         let schedule = Schedule::parse(TEXT).unwrap();
         assert_eq!(stopped(&schedule, 8), stopped(&schedule, 8));
         assert!(stopped(&Schedule { steps: Vec::new() }, 8).is_empty());

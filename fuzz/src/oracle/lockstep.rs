@@ -28,6 +28,10 @@ use crate::schedule::{Goroutine, Op, Work};
 /// The function that a deferred call calls.
 const DEFERRED: FuncId = FuncId::Tiny;
 
+/// A goroutine that is dropped ended or goes on, and should not.
+pub(crate) const WRONG_END: ViolationKind =
+    ViolationKind::Memory("a goroutine ends that has frames left, or goes on and has none");
+
 const SLOT_LOST: ViolationKind = ViolationKind::Memory("a slot does not hold what was written there");
 
 /// How a thread that operates a machine reaches the record, and the machine.
@@ -408,6 +412,7 @@ pub(crate) trait Lockstep: Access {
                     }
                 }
                 Unwind::End => {
+                    self.change(ShadowStack::is_ended);
                     self.operate(M::end);
                     return false;
                 }

@@ -131,6 +131,8 @@ pub struct ShadowStack {
     /// Where the innermost frame was saved before it.
     pub saved_at: SavedAt,
     pub(super) being_written: Option<BeingWritten>,
+    /// Whether the goroutine is being ended where it stands.
+    ends: bool,
 }
 
 pub(super) fn info(function: FuncId) -> &'static FuncInfo {
@@ -169,6 +171,7 @@ impl ShadowStack {
             pending: Pending::Nothing,
             saved_at: SavedAt::Ask,
             being_written: None,
+            ends: false,
         }
     }
 
@@ -178,6 +181,7 @@ impl ShadowStack {
         self.pending = Pending::Nothing;
         self.saved_at = SavedAt::Ask;
         self.being_written = None;
+        self.ends = false;
     }
 
     /// Whether the goroutine exists.
@@ -251,6 +255,17 @@ impl ShadowStack {
     pub fn returned(&mut self) {
         self.len = self.len.saturating_sub(1);
         self.settled();
+    }
+
+    /// Notes that the goroutine is about to be ended where it stands.
+    pub fn is_ended(&mut self) {
+        self.ends = true;
+    }
+
+    /// Whether a thread that drops the goroutine now must leave it ended: it returns from its outermost
+    /// frame, or is being ended where it stands.
+    pub fn must_end(&self) -> bool {
+        self.ends || (self.pending == Pending::Return && self.len == 1)
     }
 
     /// Notes that the innermost frame asks.

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_what_the_prose_says() {
+    fn layout_of_a_step_is_as_documented() {
         let schedule = Schedule {
             steps: vec![
                 step(Actor::World, Op::Stack { bytes: 8192 }),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_bits_do_not_count() {
+    fn unused_bits_of_a_step_do_not_count() {
         let noisy = [0xf8 | 5, 0xc0 | 4, 0xfb, 0xe0, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(decode(&noisy).steps, [step(Actor::Gc, Op::Drain { objects: 4 })]);
         // All three small codes mean "the same again", which begins as m1.
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_valid_is_not_written() {
+    fn invalid_steps_are_not_encoded() {
         let hit = |hit| Some(Stop::Point { point: Point::Taken, hit });
         let schedule = Schedule {
             steps: vec![

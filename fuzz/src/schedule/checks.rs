@@ -3,7 +3,7 @@
 //! A stop names an instruction by function and index. After a change of the function the same
 //! index is another instruction, and a run that stops there shows nothing of what it was kept
 //! for. So whatever is kept carries a check value for each such stop ([`with_checks`]), and
-//! whoever runs a schedule is told where a value does not fit this build ([`doubts`]). A value
+//! a run's user is told where a value does not fit this build ([`doubts`]). A value
 //! that is there is never replaced: it says which instruction was meant.
 
 use super::{Schedule, Step, Stop};
@@ -22,7 +22,7 @@ pub struct Doubt {
     pub why: Why,
 }
 
-/// What is wrong with a stop at an instruction.
+/// The mistake in a stop at an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// Its check value is not that of the instruction in this build: no thread is held.

@@ -18,13 +18,13 @@ pub(super) struct Word<'t> {
     pub(super) start: usize,
 }
 
-/// True inside words.
+/// Returns whether it is inside a word.
 pub(super) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
 impl<'t> Cursor<'t> {
-    /// What is still to be read.
+    /// The rest of the statement.
     pub(super) fn rest(&self) -> &'t str {
         &self.text[self.at..]
     }
@@ -68,12 +68,12 @@ impl<'t> Cursor<'t> {
         (!text.is_empty()).then_some(Word { text, start })
     }
 
-    /// True if the statement ends here.
+    /// Returns whether the statement ends here.
     pub(super) fn at_end(&self) -> bool {
         matches!(self.peek(), None | Some('\n' | ';' | '#'))
     }
 
-    /// What is here, for messages: a word, a sign or the end, and its length.
+    /// The token here, for messages: a word, a sign or the end, and its length.
     pub(super) fn found(&self) -> (String, usize) {
         let mut ahead = self.clone();
         match ahead.peek() {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_signs_and_ends() {
+    fn cursor_tells_words_signs_and_ends() {
         let mut c = Cursor { text: "  ab_1 =\u{a0}é; x\n# y", at: 0 };
         c.skip_blank();
         assert_eq!(c.found(), ("`ab_1`".into(), 4));

@@ -1,4 +1,4 @@
-//! What is wrong with a text, and where: an error that a person can act on.
+//! An error in a text, and its place: one that a person can act on.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub struct ParseError {
     pub line: usize,
     /// The character in the line, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The mistake.
     pub message: String,
-    /// What to write instead.
+    /// A suggestion for the text to write instead.
     pub help: Option<String>,
     /// The part of the line that is shown.
     excerpt: String,

@@ -84,7 +84,7 @@ pub const MAX_STEPS: usize = 4096;
 const VERSION: u32 = 1;
 
 named_codes! {
-    /// Who does a step. The codes are those of the byte form.
+    /// The actor of a step. The codes are those of the byte form.
     pub enum Actor {
         /// A machine of the runtime: a thread that runs goroutines.
         M1 = 3, "m1";
@@ -94,13 +94,13 @@ named_codes! {
         Gc = 5, "gc";
         /// A thread that the runtime does not know.
         Ext = 6, "ext";
-        /// Nobody: the step is an option, which counts only before all steps that are none.
+        /// No actor: the step is an option, which counts only before all steps that are none.
         World = 7, "world";
     }
 }
 
 impl Actor {
-    /// What kind of actor this is.
+    /// The class of this actor.
     pub const fn class(self) -> Class {
         match self {
             Actor::M1 | Actor::M2 => Class::M,
@@ -139,7 +139,7 @@ named_codes! {
 }
 
 named_codes! {
-    /// What a machine that runs goroutines does of a cycle.
+    /// The part of a cycle that a machine with goroutines does.
     pub enum Work {
         /// Begins concurrent marking.
         Mark = 0, "mark";
@@ -178,9 +178,9 @@ pub enum Stop {
 /// One step of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
-    /// Who does it.
+    /// The actor.
     pub actor: Actor,
-    /// What it does.
+    /// The operation.
     pub op: Op,
     /// Where it is held.
     pub stop: Option<Stop>,
@@ -202,7 +202,7 @@ impl Step {
     }
 }
 
-/// What a run of the fuzzer does, step by step.
+/// A run of the fuzzer, step by step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Schedule {
     /// The steps; no form has more than [`MAX_STEPS`], or any that are not
@@ -251,7 +251,7 @@ impl Schedule {
         }
     }
 
-    /// What either form keeps of it.
+    /// The part of it that both forms keep.
     pub fn canonical(&self) -> Schedule {
         Schedule { steps: self.canonical_steps().collect() }
     }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn arbitrary_is_decode() {
+    fn arbitrary_schedules_are_decoded_bytes() {
         let bytes = [5, 2, 0, 0, 0, 0, 0, 0, 3, 1];
         let expected = Schedule::decode(&bytes);
         let mut u = Unstructured::new(&bytes);

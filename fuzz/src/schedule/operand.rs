@@ -1,4 +1,4 @@
-//! What a step's argument byte is made of: operands.
+//! The parts of a step's argument byte: operands.
 //!
 //! An operand takes one of a few values, so it is described by listing them, each
 //! with its word in the text form. The place in the list is what the byte form
@@ -8,10 +8,10 @@
 use super::{Goroutine, Work};
 use sigstorm_runtime::FuncId;
 
-/// What the two forms need to know of an operand, whatever its values' type is.
+/// The description of an operand that both forms use, independent of the type of its values.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Domain {
-    /// What it is called in messages, with an article.
+    /// Its name in messages, with an article.
     pub(super) what: &'static str,
     /// Its values as the text form has them.
     pub(super) words: &'static [&'static str],
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_called_is_what_the_core_says() {
+    fn callable_functions_are_those_of_the_core() {
         let callable: Vec<_> = FuncId::ALL.iter().filter(|f| f.is_callable()).copied().collect();
         assert_eq!(CALLEE.values, callable);
     }

@@ -18,13 +18,13 @@ use sigstorm_runtime::FuncId;
 use std::sync::OnceLock;
 
 impl Op {
-    /// What the kinds of operation are called, in their order.
+    /// The names of the kinds of operation, in their order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         TABLE.iter().map(Row::name)
     }
 }
 
-/// What the table says of one operation.
+/// The table's row of one operation.
 pub(super) struct Row {
     /// How it is written; begins with its name.
     pub(super) form: &'static str,
@@ -87,7 +87,7 @@ macro_rules! ops {
             /// How many kinds of operation there are.
             pub const KINDS: usize = [$(Ordinal::$Variant),+].len();
 
-            /// What the table says of it.
+            /// Its row in the table.
             pub(super) fn row(&self) -> &'static Row {
                 &TABLE[self.kind()]
             }
@@ -110,7 +110,7 @@ macro_rules! ops {
 }
 
 ops! {
-    /// What a step's actor does.
+    /// The operation of a step.
     ///
     /// Payloads are plain numbers with the ranges given; a step whose payload is
     /// outside is not [valid](super::Step::canonical) and has no form.
@@ -126,7 +126,7 @@ ops! {
         } = "run {g}", M 2;
         /// Call a frame kind, each call from the one before.
         Call {
-            /// What is called; [`FuncId::is_callable`] is true of it.
+            /// The callee; [`FuncId::is_callable`] is true of it.
             kind: FuncId as CALLEE,
             /// How many calls: 1, 2, 4 or 8.
             times: u8 as TIMES,
@@ -261,7 +261,7 @@ ops! {
         } = "collect {work}", M 39;
         /// A whole cycle with the world stopped.
         Stw = "stw", Gc 16;
-        /// Make a goroutine and leave it to whoever takes it.
+        /// Make a goroutine and leave it to the machine that takes it.
         Spawn {
             /// Which.
             g: Goroutine as GOROUTINE,
@@ -344,7 +344,7 @@ impl Op {
         self.row().classes.iter().map(|(class, _)| *class)
     }
 
-    /// True if this actor can do it.
+    /// Returns whether this actor can do it.
     pub fn valid_for(&self, actor: Actor) -> bool {
         self.code(actor.class()).is_some()
     }
@@ -356,7 +356,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn the_table_is_sound() {
+    fn rows_of_the_operations_table_have_names_and_codes_of_their_own() {
         let mut names = HashSet::new();
         let mut codes = HashSet::new();
         for row in TABLE {

@@ -16,7 +16,7 @@ pub(super) type Result<T> = std::result::Result<T, ParseError>;
 /// A mark that some editors put before a text.
 const MARK: char = '\u{feff}';
 
-/// True if the first line of a file is that of a text, whatever its version.
+/// Returns whether the first line of a file is that of a text, whatever its version.
 pub(super) fn is_text(file: &[u8]) -> bool {
     let mark = MARK.encode_utf8(&mut [0; 4]).len();
     let begins = |file: &[u8]| match file.strip_prefix(HEADER.as_bytes()) {
@@ -54,7 +54,7 @@ pub(super) fn parse(text: &str) -> Result<Schedule> {
 pub(super) struct Parser<'t> {
     /// The place in the text.
     pub(super) cursor: Cursor<'t>,
-    /// Who does a step that names nobody.
+    /// The actor of a step that names none.
     actor: Actor,
     /// The steps so far.
     pub(super) steps: Vec<Step>,
@@ -212,7 +212,7 @@ impl<'t> Parser<'t> {
         let own: Vec<_> = TABLE.iter().filter(own).map(Row::name).collect();
         let actors = Actor::ALL.iter().filter(|_| prefix.is_none());
         let actors = actors.filter(|&&actor| actor != Actor::World);
-        // What this actor can do comes first, among equals.
+        // The operations of this actor come first, among equals.
         let names = own.iter().copied().chain(TABLE.iter().map(Row::name));
         let near = suggest(word.text, names.chain(actors.map(|actor| actor.name())));
         let help = near.unwrap_or_else(|| format!("{} can: {}", self.actor, own.join(", ")));
@@ -292,7 +292,7 @@ impl<'t> Parser<'t> {
     }
 }
 
-/// True for a number without a sign.
+/// Returns whether it is a number without a sign.
 pub(super) fn is_decimal(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
 }

@@ -8,7 +8,7 @@ use super::ops::Row;
 use super::{Actor, Op, Schedule, Step, Stop, VERSION};
 use std::fmt::{self, Display, Write};
 
-/// What the first line of a text begins with; the version follows.
+/// The beginning of a text's first line; the version follows.
 pub(super) const HEADER: &str = "# sigstorm schedule";
 
 /// No printed line is longer, unless one statement is.
@@ -83,7 +83,7 @@ impl Display for Op {
             // The goroutine is enough: no other step begins with one.
             (Op::Run { g }, _) => f.write_str(g.name()),
             (_, Some(arg)) => fill(f, self.row().form, &places(self.row(), arg)),
-            // Not valid, so it has no text; for whoever debugs it.
+            // Not valid, so it has no text; this is for debugging.
             (_, None) => write!(f, "{self:?}"),
         }
     }

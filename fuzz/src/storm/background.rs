@@ -80,25 +80,34 @@ fn works(thread: &StormThread) -> bool {
     thread.machine.is_some() && thread.activity() != Activity::Idle
 }
 
-/// Changes the profiling rate, and says so before and after. Not where another thread is about it: what is said
-/// must be what is.
-pub(crate) fn set_rate(storm: &Storm, hz: u32) {
-    let Ok(_alone) = storm.rate_writers.try_lock() else { return };
+/// Changes the profiling rate as the operation `op` does, from this thread, and says so before and after. Not
+/// where another thread is about it: what is said must be what is.
+pub(crate) fn set_rate(storm: &Storm, thread: &StormThread, op: Op, hz: u32) {
+    if set_rate_of(storm, hz) {
+        thread.counts.kinds[op.kind()].one();
+    }
+}
+
+/// As [`set_rate`], before there are threads. Whether nobody else was about it.
+pub(crate) fn set_rate_of(storm: &Storm, hz: u32) -> bool {
+    let Ok(_alone) = storm.rate_writers.try_lock() else { return false };
     storm.rate.announce(hz);
     if profiler::set_rate(storm.core, hz).is_err() {
         storm.note(None, ViolationKind::Harness("a rate beyond the runtime's bound"));
     }
     storm.rate.confirm();
+    true
 }
 
 /// Sends a thread the profiling signal, as its timer might at any instant. Not while a thread changes the rate: it
 /// has disarmed its timer, and relies on no signal coming while it holds the rate's lock. One that was sent before
 /// arrives at the latest as the call that disarms the timer comes back from the kernel.
-fn signal(storm: &Storm, target: &StormThread) {
+fn signal(storm: &Storm, thread: &StormThread, target: &StormThread) {
     let _nobody_changes_it = storm.rate_writers.lock();
     target.sent.fetch_add(1, Ordering::SeqCst);
     // A thread of this process that lives as long as it does.
     let _ = inject::tgkill(target.tid.load(Ordering::SeqCst), libc::SIGPROF);
+    thread.counts.kinds[Op::Signal.kind()].one();
 }
 
 /// Signals at random, other rates, the profiler off for a moment, and a reader of the samples, until the round ends.
@@ -107,22 +116,25 @@ pub(crate) fn disturb(storm: &Storm, thread: &StormThread, rate: u32, rng: &mut 
         thread.does(Activity::Disturbs);
         rest(Duration::from_micros(u64::from(below(rng, 400))));
         match storm.read_samples() {
-            Ok(read) => thread.counts.samples_read.add(read.unwrap_or(0) as u64),
+            Ok(read) => {
+                thread.counts.samples_read.add(read.unwrap_or(0) as u64);
+                thread.counts.kinds[Op::Read.kind()].add(u64::from(read.is_some_and(|count| count != 0)));
+            }
             Err(kind) => storm.fail(thread, kind),
         }
         let target = &storm.threads[below(rng, storm.threads.len() as u32) as usize];
         match below(rng, 100) {
-            0..70 => signal(storm, target),
-            70..85 => (0..below(rng, 20)).for_each(|_| signal(storm, target)),
+            0..70 => signal(storm, thread, target),
+            70..85 => (0..below(rng, 20)).for_each(|_| signal(storm, thread, target)),
             85 => {
-                set_rate(storm, 0);
+                set_rate(storm, thread, Op::Rate { on: false }, 0);
                 rest(Duration::from_micros(u64::from(below(rng, 1000))));
-                set_rate(storm, rate);
+                set_rate(storm, thread, Op::Rate { on: true }, rate);
             }
-            86 | 87 => set_rate(storm, (rate / (1 + below(rng, 4))).max(1)),
+            86 | 87 => set_rate(storm, thread, Op::Hz { hz: 100 }, (rate / (1 + below(rng, 4))).max(1)),
             _ => {
                 if storm.core.rate() != rate {
-                    set_rate(storm, rate);
+                    set_rate(storm, thread, Op::Rate { on: true }, rate);
                 }
             }
         }

@@ -25,7 +25,8 @@ pub struct StormCounts {
     pub interrupted: [u64; CodeClass::ALL.len()],
     /// Operations of goroutines.
     pub operations: u64,
-    /// Operations that had an effect, by [`Op::kind`].
+    /// Operations that had an effect, by [`Op::kind`], those of the thread that signals, reads and sets the rate
+    /// among them.
     pub kinds: [u64; Op::KINDS],
     /// Signals that threads have sent.
     pub sent: u64,
@@ -72,6 +73,15 @@ impl Default for StormCounts {
 impl StormCounts {
     /// How many words it is.
     pub const WORDS: usize = size_of::<StormCounts>() / 8;
+
+    /// Adds another's.
+    pub fn add(&mut self, other: &StormCounts) {
+        let mut words = self.to_words();
+        for (mine, theirs) in words.iter_mut().zip(other.to_words()) {
+            *mine += theirs;
+        }
+        *self = StormCounts::from_words(words);
+    }
 
     /// As words, for a shared page.
     pub fn to_words(self) -> [u64; StormCounts::WORDS] {

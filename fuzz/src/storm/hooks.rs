@@ -19,7 +19,7 @@ use sigstorm_runtime::{CodeClass, G, M, Phase, Point};
 use super::ledger::begun_at;
 use super::state::{Storm, storm};
 use super::thread::{NONE, StormThread, rest};
-use crate::oracle::lockstep::bulk_moved;
+use crate::oracle::lockstep::{WRONG_END, bulk_moved};
 use crate::oracle::sample_log::Filed;
 use crate::oracle::{Observed, ShadowStack, ViolationKind, check};
 
@@ -76,6 +76,10 @@ fn on_point(point: Point, g: *const G, detail: usize) {
     }
     // SAFETY: null, or a goroutine of the runtime, which lives as long as the process.
     let g = unsafe { g.as_ref() };
+    #[cfg(debug_assertions)]
+    if !crate::tamper::tells(point, g, detail) {
+        return;
+    }
     thread.point.store(point.code(), Ordering::Relaxed);
     if thread.in_handler.load(Ordering::Relaxed) || point == Point::HandlerBegin {
         in_handler(storm, thread, point, g, detail);
@@ -219,12 +223,18 @@ fn of_own_goroutine(storm: &Storm, thread: &StormThread, point: Point, g: &'stat
     match point {
         Point::StatusChanged => {
             let status = detail as u32;
+            let leaves = matches!(status, status::DEAD | status::RUNNABLE);
+            // This thread still has it: another can no more than mark it, or wait for it.
+            let ended = g.status.get() & !status::SCAN == status::DEAD;
+            if leaves && storm.look_at(thread, goroutine, ShadowStack::must_end) == Some(!ended) {
+                storm.fail(thread, WRONG_END);
+            }
             if status == status::DEAD {
                 shadow.ended.store(true, Ordering::Release);
                 shadow.requests.withdraw();
                 storm.cycle.changes_life(goroutine);
             }
-            if matches!(status, status::DEAD | status::RUNNABLE) {
+            if leaves {
                 thread.leaving.store(true, Ordering::Relaxed);
             }
         }

@@ -38,7 +38,6 @@ mod witness;
 mod worker;
 
 use core::sync::atomic::Ordering;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc;
@@ -50,27 +49,20 @@ use sigstorm_inject::{self as inject, SignalStack};
 use sigstorm_runtime::{Config, M, Runtime, profiler, unwind::fault};
 
 pub use counts::StormCounts;
-pub use options::{Clock, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
+pub use options::{Clock, DEFAULT_RATE, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
 
 use crate::oracle::{Violation, ViolationKind, evidence};
 use crate::outcome::{Finding, Verdict};
-use crate::shared::Shared;
+use crate::process::counters::{PULSE, STOP};
+use crate::process::shared::Shared;
+use crate::process::{Status, mailbox};
 use state::{Stage, Storm};
 use thread::{Activity, StormThread, rest};
 use watch::Watchdog;
 use worker::Worker;
 
-/// Words of the file `stats`; the counts come first.
-pub const STORM_WORDS: usize = 192;
-/// The word with which the parent asks for an end.
-pub const STOP: usize = STORM_WORDS - 1;
-/// The word that the child moves while it lives.
-pub const PULSE: usize = STORM_WORDS - 2;
-
-/// Exit status after a violation.
-pub const FOUND: i32 = 77;
-/// Exit status after a harness error.
-pub const BROKEN: i32 = 78;
+const FOUND: i32 = Status::Found.code();
+const BROKEN: i32 = Status::Broken.code();
 
 /// How often counts are published and the parent's word is looked at.
 const BEAT: Duration = Duration::from_millis(20);
@@ -115,13 +107,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> StormError {
 }
 
 fn harness_error(summary: String) -> Finding {
-    Finding {
-        verdict: Verdict::HarnessError.name().to_owned(),
-        summary,
-        evidence: Vec::new(),
-        dump: Vec::new(),
-        step: 0,
-    }
+    Finding::new(Verdict::HarnessError, summary, Vec::new())
 }
 
 /// How a round's core is set up: barriers everywhere or where they usually lie, and stacks
@@ -163,12 +149,18 @@ fn begin(options: &StormOptions) -> Result<&'static Storm, StormError> {
         })
         .collect();
     let storm = Storm::leak(core, threads, options.delay);
-    background::set_rate(storm, options.rate);
+    background::set_rate_of(storm, options.rate);
 
     for index in 0..storm.threads.len() {
         start(storm, index, options)?;
     }
     Ok(storm)
+}
+
+/// Whether the threads of this process's storm finish what they have, at the end of a round.
+#[cfg(debug_assertions)]
+pub(crate) fn settles() -> bool {
+    state::storm().is_some_and(|storm| storm.stage() == Stage::Settle)
 }
 
 /// One thread's random choices.
@@ -256,7 +248,7 @@ fn serve(storm: &'static Storm, thread: &'static StormThread, rate: u32, rng: &m
 
 /// Round after round, from outside. The exit status.
 fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
-    let stats = match Shared::map(&options.dir.join("stats"), STORM_WORDS * 8) {
+    let stats = match mailbox::map(&options.dir) {
         Ok(stats) => stats,
         Err(error) => {
             leave(&options.dir, &harness_error(format!("sharing counts: {error}")));
@@ -303,7 +295,7 @@ fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
             storm.note(None, ViolationKind::Harness("a round's options are out of range"));
         }
         storm.reset(config.buffer);
-        background::set_rate(storm, options.rate);
+        background::set_rate_of(storm, options.rate);
     }
 }
 
@@ -358,13 +350,7 @@ impl Conductor {
 
 /// Leaves a finding for the parent.
 fn leave(dir: &Path, finding: &Finding) {
-    let written = serde_json::to_vec(finding)
-        .map_err(io::Error::from)
-        .and_then(|json| fs::write(dir.join("finding.json"), json));
-    if let Err(error) = written {
-        eprintln!("the finding cannot be written to {}: {error}", dir.display());
-        eprintln!("{}: {}", finding.verdict, finding.summary);
-    }
+    mailbox::leave(dir, &[], finding);
 }
 
 /// Ends the process at once: threads may be anywhere.

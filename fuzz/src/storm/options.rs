@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use sigstorm_runtime::Defect;
 
 /// Most threads that run goroutines: the core has one machine more, for the collector.
@@ -17,7 +18,7 @@ pub const MAX_DELAY: u32 = 10_000;
 pub use sigstorm_runtime::profiler::timer::Clock;
 
 /// Delays at scheduling points: how likely, and how long at most.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Delay {
     /// From 0 to 1.
     pub probability: f64,
@@ -70,25 +71,65 @@ impl FromStr for Delay {
     }
 }
 
-/// What a storm is told.
-#[derive(Clone, Debug)]
+/// What a storm is told. The default is the one of the command line, on one thread.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StormOptions {
-    /// The folder with `stats`, where the child leaves its finding.
+    /// Where it finds `stats`, and leaves what it finds.
+    #[serde(with = "crate::process::task::path")]
     pub dir: PathBuf,
-    /// How long it blows; until it is told to stop, if there is no number.
+    /// How many seconds it blows; until it is told to stop, if there is no number.
     pub seconds: Option<u64>,
     /// Signals a second for each thread.
     pub rate: u32,
     /// Threads that run goroutines.
     pub threads: usize,
     /// What the timers go by.
+    #[serde(with = "clock_name")]
     pub clock: Clock,
     /// Delays at scheduling points.
     pub delay: Delay,
     /// Where the random choices begin.
     pub seed: u64,
+    /// The cores that it keeps to, counted among the allowed ones; all of them where there are none.
+    pub cores: Vec<usize>,
     /// What is planted in the core.
+    #[serde(with = "crate::process::task::defect_names")]
     pub defects: Vec<Defect>,
+}
+
+/// The rate of a storm for which none is named.
+pub const DEFAULT_RATE: u32 = 10_000;
+
+impl Default for StormOptions {
+    fn default() -> Self {
+        StormOptions {
+            dir: PathBuf::new(),
+            seconds: None,
+            rate: DEFAULT_RATE,
+            threads: 1,
+            clock: Clock::Monotonic,
+            delay: Delay::default(),
+            seed: 0,
+            cores: Vec::new(),
+            defects: Vec::new(),
+        }
+    }
+}
+
+/// A clock, by its name.
+mod clock_name {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Clock;
+
+    pub fn serialize<S: Serializer>(clock: &Clock, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(clock.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Clock, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Clock::from_name(&name).ok_or_else(|| D::Error::custom(format!("there is no clock `{name}`")))
+    }
 }
 
 #[cfg(test)]

@@ -191,9 +191,13 @@ impl<'a> Worker<'a> {
             self.climb = [20, 50, 55, 85][self.below(4) as usize];
         }
         if self.below(RATE) == 0 {
-            let hz = (self.rate / (1 + self.below(2))).max(1);
-            set_rate(self.storm, hz);
-            self.thread.counts.kinds[Op::Hz { hz: 100 }.kind()].one();
+            // Off, it stays so until somebody sets it again: the disturber does before long.
+            let op = if self.below(16) == 0 { Op::Rate { on: false } } else { Op::Hz { hz: 100 } };
+            let hz = match op {
+                Op::Rate { .. } => 0,
+                _ => (self.rate / (1 + self.below(2))).max(1),
+            };
+            set_rate(self.storm, self.thread, op, hz);
         }
         // A deferred call may recover; elsewhere that does nothing.
         let deferred = self.stack(|stack| {
@@ -226,7 +230,10 @@ impl<'a> Worker<'a> {
     fn operation(&mut self, drawn: Draw) -> Op {
         match drawn {
             Draw::CallOrReturn if self.below(100) < self.climb => {
-                Op::Call { kind: self.draw(&KINDS, FuncId::Tiny), times: self.few(6) as u8 }
+                let kind = self.draw(&KINDS, FuncId::Tiny);
+                // Code in no table is short and leaves no frame: seldom interrupted, and called often.
+                let times = if kind == FuncId::Leaf { 8 } else { self.few(6) as u8 };
+                Op::Call { kind, times }
             }
             Draw::CallOrReturn => Op::Ret { frames: self.few(8) as u8 },
             Draw::Syscall => Op::Syscall,

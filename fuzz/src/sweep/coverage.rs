@@ -1,16 +1,16 @@
-//! What a sweep did at each instruction of the marked code, and why not at the others.
+//! Coverage of a sweep: the runs at each instruction of the marked code, and why there were none at others.
 
 use sigstorm_inject::Region;
 use sigstorm_runtime::FuncId;
 
-use super::plan::{Disturbance, Injection};
+use super::plan::{Injection, Perturbation};
 use super::reasons::never;
 use crate::executor::number;
-use crate::outcome::{Crossing, Injected};
+use crate::outcome::{Injected, Visit};
 
 /// An instruction and what was done there.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct InstructionCoverage {
     /// Its function.
     pub function: FuncId,
     /// Which of its instructions.
@@ -25,49 +25,49 @@ pub struct Place {
     pub handovers: u64,
     /// Whether a visit was seen at which signals were not blocked.
     pub open: bool,
-    /// Why no run of a quiet core comes there, if none can.
+    /// UnreachedReason no run of a quiet core comes there, if none can.
     pub never: Option<&'static str>,
 }
 
-/// Why nothing was done at an instruction.
+/// UnreachedReason nothing was done at an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum UnreachedReason {
     /// None of the schedules comes there.
     NotCrossed,
-    /// It is come to only after a schedule's last step.
+    /// It is reached only after a schedule's last step.
     Afterwards,
-    /// Signals are blocked there, and nobody else could go on meanwhile.
+    /// Signals are blocked there, and no other thread could go on meanwhile.
     Alone,
     /// Signals came later than there.
     Missed,
 }
 
-impl Why {
+impl UnreachedReason {
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
-            Why::NotCrossed => "none of these schedules comes there",
-            Why::Afterwards => "these schedules come there only after their last step",
-            Why::Alone => "signals are blocked there, and nobody else could go on meanwhile",
-            Why::Missed => "no signal arrived there",
+            UnreachedReason::NotCrossed => "none of these schedules comes there",
+            UnreachedReason::Afterwards => "these schedules come there only after their last step",
+            UnreachedReason::Alone => "signals are blocked there, and nobody else could go on meanwhile",
+            UnreachedReason::Missed => "no signal arrived there",
         }
     }
 }
 
-impl Place {
-    /// True where a signal came, or, where signals are blocked, others went on.
+impl InstructionCoverage {
+    /// A signal came there, or, where signals are blocked, others went on.
     pub fn injected(&self) -> bool {
         if self.open { self.signals != 0 } else { self.handovers != 0 }
     }
 
-    /// Why nothing was done there; nothing where something was.
-    pub fn why(&self) -> Option<Why> {
+    /// UnreachedReason nothing was done there; nothing where something was.
+    pub fn why(&self) -> Option<UnreachedReason> {
         match self {
             place if place.injected() => None,
-            Place { crossed: 0, afterwards: 0, .. } => Some(Why::NotCrossed),
-            Place { crossed: 0, .. } => Some(Why::Afterwards),
-            Place { open: true, .. } => Some(Why::Missed),
-            _ => Some(Why::Alone),
+            InstructionCoverage { crossed: 0, afterwards: 0, .. } => Some(UnreachedReason::NotCrossed),
+            InstructionCoverage { crossed: 0, .. } => Some(UnreachedReason::Afterwards),
+            InstructionCoverage { open: true, .. } => Some(UnreachedReason::Missed),
+            _ => Some(UnreachedReason::Alone),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Place {
 /// The marked code and what was done in it.
 #[derive(Clone, Debug)]
 pub struct Coverage {
-    places: Vec<Place>,
+    places: Vec<InstructionCoverage>,
     /// The first place of each function.
     first: Vec<usize>,
 }
@@ -87,7 +87,7 @@ impl Coverage {
         for &function in FuncId::ALL {
             first.push(places.len());
             for (index, never) in never(region, function).into_iter().enumerate() {
-                places.push(Place {
+                places.push(InstructionCoverage {
                     function,
                     index: index as u16,
                     crossed: 0,
@@ -103,22 +103,22 @@ impl Coverage {
     }
 
     /// Every instruction, function by function.
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[InstructionCoverage] {
         &self.places
     }
 
     /// The instructions of one function.
-    pub fn of(&self, function: FuncId) -> impl Iterator<Item = &Place> {
+    pub fn of(&self, function: FuncId) -> impl Iterator<Item = &InstructionCoverage> {
         self.places.iter().filter(move |place| place.function == function)
     }
 
-    fn place(&mut self, function: FuncId, index: u16) -> Option<&mut Place> {
+    fn place(&mut self, function: FuncId, index: u16) -> Option<&mut InstructionCoverage> {
         let first = *self.first.get(number(function))?;
         self.places.get_mut(first + usize::from(index)).filter(|place| place.function == function)
     }
 
     /// Notes the visits of a watched run with so many steps.
-    pub fn watched(&mut self, crossings: &[Crossing], steps: usize) {
+    pub fn watched(&mut self, crossings: &[Visit], steps: usize) {
         for crossing in crossings {
             let Some(function) = FuncId::from_code(crossing.function) else { continue };
             let Some(place) = self.place(function, crossing.index) else { continue };
@@ -140,14 +140,14 @@ impl Coverage {
         }
         if let Some(place) = self.place(injection.function, injection.index) {
             match injection.what {
-                Disturbance::Signal => place.signals += injected.samples(),
+                Perturbation::Signal => place.signals += injected.samples(),
                 _ => place.handovers += u64::from(injected.handed != 0),
             }
         }
     }
 
-    /// The instructions that a run of a quiet core can come to.
-    pub fn reachable(&self) -> impl Iterator<Item = &Place> {
+    /// The instructions that a run of a quiet core can reach.
+    pub fn reachable(&self) -> impl Iterator<Item = &InstructionCoverage> {
         self.places.iter().filter(|place| place.never.is_none() || place.crossed + place.afterwards != 0)
     }
 
@@ -162,7 +162,7 @@ impl Coverage {
     }
 
     /// Those at which nothing was, with the reason.
-    pub fn unreached(&self) -> impl Iterator<Item = (&Place, Why)> {
+    pub fn unreached(&self) -> impl Iterator<Item = (&InstructionCoverage, UnreachedReason)> {
         self.reachable().filter_map(|place| Some((place, place.why()?)))
     }
 }

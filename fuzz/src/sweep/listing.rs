@@ -5,11 +5,11 @@ use std::fmt::Write;
 use sigstorm_inject::Region;
 use sigstorm_runtime::FuncId;
 
-use super::coverage::{Coverage, Place};
+use super::coverage::{Coverage, InstructionCoverage};
 use crate::executor::number;
 
-/// What stands beside an instruction at which nothing was done.
-fn remark(place: &Place) -> Option<&'static str> {
+/// The remark beside an instruction at which nothing was done.
+fn remark(place: &InstructionCoverage) -> Option<&'static str> {
     match (place.crossed + place.afterwards, place.never) {
         (0, Some(never)) => Some(never),
         _ => place.why().map(|why| why.name()),
@@ -22,7 +22,8 @@ fn count(n: u64) -> String {
 
 /// Reached and reachable instructions of a function.
 fn tally(coverage: &Coverage, function: FuncId) -> (usize, usize) {
-    let reachable: Vec<&Place> = coverage.reachable().filter(|place| place.function == function).collect();
+    let reachable: Vec<&InstructionCoverage> =
+        coverage.reachable().filter(|place| place.function == function).collect();
     (reachable.iter().filter(|place| place.injected()).count(), reachable.len())
 }
 

@@ -2,7 +2,7 @@
 
 use sigstorm_runtime::FuncId;
 
-use crate::outcome::Crossing;
+use crate::outcome::Visit;
 use crate::schedule::{Actor, Goroutine, MAX_STEPS, Op, Schedule, Step, Stop};
 
 /// A stop can name so many visits of a step to an instruction.
@@ -10,9 +10,9 @@ const MOST_HITS: u16 = 8;
 /// Of the schedule's own later steps, so many different ones of others are tried.
 const MOST_OWN: usize = 6;
 
-/// What is done where a thread is held.
+/// The perturbation while a thread is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disturbance {
+pub enum Perturbation {
     /// The thread gets a signal there.
     Signal,
     /// Another does this meanwhile.
@@ -20,7 +20,7 @@ pub enum Disturbance {
     /// Another does this and is held at an instruction in turn; then both go on, the one
     /// that was held last as the first, or as the second.
     Both {
-        /// Who and what.
+        /// The other actor and its operation.
         other: (Actor, Op),
         /// Where that is held.
         at: (FuncId, u16),
@@ -32,7 +32,7 @@ pub enum Disturbance {
 /// One run of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injection {
-    /// The step that comes to the instruction.
+    /// The step that reaches the instruction.
     pub step: usize,
     /// The instruction's function.
     pub function: FuncId,
@@ -40,38 +40,38 @@ pub struct Injection {
     pub index: u16,
     /// At which visit.
     pub hit: u8,
-    /// What is done there.
-    pub what: Disturbance,
+    /// The perturbation there.
+    pub what: Perturbation,
     /// Whether the visit was counted. One that was not ends the loop, unless it fires.
     pub counted: bool,
 }
 
 /// A schedule and the visits of its steps.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct SweepPlan {
     schedule: Schedule,
-    crossings: Vec<Crossing>,
+    crossings: Vec<Visit>,
 }
 
-impl Plan {
+impl SweepPlan {
     /// The plan for a schedule of which these visits were recorded.
-    pub fn new(schedule: Schedule, crossings: Vec<Crossing>) -> Plan {
-        Plan { schedule, crossings }
+    pub fn new(schedule: Schedule, crossings: Vec<Visit>) -> SweepPlan {
+        SweepPlan { schedule, crossings }
     }
 
     /// The visits.
-    pub fn crossings(&self) -> &[Crossing] {
+    pub fn crossings(&self) -> &[Visit] {
         &self.crossings
     }
 
     /// Visits beyond those that a stop can name.
     pub fn beyond(&self) -> u64 {
-        let beyond = |c: &Crossing| u64::from(c.count.saturating_sub(MOST_HITS));
+        let beyond = |c: &Visit| u64::from(c.count.saturating_sub(MOST_HITS));
         self.within().map(beyond).sum()
     }
 
-    /// What happens within a step, and not after the last.
-    fn within(&self) -> impl Iterator<Item = &Crossing> {
+    /// The visits within a step, and not after the last.
+    fn within(&self) -> impl Iterator<Item = &Visit> {
         self.crossings.iter().filter(|c| (c.step as usize) < self.schedule.steps.len())
     }
 
@@ -97,12 +97,12 @@ impl Plan {
                 };
                 let masked = crossing.masked >> (hit - 1) & 1 == 1;
                 if !masked {
-                    all.push(injection(Disturbance::Signal));
+                    all.push(injection(Perturbation::Signal));
                 }
-                all.extend(others.1.iter().map(|&(actor, op)| injection(Disturbance::Other(actor, op))));
+                all.extend(others.1.iter().map(|&(actor, op)| injection(Perturbation::Other(actor, op))));
                 if hit == last && last < MOST_HITS && !masked {
                     let next =
-                        Injection { hit: hit as u8 + 1, counted: false, ..injection(Disturbance::Signal) };
+                        Injection { hit: hit as u8 + 1, counted: false, ..injection(Perturbation::Signal) };
                     all.push(next);
                 }
             }
@@ -127,7 +127,11 @@ impl Plan {
                             function: one.0,
                             index: one.1,
                             hit: 1,
-                            what: Disturbance::Both { other: (writer.actor, writer.op), at: other, in_order },
+                            what: Perturbation::Both {
+                                other: (writer.actor, writer.op),
+                                at: other,
+                                in_order,
+                            },
                             counted: true,
                         });
                     }
@@ -147,7 +151,7 @@ impl Plan {
         of(one).into_iter().flat_map(|one| others.iter().map(move |&other| (one, other))).collect()
     }
 
-    /// What others may do while this step's thread is held: what they do later in the
+    /// The operations of others while this step's thread is held: those that follow in the
     /// schedule, and what changes the stack that it works on.
     fn conflicting(&self, step: usize) -> Vec<(Actor, Op)> {
         let steps = &self.schedule.steps;
@@ -216,15 +220,15 @@ impl Plan {
         steps.push(Step { stop: at(function, index, hit), ..held });
         let resume = Step { actor: held.actor, op: Op::Resume, stop: held.stop };
         match injection.what {
-            Disturbance::Signal => {
+            Perturbation::Signal => {
                 steps.push(Step { actor: held.actor, op: Op::Signal, stop: None });
                 steps.push(resume);
             }
-            Disturbance::Other(actor, op) => {
+            Perturbation::Other(actor, op) => {
                 steps.push(Step { actor, op, stop: None });
                 steps.push(resume);
             }
-            Disturbance::Both { other: (actor, op), at: (function, index), in_order } => {
+            Perturbation::Both { other: (actor, op), at: (function, index), in_order } => {
                 steps.push(Step { actor, op, stop: at(function, index, 1) });
                 let other = Step { actor, op: Op::Resume, stop: None };
                 steps.extend(if in_order { [resume, other] } else { [other, resume] });
@@ -261,16 +265,16 @@ pub fn plain(schedule: &Schedule) -> Schedule {
 mod tests {
     use super::*;
 
-    fn plan(text: &str, crossings: &[(u32, FuncId, u16, u16, u8)]) -> Plan {
+    fn plan(text: &str, crossings: &[(u32, FuncId, u16, u16, u8)]) -> SweepPlan {
         let schedule = Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("a schedule");
-        let crossing = |&(step, function, index, count, masked): &(u32, FuncId, u16, u16, u8)| Crossing {
+        let crossing = |&(step, function, index, count, masked): &(u32, FuncId, u16, u16, u8)| Visit {
             step,
             function: function.code(),
             index,
             count,
             masked,
         };
-        Plan::new(schedule, crossings.iter().map(crossing).collect())
+        SweepPlan::new(schedule, crossings.iter().map(crossing).collect())
     }
 
     #[test]
@@ -281,11 +285,11 @@ mod tests {
         );
         let all = plan.injections();
         let signals: Vec<(u8, bool)> =
-            all.iter().filter(|i| i.what == Disturbance::Signal).map(|i| (i.hit, i.counted)).collect();
+            all.iter().filter(|i| i.what == Perturbation::Signal).map(|i| (i.hit, i.counted)).collect();
         assert_eq!(signals, [(1, true), (2, true), (3, false)], "none where they are blocked");
         let others = |step: usize, hit: u8| {
             let here = all.iter().filter(move |i| i.step == step && i.hit == hit && i.counted);
-            here.filter(|i| matches!(i.what, Disturbance::Other(Actor::Gc, _))).count()
+            here.filter(|i| matches!(i.what, Perturbation::Other(Actor::Gc, _))).count()
         };
         // mark, scan, stw, shrink; scan, term, shrink; and after the last step nothing can be held.
         assert_eq!((others(1, 1), others(1, 2), others(4, 1), others(5, 1)), (4, 4, 3, 0));
@@ -293,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_the_schedule_with_one_disturbance() {
+    fn run_of_a_sweep_is_the_schedule_with_one_perturbation() {
         let plan = plan("m1 g1 call small @ lock.release\nm1 resume", &[(1, FuncId::Small, 3, 1, 0)]);
         let text = |i: &Injection| plan.schedule(i).to_text();
         let all = plan.injections();
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_plain_has_no_stop_and_nothing_that_came_of_one() {
+    fn plain_schedule_has_no_stop_and_no_step_that_needs_one() {
         let parse = |text: &str| Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("valid");
         for (text, expected) in [
             (
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_hold_two() {
+    fn pairs_hold_two_threads() {
         let plan = plan(
             "m1 g1 call small; signal\ngc mark",
             &[(2, FuncId::WalkStep, 1, 1, 1), (3, FuncId::Lock, 2, 1, 0), (3, FuncId::Lock, 3, 1, 0)],

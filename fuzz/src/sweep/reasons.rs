@@ -1,6 +1,6 @@
-//! Instructions that no run can come to, and why.
+//! Instructions that no run can reach, and why.
 //!
-//! What ends in a trap whatever happens throws, panics or cleans up after a panic; a quiet
+//! Code that always ends in a trap throws, panics or cleans up after a panic; a quiet
 //! core does none of these. On the goroutine side the reasons are the frame kinds' own, and
 //! stated by the labels in their code.
 
@@ -17,7 +17,7 @@ const THROWS: &str = "it only throws or panics";
 const PLANTED: &str = "only a planted defect comes there";
 const WRONG: &str = "only a walk that goes wrong comes there";
 
-/// Why no run of a quiet core comes to each instruction of `function`; nothing where one can.
+/// Why no run of a quiet core reaches each instruction of `function`; nothing where one can.
 pub(super) fn never(region: &Region, function: FuncId) -> Vec<Option<&'static str>> {
     let f = number(function);
     if !function.on_goroutine_stack() {
@@ -66,7 +66,7 @@ fn led_to(flow: &[Flow]) -> Vec<bool> {
         let Some(seen) = led.get_mut(index).filter(|seen| !**seen) else { continue };
         *seen = true;
         if flow[index].anywhere {
-            // Who knows.
+            // Unknown.
             return vec![true; flow.len()];
         }
         todo.extend(flow[index].next.iter().flatten());
@@ -74,7 +74,7 @@ fn led_to(flow: &[Flow]) -> Vec<bool> {
     led
 }
 
-/// The reasons for a function of the protocol. What is asked of a word that nobody changes goes
+/// The reasons for a function of the protocol. A branch on a word that never changes goes
 /// one way; what calls a thing that only a defect, a throw or a failed walk calls is that thing's.
 fn protocol(region: &Region, f: usize) -> Vec<Option<&'static str>> {
     let quiet = [(defect::word(), Known::Zero)];
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_defect_alone_runs_is_what_lies_around_a_canary() {
+    fn code_of_a_defect_lies_around_its_canary() {
         let canary = Flow { calls: Some(canary::code()[0]), ..to(&[4]) };
         // 1 branches to 2, which leads to the canary at 3, which leads to 4, and on; or to 5.
         let flow = [to(&[1]), to(&[2, 5]), to(&[3]), canary, to(&[5]), to(&[])];
@@ -145,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_leads_to_is_told() {
+    fn code_without_a_predecessor_is_unreachable() {
         assert_eq!(led_to(&[to(&[2]), to(&[2]), to(&[])]), [true, false, true]);
         assert_eq!(led_to(&[Flow { anywhere: true, ..to(&[]) }, to(&[])]), [true, true]);
     }
 
     #[test]
-    fn most_of_the_marked_code_can_be_come_to() {
+    fn most_of_the_marked_code_is_reachable() {
         let region = crate::executor::region().expect("code");
         for &function in FuncId::ALL {
             let reasons = never(&region, function);

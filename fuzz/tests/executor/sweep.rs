@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sigstorm::executor;
 use sigstorm::schedule::Schedule;
-use sigstorm::sweep::{Coverage, Disturbance, Plan, plain};
+use sigstorm::sweep::{Coverage, Perturbation, SweepPlan, plain};
 use sigstorm_runtime::{Defect, FuncId};
 
 use crate::common::{describe, harness, in_child};
@@ -29,8 +29,8 @@ fn default_set() -> Vec<PathBuf> {
 }
 
 #[test]
-fn default_sweep_set_reaches_the_marked_code() {
-    let said = in_child("sweep::default_sweep_set_reaches_the_marked_code", "", |_| {
+fn the_default_set_crosses_the_marked_code() {
+    let said = in_child("sweep::the_default_set_crosses_the_marked_code", "", |_| {
         let mut harness = harness(&[]);
         let region = executor::region().expect("the marked code");
         let mut coverage = Coverage::new(&region);
@@ -77,7 +77,7 @@ fn sweep(harness: &mut executor::Harness, schedule: &Schedule) -> (usize, Option
     if let Some(finding) = run.finding {
         return (0, Some(finding.verdict));
     }
-    let plan = Plan::new(schedule.clone(), crossings);
+    let plan = SweepPlan::new(schedule.clone(), crossings);
     harness.wait_in_kernel(false);
     for (index, injection) in plan.injections().iter().enumerate() {
         let run = harness.run(&plan.schedule(injection), false);
@@ -94,7 +94,7 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
         let mut harness = harness(&[]);
         let schedule = load(&folder("sweep/exit.txt"));
         let (_, crossings) = harness.record(&schedule);
-        let plan = Plan::new(schedule, crossings);
+        let plan = SweepPlan::new(schedule, crossings);
         harness.wait_in_kernel(false);
         let (mut signals, mut others) = (0, 0);
         for injection in plan.injections() {
@@ -107,7 +107,7 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
             assert_eq!(run.injected.held, 1, "{injection:?}\n{schedule}");
             match injection.what {
                 // It comes exactly there, and its sample is judged.
-                Disturbance::Signal => {
+                Perturbation::Signal => {
                     assert_eq!(run.injected.samples(), 1, "{injection:?}\n{schedule}");
                     signals += 1;
                 }
@@ -121,8 +121,8 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
 }
 
 #[test]
-fn sweep_finds_defects_without_stops_in_the_schedule() {
-    const NAME: &str = "sweep::sweep_finds_defects_without_stops_in_the_schedule";
+fn defects_are_found_without_anybody_knowing_where() {
+    const NAME: &str = "sweep::defects_are_found_without_anybody_knowing_where";
     let (mut found, mut not) = (Vec::new(), Vec::new());
     for defect in Defect::ALL {
         let path = folder("schedule").join(format!("{}.txt", defect.name()));

@@ -1,5 +1,5 @@
 //! Instruments: how a harness holds the core. Scheduling points and hooks, planted defects and their
-//! canaries, the list of the marked code, and operations for benchmarks.
+//! canaries, tampering, the list of the marked code, and operations for benchmarks.
 
 #[doc(hidden)]
 pub mod bench_api;
@@ -13,3 +13,4 @@ pub mod named_codes;
 pub(crate) mod plant;
 pub mod planted;
 pub mod point;
+pub mod tamper;

@@ -192,17 +192,9 @@ impl Ring {
         true
     }
 
-    /// Changes the oldest record; with `hidden` the checksum fits.
-    ///
-    /// # Safety
-    /// Neither the producer nor a consumer is at work.
-    pub(crate) unsafe fn corrupt(&self, hidden: bool) {
-        // SAFETY: no other thread touches the slots (caller).
-        let record = unsafe { &mut *self.slot(self.taken.load(Ordering::Relaxed)) };
-        record.sample.pc ^= 1;
-        if hidden {
-            record.checksum = record.sum();
-        }
+    /// Returns how many records it holds.
+    pub(crate) fn unread(&self) -> u64 {
+        self.written.load(Ordering::Acquire).wrapping_sub(self.taken.load(Ordering::Acquire))
     }
 
     /// Takes every record out, the oldest first, and passes each to `each`. Returns their number.
@@ -218,6 +210,42 @@ impl Ring {
             each(&record);
         }
         count
+    }
+}
+
+/// Changes for tests of an oracle: see [`tamper`](crate::instrument::tamper).
+impl Ring {
+    /// Changes the oldest record; with `hidden` the checksum fits.
+    ///
+    /// # Safety
+    /// Neither the producer nor a consumer is at work.
+    pub(crate) unsafe fn change_oldest(&self, hidden: bool, change: impl FnOnce(&mut Record)) {
+        // SAFETY: no other thread touches the slots (caller).
+        let record = unsafe { &mut *self.slot(self.taken.load(Ordering::Relaxed)) };
+        change(record);
+        if hidden {
+            record.checksum = record.sum();
+        }
+    }
+
+    /// Returns how many records were taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::SeqCst)
+    }
+
+    /// Pretends that `count` more records were taken, or with a negative count fewer.
+    pub(crate) fn pretend_taken(&self, count: i64) {
+        self.taken.fetch_add(count as u64, Ordering::SeqCst);
+    }
+
+    /// Pretends that it has this capacity.
+    pub(crate) fn pretend_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, Ordering::SeqCst);
+    }
+
+    /// Counts one more record as dropped.
+    pub(crate) fn miscount_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -26,7 +26,8 @@ pub(crate) fn is_handling() -> bool {
     HANDLING.get()
 }
 
-static FOREIGN: AtomicU64 = AtomicU64::new(0);
+/// Number of signals that came to threads without a machine.
+pub(crate) static FOREIGN: AtomicU64 = AtomicU64::new(0);
 
 /// Returns how many signals came to threads without a machine.
 pub fn foreign_signals() -> u64 {

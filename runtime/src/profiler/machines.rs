@@ -14,9 +14,9 @@ pub struct Profiler {
     pub(crate) rate: Rate,
     pub(super) machines: Box<[PerMachine]>,
     /// Whether a thread reads the buffers.
-    reading: AtomicBool,
+    pub(crate) reading: AtomicBool,
     /// Number of signals that came while the rate was zero.
-    pub(super) off: AtomicU64,
+    pub(crate) off: AtomicU64,
     /// The clock of the machines' timers; none if there are only the core's records of them.
     clock: Option<Clock>,
 }
@@ -88,14 +88,9 @@ impl Profiler {
         self.off.load(Ordering::SeqCst)
     }
 
-    /// Changes the oldest unread sample of a machine, to test whether an oracle notices; with
-    /// `hidden` the checksum fits.
-    ///
-    /// # Safety
-    /// Neither the machine's handler nor a reader is at work.
-    pub unsafe fn corrupt(&self, machine: u8, hidden: bool) {
-        // SAFETY: as for this function (caller).
-        unsafe { self.machines[usize::from(machine)].ring.corrupt(hidden) }
+    /// Returns a machine's sample buffer.
+    pub(crate) fn ring(&self, machine: u8) -> &Ring {
+        &self.machines[usize::from(machine)].ring
     }
 
     /// Returns a machine's timer.

@@ -71,6 +71,11 @@ impl Buffer {
         &self.events[Buffer::place(self.written)]
     }
 
+    /// Returns the last event, for a test that changes it.
+    pub(crate) fn last_mut(&mut self) -> &mut Event {
+        &mut self.events[Buffer::place(self.written)]
+    }
+
     /// Returns the events that are kept, oldest first.
     pub fn events(&self) -> impl Iterator<Item = &Event> {
         let first = self.written.saturating_sub(EVENTS as u64 - 1).max(1);

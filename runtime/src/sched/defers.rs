@@ -11,30 +11,30 @@ pub const MAX_PANICS: usize = 16;
 
 /// A deferred call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Defer {
+pub(crate) struct Defer {
     /// SP in the body of the frame that deferred it.
-    pub(super) frame: usize,
-    pub(super) function: FuncId,
-    pub(super) started: bool,
+    pub(crate) frame: usize,
+    pub(crate) function: FuncId,
+    pub(crate) started: bool,
 }
 
 /// A panic, or a goroutine's own exit, under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Panic {
+pub(crate) struct Panic {
     /// SP in the body of its `gopanic` or `goexit` frame; zero until it has asked.
-    pub(super) frame: usize,
-    pub(super) exits: bool,
-    pub(super) running: bool,
-    pub(super) recovered: bool,
+    pub(crate) frame: usize,
+    pub(crate) exits: bool,
+    pub(crate) running: bool,
+    pub(crate) recovered: bool,
 }
 
 /// A goroutine's defers and panics, innermost last.
 #[derive(Debug)]
 pub(crate) struct Unwinding {
-    pub(super) defers: [Defer; MAX_DEFERS],
-    pub(super) deferred: usize,
-    pub(super) panics: [Panic; MAX_PANICS],
-    pub(super) panicking: usize,
+    pub(crate) defers: [Defer; MAX_DEFERS],
+    pub(crate) deferred: usize,
+    pub(crate) panics: [Panic; MAX_PANICS],
+    pub(crate) panicking: usize,
 }
 
 /// The next step of a panicking frame, while the stack cannot move: a recovery names SP in the body

@@ -95,7 +95,7 @@ pub struct G {
     /// Whether a machine has it: from when the machine takes it until it has dropped it.
     pub(crate) held: AtomicBool,
     pub(super) preempt_scan: AtomicBool,
-    pub(super) preempt_yield: AtomicBool,
+    pub(crate) preempt_yield: AtomicBool,
     /// Whether it waits to be made runnable by `M::ready`.
     parked: AtomicBool,
     scan_done: AtomicBool,

@@ -140,10 +140,9 @@ impl M {
         }
     }
 
-    /// Makes the calling thread forget its machine, behind the core's back, to test whether an
-    /// oracle notices.
-    pub fn forget() {
-        CURRENT.set(ptr::null());
+    /// Makes the calling thread this machine's, or none's. The timer stays as it is.
+    pub(crate) fn set_of_thread(m: Option<&'static M>) {
+        CURRENT.set(m.map_or(ptr::null(), ptr::from_ref));
     }
 
     /// Returns the goroutine that it has. Signal-safe.
@@ -169,7 +168,7 @@ impl M {
         unsafe { &*self.sample.get() }
     }
 
-    pub(super) fn set_current(&self, g: Option<&'static G>) {
+    pub(crate) fn set_current(&self, g: Option<&'static G>) {
         self.current.store(g.map_or(ptr::null_mut(), |g| ptr::from_ref(g).cast_mut()), Ordering::Relaxed);
     }
 }

@@ -4,7 +4,7 @@
 //! them methods of [`M`](m::M).
 
 pub mod config;
-mod defers;
+pub(crate) mod defers;
 pub mod foreign;
 pub mod g;
 pub mod gobuf;

@@ -2,7 +2,7 @@
 //! [`super::barrier`].
 
 use crate::arch;
-use crate::sync::word::{Word, poke};
+use crate::sync::word::Word;
 
 /// Distance from SP to the first barrier; each further one is twice as far.
 pub const FIRST_BARRIER: usize = 1024;
@@ -62,7 +62,7 @@ impl Barriers {
 
     /// Returns the address of entry `index`.
     #[inline(always)]
-    pub(super) fn address(&self, index: usize) -> usize {
+    pub(crate) fn address(&self, index: usize) -> usize {
         self.base.get() + index * size_of::<Entry>()
     }
 
@@ -87,49 +87,6 @@ impl Barriers {
     pub(crate) fn clear(&self) {
         self.position.set(0);
         self.len.set(0);
-    }
-
-    /// Adds an entry behind the core's back, to test whether the core's checks notice.
-    ///
-    /// # Safety
-    /// The goroutine has a stack and is stopped, and no code relies on the stack any more.
-    ///
-    /// # Panics
-    /// If there is no room for an entry.
-    pub unsafe fn forge(&self, slot: usize, pc: usize) {
-        let index = self.len();
-        assert!(index < self.capacity.get(), "no room to forge an entry");
-        // SAFETY: within the room for entries as just checked; no longer relied on (caller).
-        unsafe {
-            poke(self.address(index), slot);
-            poke(self.address(index) + 8, pc);
-        }
-        self.len.set(index + 1);
-    }
-
-    /// Pretends that there is room for this many entries only.
-    ///
-    /// # Safety
-    /// As for [`Barriers::forge`].
-    ///
-    /// # Panics
-    /// If there is less room than that.
-    pub unsafe fn limit(&self, capacity: usize) {
-        assert!(capacity <= self.capacity.get(), "there is no such room");
-        self.capacity.set(capacity);
-    }
-
-    /// Overwrites the return address of entry `index`, to test whether an oracle notices.
-    ///
-    /// # Safety
-    /// The goroutine is stopped and no code relies on its stack any more.
-    ///
-    /// # Panics
-    /// If the list has no such entry.
-    pub unsafe fn corrupt(&self, index: usize, pc: usize) {
-        assert!(index < self.len(), "no entry to corrupt");
-        // SAFETY: within the list as just checked; no longer relied on (caller).
-        unsafe { poke(self.address(index) + 8, pc) };
     }
 }
 

@@ -85,6 +85,11 @@ impl StackLock {
         self.0.store(0, Ordering::Release);
     }
 
+    /// Makes it a word of no owner, which is not the free lock's either: for tests of an oracle.
+    pub(crate) fn jam(&self) {
+        self.0.store(u32::MAX, Ordering::Release);
+    }
+
     /// Forgets any holder: for a harness that starts over.
     pub(crate) fn reset(&self) {
         self.0.store(0, Ordering::Release);

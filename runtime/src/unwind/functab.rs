@@ -10,7 +10,8 @@ use super::func_id::FuncId;
 use super::rows;
 use crate::arch;
 
-pub use super::rows::{CodeClass, Table, UnwindRow, corrupt};
+pub use super::rows::{CodeClass, Table, UnwindRow};
+pub use crate::instrument::tamper::corrupt_row as corrupt;
 
 static FUNCTAB: OnceLock<Vec<FuncInfo>> = OnceLock::new();
 

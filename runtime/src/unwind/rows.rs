@@ -36,8 +36,8 @@ crate::named_codes! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct UnwindRow {
-    delta: u32,
-    info: u32,
+    pub(crate) delta: u32,
+    pub(crate) info: u32,
 }
 
 impl UnwindRow {
@@ -231,18 +231,4 @@ pub(super) fn words_of((start, stop): (usize, usize)) -> &'static [i32] {
 /// Returns the address that a word holds relative to its own place.
 pub(super) fn address(word: &'static i32) -> usize {
     (core::ptr::from_ref(word) as isize + *word as isize) as usize
-}
-
-/// Changes the SP delta of the row at `pc`, to test whether an oracle notices.
-///
-/// # Safety
-/// No walk is under way, and no code relies on this process's core any more.
-///
-/// # Panics
-/// If `pc` has no row.
-pub unsafe fn corrupt(pc: usize, delta_xor: u16) {
-    let table = Table::get();
-    assert!(!table.row(pc).is_none(), "no row to corrupt");
-    // SAFETY: in bounds as just checked; leaked memory of this module, which no walk reads now (caller).
-    unsafe { (*table.map.cast_mut().add(pc - table.base)).delta ^= u32::from(delta_xor) };
 }

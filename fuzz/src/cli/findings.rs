@@ -1,0 +1,59 @@
+//! Findings on the terminal, and their reports.
+
+use std::path::{Path, PathBuf};
+
+use console::style;
+use sigstorm::report::words::counted;
+use sigstorm::report::{Report, Source};
+
+use super::Trouble;
+use super::output::{Out, complain};
+
+/// Writes the report; if that fails, the schedule, or the report of a storm, is printed, so that it is not lost.
+pub fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
+    match report.write(reports) {
+        Ok(folder) => Some(folder),
+        Err(error) => {
+            let (name, text) = match &report.source {
+                Source::Schedule(source) => ("schedule", report.schedule_text(source, reports)),
+                Source::Storm(_) => ("report", report.text(reports)),
+            };
+            complain(&format!("error: {error:#}; this is the {name}:\n{text}"));
+            None
+        }
+    }
+}
+
+/// Prints a finding, and where its report is.
+pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) -> Result<(), Trouble> {
+    let headline = format!("{}: {}", report.finding.verdict, report.finding.summary);
+    out.say(&style(headline).red().bold().to_string())?;
+    for line in &report.finding.evidence {
+        out.say(&format!("    {line}"))?;
+    }
+    for note in &report.notes {
+        out.say(&format!("note:   {note}"))?;
+    }
+    let found = format!("found after {:.1} s", report.seconds);
+    match &report.source {
+        Source::Storm(_) => out.say(&found)?,
+        Source::Schedule(source) => {
+            let (before, after) = (counted(source.steps_before(), "step"), source.schedule.steps.len());
+            let shrunk = if source.shrunk { format!("shrunk from {before} to {after}") } else { before };
+            // Another engine does not say when it found its crash.
+            let found = if source.schedules > 0 { format!("{found}; ") } else { String::new() };
+            out.say(&format!("{found}{shrunk}"))?;
+        }
+    }
+    if let Some(folder) = written {
+        out.say(&format!("report: {}", folder.join("report.txt").display()))?;
+    }
+    let again = report.again(reports);
+    match &report.source {
+        Source::Storm(_) => {
+            out.say(&format!("again:  {again}   (another storm: what met what is up to the machine)"))
+        }
+        Source::Schedule(_) if written.is_some() => out.say(&format!("replay: {again}")),
+        Source::Schedule(_) => Ok(()),
+    }
+}
