@@ -44,8 +44,8 @@ enum Breakpoint {
     /// The thread passes the instruction, and the breakpoint is put back after it: by rungs on what can run
     /// next, or by the trap flag.
     SteppingOver { address: usize, hits: u8, rungs: bool },
-    /// It is held at this instruction.
-    Stopped { pc: usize },
+    /// It is held at this instruction; `masked` where signals are blocked.
+    Stopped { pc: usize, masked: bool },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,15 +115,16 @@ impl Breakpoints {
         self.levels[self.level].step
     }
 
-    /// Whether the thread is held at an instruction of its handler.
-    pub(crate) fn is_stopped_in_handler(&self) -> bool {
-        matches!(self.levels[HANDLER].breakpoint, Breakpoint::Stopped { .. })
+    /// Whether the thread is held at an instruction where signals are blocked: in a handler. The first and last
+    /// instructions of a handler lie outside the events that say that it begins and ends.
+    pub(crate) fn is_stopped_masked(&self) -> bool {
+        self.levels.iter().any(|level| matches!(level.breakpoint, Breakpoint::Stopped { masked: true, .. }))
     }
 
     /// The instructions at which the thread is held: its body, its handler.
     pub(crate) fn stopped_at(&self) -> impl Iterator<Item = usize> + '_ {
         self.levels.iter().filter_map(|level| match level.breakpoint {
-            Breakpoint::Stopped { pc } => Some(pc),
+            Breakpoint::Stopped { pc, .. } => Some(pc),
             _ => None,
         })
     }
@@ -151,14 +152,16 @@ impl Breakpoints {
     /// A signal is sent to the thread where its body is held: its handler returns there.
     pub(crate) fn returns_to_stop(&mut self) {
         self.returns_to = match self.levels[BODY].breakpoint {
-            Breakpoint::Stopped { pc } => pc,
+            Breakpoint::Stopped { pc, masked: false } => pc,
             _ => 0,
         };
     }
 
     /// Whether a handler that has interrupted `pc` has done so exactly where the thread's body is held.
     pub(crate) fn is_signalled_at_stop(&self, pc: usize) -> bool {
-        pc != 0 && self.returns_to == pc && self.levels[BODY].breakpoint == Breakpoint::Stopped { pc }
+        pc != 0
+            && self.returns_to == pc
+            && self.levels[BODY].breakpoint == Breakpoint::Stopped { pc, masked: false }
     }
 
     /// Whether the thread's body is back at `pc` from a handler, and has been seen there before. Says so once.
@@ -281,11 +284,12 @@ impl Breakpoints {
         }
     }
 
-    /// The thread has trapped at `pc`, with `put_back` after an instruction whose breakpoint is to be put
+    /// The thread has trapped at `pc`, with signals blocked if `masked`, and with `put_back` after an instruction whose breakpoint is to be put
     /// back. With `recording` every visit traps, and no breakpoint is in the code.
     pub(super) fn trapped(
         &mut self,
         pc: usize,
+        masked: bool,
         put_back: bool,
         recording: bool,
         ladder: Option<&'static Ladder>,
@@ -308,7 +312,7 @@ impl Breakpoints {
             return Hit::Passed;
         }
         if hits <= 1 {
-            self.current().breakpoint = Breakpoint::Stopped { pc };
+            self.current().breakpoint = Breakpoint::Stopped { pc, masked };
             self.returns_to = 0;
             return Hit::Stopped;
         }
@@ -325,7 +329,7 @@ impl Breakpoints {
     /// The thread resumes from its stop. Returns the instruction that it was held at, if it was at one.
     pub(super) fn goes_on(&mut self) -> Option<usize> {
         match self.current().breakpoint {
-            Breakpoint::Stopped { pc } => {
+            Breakpoint::Stopped { pc, .. } => {
                 *self.current() = NOWHERE;
                 Some(pc)
             }

@@ -166,8 +166,11 @@ impl Holding {
         let run = self.run();
         run.enter_handler(me);
         run.set_breakpoint(me, stop);
+        run.threads[me].handler.is_raised = true;
         self.send_signal(me);
-        self.run().end_handler(me);
+        let run = self.run();
+        run.threads[me].handler.is_raised = false;
+        run.end_handler(me);
     }
 
     /// The thread's handler ends.
@@ -177,9 +180,10 @@ impl Holding {
         let thread = &mut run.threads[me];
         thread.handler.active = false;
         let returns_to_stop = core::mem::take(&mut thread.handler.returns_to_stop);
-        let in_kernel = thread.kernel.active;
-        // Another signal that is pending comes at once, and a stop that was not reached is its handler's.
-        if returns_to_stop || in_kernel || !thread.signal_pending {
+        let (in_kernel, is_raised) = (thread.kernel.active, thread.handler.is_raised);
+        // The stop of a handler that returns to where its signal was raised stays until then: it may lie in the
+        // handler's last instructions, or in the handler of another signal, which is pending and comes at once.
+        if returns_to_stop || in_kernel || !is_raised {
             run.end_handler(me);
         }
         if returns_to_stop {
@@ -208,16 +212,12 @@ fn on_trap(trap: &mut Trap<'_>) {
         trap.context().admit(libc::SIGPROF);
     }
     let masked = trap.blocks(libc::SIGPROF);
-    if masked {
-        // The first instructions of a handler come before the event that says that it has begun.
-        thread.breakpoints.enter_handler(run.code.ladder());
-    }
     let recording = run.code.is_recording();
     if recording && (masked || !thread.breakpoints.is_back_at(pc)) {
         run.code.visit(thread.step, pc, masked);
     }
     let put_back = (trap.kind() == TrapKind::Rung && !recording) || trap.kind() == TrapKind::Step;
-    match thread.breakpoints.trapped(pc, put_back, recording, run.code.ladder()) {
+    match thread.breakpoints.trapped(pc, masked, put_back, recording, run.code.ladder()) {
         Hit::Passed => {}
         Hit::SingleStep => trap.set_single_step(true),
         Hit::Returned => trap.set_single_step(false),

@@ -62,6 +62,8 @@ pub(crate) struct Handler {
     pub(crate) active: bool,
     /// Whether it returns to a stop at an instruction, where the thread is held again.
     pub(crate) returns_to_stop: bool,
+    /// Whether the thread has sent itself its signal, and waits for its handler to return.
+    pub(crate) is_raised: bool,
     /// Who held the stack lock as the handler tried it, and for what.
     pub(crate) lock_holder: Option<(usize, Operation)>,
     /// The profiling rate when the handler had the rate's lock.
@@ -123,6 +125,7 @@ impl Thread {
             handler: Handler {
                 active: false,
                 returns_to_stop: false,
+                is_raised: false,
                 lock_holder: None,
                 rate: RateEpoch { hz: 0, epoch: 0 },
                 observed: None,
@@ -148,6 +151,7 @@ impl Thread {
         self.breakpoints.reset();
         self.handler.active = false;
         self.handler.returns_to_stop = false;
+        self.handler.is_raised = false;
         self.handler.lock_holder = None;
         self.handler.observed = None;
         self.kernel.active = false;
@@ -166,6 +170,6 @@ impl Thread {
 
     /// Whether the thread handles a signal, or is held where signals are blocked: it gets no other one.
     pub(crate) fn masks_signals(&self) -> bool {
-        self.handler.active || self.breakpoints.is_stopped_in_handler()
+        self.handler.active || self.breakpoints.is_stopped_masked()
     }
 }
