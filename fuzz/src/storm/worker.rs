@@ -21,6 +21,7 @@ use super::thread::{Activity, StormThread};
 use crate::oracle::check::OwnStack;
 use crate::oracle::lockstep::{Collected, can_do};
 use crate::oracle::requests::Outstanding;
+use crate::oracle::shadow_stack::Value;
 use crate::oracle::{Access, Lockstep, ShadowHeap, ShadowStack, ViolationKind};
 use crate::schedule::{Goroutine, Op, Work};
 
@@ -268,17 +269,24 @@ impl<'a> Worker<'a> {
     }
 
     fn memory(&mut self) -> Op {
+        let slots = self.stack(|stack| stack.top().map_or(Default::default(), |frame| frame.slots));
         let mut slot = || ((self.rng.next_u32() >> 16) as usize % SLOTS) as u8;
-        let (a, b, field) = (slot(), slot(), slot() & 1);
+        let (mut a, b, field) = (slot(), slot(), slot() & 1);
+        // A new frame's slots are empty, and few hold an object: that one is taken, so that objects come to point to
+        // objects.
+        let holds = |slot: &u8| matches!(slots[usize::from(*slot)], Value::Object(_));
+        if let Some(held) = (a..SLOTS as u8).chain(0..a).find(holds) {
+            a = held;
+        }
         let frames = self.few(4) as u8;
         match self.below(100) {
-            0..30 => Op::Alloc { slot: a },
+            0..30 => Op::Alloc { slot: b },
             30..45 => Op::Load { dst: b, src: a, field },
             45..60 => Op::Store { obj: a, src: b, field },
             60..68 => Op::Move { dst: b, src: a },
-            68..74 => Op::Clear { slot: a },
+            68..74 => Op::Clear { slot: b },
             74..82 => Op::Up { frames, src: a, dst: b },
-            82..88 => Op::Ref { dst: a, frames, to: b },
+            82..88 => Op::Ref { dst: b, frames, to: a },
             88..94 => Op::Send { slot: a },
             _ => Op::Bulk { frames },
         }
