@@ -319,6 +319,10 @@ pub(crate) trait Lockstep: Access {
         if !self.saved_state(ShadowStack::asks) {
             self.fail(ViolationKind::Memory("a call or a return has gone elsewhere"));
         }
+        // Nobody changes the status of a goroutine that runs but its own thread.
+        if self.machine().current().is_some_and(|g| g.status.get() != status::RUNNING) {
+            self.fail(ViolationKind::Memory("a frame asks, and its goroutine does not count as running"));
+        }
     }
 
     /// The innermost frame defers a call. Returns false where there is no room for another.

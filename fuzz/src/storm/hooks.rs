@@ -19,6 +19,7 @@ use sigstorm_runtime::{CodeClass, G, M, Phase, Point};
 use super::ledger::begun_at;
 use super::state::{Storm, storm};
 use super::thread::{NONE, StormThread, rest};
+use crate::oracle::check::OwnStack;
 use crate::oracle::lockstep::{WRONG_END, bulk_moved};
 use crate::oracle::sample_log::Filed;
 use crate::oracle::{Observed, ShadowStack, ViolationKind, check};
@@ -126,8 +127,15 @@ fn in_body(
         }
         (Point::LockRelease, _) => thread.ledger.releasing(),
         // Between these two it removes barriers from whichever stack has some.
-        (Point::WorldStopped, _) => thread.ledger.stops_world(true),
-        (Point::StartWorld, _) => thread.ledger.stops_world(false),
+        // And it collects, for certain.
+        (Point::WorldStopped, _) => {
+            thread.ledger.stops_world(true);
+            thread.runs_on_own_stack(OwnStack::Collector);
+        }
+        (Point::StartWorld, _) => {
+            thread.ledger.stops_world(false);
+            thread.runs_on_own_stack(OwnStack::MaybeCollector);
+        }
         (Point::PhaseChanged, _) => phase_changed(storm, thread, detail),
         (Point::InstallSlot, _) => thread.counts.barriers.one(),
         (Point::TraceEvent, Some(g)) => storm.judge_event(thread, m, g),

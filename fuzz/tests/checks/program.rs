@@ -47,6 +47,19 @@ check!(
 );
 
 check!(
+    goroutine_that_runs_and_counts_as_waiting_is_noticed,
+    Fault,
+    "a frame asks, and its goroutine does not count as running",
+    |point, g, detail| {
+        // As it is taken.
+        if let Some(g) = g.filter(|_| point == Point::StatusChanged && detail == status::RUNNING as usize) {
+            meddle!(g.pretend_status(status::WAITING));
+        }
+        Told::Yes
+    }
+);
+
+check!(
     outermost_frame_that_does_not_return_is_noticed,
     Fault,
     "a frame did not return to its caller",

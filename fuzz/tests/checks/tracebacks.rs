@@ -107,6 +107,17 @@ check!(
     })
 );
 
+check!(
+    collector_taken_for_the_runtime_is_noticed,
+    UnjustifiedSkip,
+    "the pseudo-frame is wrong",
+    |point, _, _| each_sample(point, |sample| {
+        if sample.outcome == Outcome::NoGoroutine && sample.pseudo == Pseudo::Gc {
+            sample.pseudo = Pseudo::System;
+        }
+    })
+);
+
 /// Skips every sample that has a traceback.
 fn skip(point: Point, skip: SkipReason, owner: Option<Owner>) -> Told {
     each_sample(point, |sample| {
