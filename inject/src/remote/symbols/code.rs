@@ -159,7 +159,10 @@ impl Object {
         };
         let mut boundaries = Vec::with_capacity(part.steps.len());
         let mut unreached = 0;
-        for (step, reached) in part.steps.iter().zip(&part.reached) {
+        // The filler that aligns the next function may follow a call that never returns.
+        let filler = part.steps.iter().rev().take_while(|step| step.filler).count();
+        let steps = &part.steps[..part.steps.len() - filler];
+        for (step, reached) in steps.iter().zip(&part.reached) {
             if *reached {
                 let (offset, len, kind) = (step.offset, step.len, step.kind);
                 boundaries.push(Boundary { offset, len, kind, in_rseq: in_rseq(offset) });

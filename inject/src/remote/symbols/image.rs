@@ -15,6 +15,9 @@ use super::source::{Cursor, Source};
 
 pub(super) const LE: LittleEndian = LittleEndian;
 
+/// The bytes of a header up to the machine's number.
+const IDENT: usize = 20;
+
 /// The largest section that is unpacked.
 const MAX_UNPACKED: u64 = 4 << 30;
 
@@ -83,7 +86,7 @@ impl Image {
         let damaged = |detail: String| ObjectError::Damaged { path: path.to_owned(), detail };
         let unreadable = |source| ObjectError::Unreadable { path: path.to_owned(), source };
         let len = source.len().map_err(unreadable)?;
-        let mut ident = vec![0; len.min(20) as usize];
+        let mut ident = vec![0; len.min(IDENT as u64) as usize];
         source.read_exact_at(0, &mut ident).map_err(unreadable)?;
         if !ident.starts_with(&elf::ELFMAG) {
             ident.truncate(4);
@@ -255,7 +258,8 @@ impl Image {
 }
 
 fn check_machine(path: &Path, ident: &[u8]) -> Result<(), ObjectError> {
-    let [class, data, ..] = ident[4..] else {
+    // The magic number, class, byte order, ten more bytes, type, machine.
+    let Ok(&[_, _, _, _, class, data, .., low, high]) = <&[u8; IDENT]>::try_from(ident) else {
         let detail = "it ends within its header".to_owned();
         return Err(ObjectError::Damaged { path: path.to_owned(), detail });
     };
@@ -268,7 +272,7 @@ fn check_machine(path: &Path, ident: &[u8]) -> Result<(), ObjectError> {
         }
     };
     let big = elf::DataEncoding(data) == elf::ELFDATA2MSB;
-    let number: [u8; 2] = ident.get(18..20).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
+    let number = [low, high];
     let number = if big { u16::from_be_bytes(number) } else { u16::from_le_bytes(number) };
     if bits.is_empty() && !big && elf::Machine(number) == elf::EM_X86_64 {
         return Ok(());

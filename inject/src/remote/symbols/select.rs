@@ -36,7 +36,7 @@ pub struct Unmatched {
 
 impl fmt::Display for Unmatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.no_object { "object is mapped" } else { "function" };
+        let kind = if self.no_object { "mapped object" } else { "function" };
         write!(f, "`{}` matches no {kind}", self.text)?;
         let names: Vec<String> = self.nearest.iter().map(|name| format!("`{name}`")).collect();
         match names.as_slice() {
