@@ -138,7 +138,7 @@ fn static_and_position_independent_programs_are_told_apart_and_found_in_their_pr
         assert_eq!(selection.functions, [chosen]);
         let unknown = listed.select(&[Pattern::new("chosen").expect("a pattern")]);
         assert_eq!(
-            (unknown.functions.len(), unknown.resolvers.len(), unknown.matched[0]),
+            (unknown.functions.len(), unknown.left_out.len(), unknown.matched[0]),
             (0, 1, 1),
             "{name}"
         );

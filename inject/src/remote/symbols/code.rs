@@ -15,6 +15,7 @@
 //! Instructions that descent does not reach (behind a call that never returns, or behind a jump
 //! through a table that is not found) are no boundaries either; they are counted.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
@@ -73,6 +74,17 @@ impl Code {
         let bytes = self.bytes.get(start..start + usize::from(boundary.len))?;
         let address = self.address.wrapping_add(u64::from(boundary.offset)).wrapping_add(bias);
         Some(Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode())
+    }
+
+    /// The link-time addresses outside the function that its instructions call or jump to,
+    /// each once. Calls through a register or a pointer are not among them.
+    pub fn callees(&self) -> impl Iterator<Item = u64> {
+        let own = self.address..self.address + self.bytes.len() as u64;
+        let target = |index| self.instruction(index, 0).map(|instruction| instruction.near_branch_target());
+        let leads_out = |b: &Boundary| matches!(b.kind, Kind::Call | Kind::Jump);
+        let branches = (0..self.boundaries.len()).filter(|index| leads_out(&self.boundaries[*index]));
+        let targets = branches.filter_map(target).filter(|target| *target != 0 && !own.contains(target));
+        targets.collect::<BTreeSet<u64>>().into_iter()
     }
 
     /// The number of the boundary at an offset.

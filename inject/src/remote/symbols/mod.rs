@@ -52,6 +52,7 @@ mod process;
 mod relocations;
 mod select;
 mod source;
+mod stubs;
 mod text;
 
 pub use code::{Boundary, Code, Kind, LeftOut};

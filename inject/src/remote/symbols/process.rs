@@ -132,3 +132,33 @@ pub(super) fn bias(image: &Image, file: &MappedFile) -> u64 {
     }
     file.first().addresses.start.wrapping_sub(image.base())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Object, maps};
+    use super::*;
+
+    #[test]
+    fn library_that_is_copied_out_of_memory_has_the_exported_functions_of_its_file() {
+        let pid = std::process::id() as i32;
+        let files = maps::files(maps::read(pid).expect("we exist"));
+        let libc = files.iter().find(|file| file.first().path.ends_with("libc.so.6")).expect("glibc");
+        let image = Image::open(&libc.first().path).expect("a library");
+        let copied = copy(pid, libc).expect("it is mapped");
+        assert_eq!(bias(&copied, libc), bias(&image, libc));
+        assert_eq!(copied.build_id, image.build_id);
+        assert!(copied.sections.is_empty());
+        // The copy has a debug file, too: its exports must be the dynamic table's own.
+        let mut copied = Object::new(Image { build_id: Vec::new(), ..copied });
+        let mut own = Object::new(Image { build_id: Vec::new(), ..image });
+        let exported = |object: &mut Object| {
+            let functions = object.functions();
+            let range = |f: &usize| (functions.all()[*f].address, functions.all()[*f].size);
+            let named = (0..functions.len()).filter(|f| functions.all()[*f].is_named());
+            named.map(|f| (range(&f), functions.name(f).into_owned())).collect::<Vec<_>>()
+        };
+        let (copied, own) = (exported(&mut copied), exported(&mut own));
+        assert!(copied.len() > 2000, "{}", copied.len());
+        assert_eq!(copied, own);
+    }
+}

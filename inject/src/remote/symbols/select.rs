@@ -6,6 +6,7 @@ use std::fmt;
 use object::elf;
 
 use super::Symbols;
+use super::code::LeftOut;
 use super::nearest::Nearest;
 use super::pattern::{self, Pattern};
 use super::process::Memory;
@@ -57,8 +58,9 @@ pub struct Selection {
     pub matched: Vec<usize>,
     /// IFUNC names that match, each with the function that the loader chose.
     pub resolved: Vec<(FunctionId, FunctionId)>,
-    /// IFUNC names that match, where the function that the loader chose is not known.
-    pub resolvers: Vec<FunctionId>,
+    /// Functions that match and are not among `functions`: IFUNC names, where the function that
+    /// the loader chose is not known.
+    pub left_out: Vec<(FunctionId, LeftOut)>,
     /// The patterns without a match.
     pub unmatched: Vec<Unmatched>,
 }
@@ -93,7 +95,7 @@ impl Symbols {
                     functions.insert(chosen);
                     selection.resolved.push((resolver, chosen));
                 }
-                None => selection.resolvers.push(resolver),
+                None => selection.left_out.push((resolver, LeftOut::Resolver)),
             }
         }
         selection.functions = functions.into_iter().collect();

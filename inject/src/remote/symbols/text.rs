@@ -15,7 +15,11 @@ impl Symbols {
     pub fn describe(&self, address: u64) -> Option<String> {
         let place = self.find(address)?;
         let object = &self.objects()[place.object].object;
-        let name = object.functions().describe(place.address);
+        let stub = || {
+            let (name, start) = object.stub(place.address)?;
+            Some(if place.address == start { name } else { format!("{name}+{:#x}", place.address - start) })
+        };
+        let name = object.functions().describe(place.address).or_else(stub);
         Some(name.unwrap_or_else(|| format!("{}+{:#x}", object.name(), place.address)))
     }
 
