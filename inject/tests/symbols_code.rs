@@ -234,3 +234,34 @@ fn instruction_is_shown_with_the_names_that_it_refers_to() {
     let frames = symbols.source(start);
     assert_eq!(frames[0].function.as_deref(), Some("with_switch"));
 }
+
+#[test]
+fn words_that_the_loader_fills_in_are_taken_from_relocations() {
+    let program = compile(&folder("relocations"), "symbols.c", "program", &["-pie", "-fPIE"]);
+    let mut bytes = std::fs::read(&program).expect("it is there");
+    let number = |text: &str| usize::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number");
+    let segments: Vec<[usize; 3]> = tool("readelf", &["-lW", text(&program)])
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("LOAD "))
+        .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .map(|words| [number(&words[0]), number(&words[1]), number(&words[3])])
+        .collect();
+    let mut zeroed = 0;
+    for line in
+        tool("readelf", &["-rW", text(&program)]).lines().filter(|line| line.contains("R_X86_64_RELATIVE"))
+    {
+        let address = number(line.split_whitespace().next().expect("an address"));
+        let inside =
+            |segment: &&[usize; 3]| address.checked_sub(segment[1]).is_some_and(|offset| offset < segment[2]);
+        let segment = segments.iter().find(inside).expect("it is loaded");
+        let at = address - segment[1] + segment[0];
+        bytes[at..at + 8].fill(0);
+        zeroed += 1;
+    }
+    assert!(zeroed > 4, "{zeroed}");
+    let (whole, zeroed) = (open(&program), Object::parse(&program, bytes).expect("a program"));
+    for name in ["with_goto", "restartable"] {
+        assert_eq!(decode(&whole, name), decode(&zeroed, name), "{name}");
+    }
+    assert_eq!(decode(&zeroed, "with_goto").unreached, 0);
+}

@@ -146,6 +146,8 @@ impl fmt::Display for LeftOut {
     }
 }
 
+impl std::error::Error for LeftOut {}
+
 impl Object {
     /// Cuts function `f` into instructions.
     ///

@@ -10,6 +10,25 @@
 //! Each step is made on demand, and once: names are demangled when a pattern asks, code is decoded
 //! when somebody wants boundaries, DWARF is read with the first line.
 //!
+//! ```
+//! use sigstorm_inject::remote::symbols::{Pattern, Symbols};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut symbols = Symbols::new();
+//! symbols.refresh(std::process::id() as i32)?;
+//! let selection = symbols.select(&[Pattern::new("libc!malloc")?]);
+//! for id in &selection.functions {
+//!     let mapped = &symbols.objects()[id.object];
+//!     let code = mapped.object.decode(id.function)?;
+//!     let first = code.address + mapped.bias;
+//!     println!("{}: {} boundaries", symbols.describe(first).unwrap_or_default(), code.boundaries.len());
+//! #   assert!(code.boundaries.len() > 10);
+//! }
+//! # assert_eq!(selection.functions.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Addresses
 //!
 //! An [`Object`] speaks of link-time addresses, as its file has them. A [`Mapped`] object has a

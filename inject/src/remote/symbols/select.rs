@@ -52,7 +52,8 @@ impl fmt::Display for Unmatched {
 /// The functions that patterns name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// The functions, in order of object and address, each once.
+    /// The functions, in order of object and address, each once. Functions may overlap (a second
+    /// entry into one): an address can be a boundary of two.
     pub functions: Vec<FunctionId>,
     /// The number of functions that each pattern matches.
     pub matched: Vec<usize>,
