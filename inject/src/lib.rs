@@ -79,7 +79,9 @@
 //! # Rooms
 //!
 //! `region` decodes code, whichever process it belongs to. `local` controls the threads of this
-//! process. Arrows run from `local` to `region`, never back.
+//! process. Arrows run from `local` to `region`, never back. `remote` (with the feature of that
+//! name) is about other processes: `remote::symbols` finds functions and instructions in programs
+//! that nobody prepared.
 //!
 //! # Calls allowed in handlers
 //!
@@ -119,6 +121,8 @@ struct Readme;
 
 mod local;
 mod region;
+#[cfg(feature = "remote")]
+pub mod remote;
 
 pub use local::{
     Baton, Call, Context, ErrnoGuard, Ladder, MAX_THREADS, Parking, SIGNAL_STACK_SIZE, SignalStack, Text,
