@@ -119,6 +119,8 @@ struct Readme;
 
 mod local;
 mod region;
+#[cfg(feature = "remote")]
+pub mod remote;
 
 pub use local::{
     Baton, Call, Context, ErrnoGuard, Ladder, MAX_THREADS, Parking, SIGNAL_STACK_SIZE, SignalStack, Text,

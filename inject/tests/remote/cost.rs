@@ -1,0 +1,88 @@
+//! The cost of a delivery, beside that of a bare stop, measured in the same run. Printed, never
+//! asserted: machines are noisy. `cargo test --features remote --test remote cost -- --nocapture`
+
+use std::time::{Duration, Instant};
+
+use sigstorm_inject::remote::{Event, Lifetime, Origin, Sent};
+
+use crate::victim::Victim;
+
+const BOUNDARIES: u32 = 10_000;
+
+fn is_marker(event: &Event) -> bool {
+    matches!(event, Event::Breakpoint { lifetime: Lifetime::Stays, .. })
+}
+
+/// The time of one bare stop: the program runs nothing but traps, and each is continued and waited
+/// for, and nothing else. The thread is at the marker, and ends behind the last trap.
+fn bare_stop(victim: &mut Victim) -> Duration {
+    let pid = victim.pid();
+    // A step writes the tracer's copy of the registers back.
+    victim.tracer.step(pid).expect("held");
+    victim.run_to(|event| matches!(event, Event::Stepped { .. }));
+    let start = Instant::now();
+    for _ in 0..BOUNDARIES {
+        let mut status = 0;
+        // SAFETY: The thread is stopped, and traced by this one.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_CONT, pid, 0, 0), 0);
+            // The tracer's tick may end a wait.
+            while libc::waitpid(pid, &mut status, libc::__WALL) != pid {}
+        }
+        assert_eq!(status >> 8, libc::SIGTRAP);
+    }
+    start.elapsed() / BOUNDARIES
+}
+
+#[test]
+fn deliveries_and_hits_are_measured_beside_bare_stops() {
+    let mut victim = Victim::start(&["measure"]);
+    let (pid, marker) = (victim.pid(), victim.address("marker"));
+    let start = victim.address("many");
+    let all: Vec<u64> = (start..start + u64::from(BOUNDARIES)).collect();
+    victim.tracer.pin().expect("the kernel allows it");
+    victim.tracer.lay(pid, [marker], Lifetime::Stays).expect("it is code");
+    victim.resume();
+    victim.run_to(is_marker);
+    let bare = bare_stop(&mut victim);
+    victim.resume();
+    victim.run_to(is_marker);
+
+    let before = Instant::now();
+    victim.tracer.lay(pid, all.iter().copied(), Lifetime::OneShot).expect("it is code");
+    let laid = before.elapsed();
+    victim.resume();
+    let (mut returned, before) = (0, Instant::now());
+    loop {
+        let event = victim.next().expect("it goes on");
+        match &event {
+            event if is_marker(event) => break,
+            Event::Breakpoint { tid, .. } => {
+                let sent = victim.tracer.deliver(*tid, libc::SIGUSR1, Some(Origin::Tkill));
+                assert_eq!(sent.expect("a boundary"), Sent::Delivered);
+                continue;
+            }
+            Event::HandlerReturned { .. } => returned += 1,
+            _ => {}
+        }
+        victim.pass(&event);
+    }
+    let delivery = before.elapsed() / BOUNDARIES;
+    assert_eq!(returned, BOUNDARIES);
+
+    let before = Instant::now();
+    victim.tracer.lay(pid, all.iter().copied(), Lifetime::Stays).expect("it is code");
+    let laid_to_stay = before.elapsed();
+    victim.resume();
+    let (mut hits, before) = (0, Instant::now());
+    victim.run(|_, event| hits += u32::from(matches!(event, Event::Breakpoint { .. })));
+    let hit = before.elapsed() / BOUNDARIES;
+    assert_eq!(hits, BOUNDARIES);
+    assert_eq!(victim.output(), format!("signals {BOUNDARIES}\n"));
+
+    let ratio = |time: Duration| time.as_secs_f64() / bare.as_secs_f64();
+    println!("bare stop {bare:?}");
+    println!("boundary, delivery and return {delivery:?}: {:.2} bare stops", ratio(delivery));
+    println!("hit of a breakpoint that stays, out of line {hit:?}: {:.2} bare stops", ratio(hit));
+    println!("{BOUNDARIES} breakpoints laid in {laid:?}, to stay in {laid_to_stay:?}");
+}
