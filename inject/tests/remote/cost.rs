@@ -13,6 +13,12 @@ fn is_marker(event: &Event) -> bool {
     matches!(event, Event::Breakpoint { lifetime: Lifetime::Stays, .. })
 }
 
+/// The median, which other programs on the machine do not move.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
 /// The time of one bare stop: the program runs nothing but traps, and each is continued and waited
 /// for, and nothing else. The thread is at the marker, and ends behind the last trap.
 fn bare_stop(victim: &mut Victim) -> Duration {
@@ -20,8 +26,9 @@ fn bare_stop(victim: &mut Victim) -> Duration {
     // A step writes the tracer's copy of the registers back.
     victim.tracer.step(pid).expect("held");
     victim.run_to(|event| matches!(event, Event::Stepped { .. }));
-    let start = Instant::now();
+    let mut times = Vec::new();
     for _ in 0..BOUNDARIES {
+        let start = Instant::now();
         let mut status = 0;
         // SAFETY: The thread is stopped, and traced by this one.
         unsafe {
@@ -30,8 +37,9 @@ fn bare_stop(victim: &mut Victim) -> Duration {
             while libc::waitpid(pid, &mut status, libc::__WALL) != pid {}
         }
         assert_eq!(status >> 8, libc::SIGTRAP);
+        times.push(start.elapsed());
     }
-    start.elapsed() / BOUNDARIES
+    median(times)
 }
 
 #[test]
@@ -52,37 +60,54 @@ fn deliveries_and_hits_are_measured_beside_bare_stops() {
     victim.tracer.lay(pid, all.iter().copied(), Lifetime::OneShot).expect("it is code");
     let laid = before.elapsed();
     victim.resume();
-    let (mut returned, before) = (0, Instant::now());
+    let mut times = Vec::new();
+    let mut start = Instant::now();
+    let mut parts: [Vec<Duration>; 3] = Default::default();
     loop {
+        let from = Instant::now();
         let event = victim.next().expect("it goes on");
+        let part = match &event {
+            Event::HandlerEntered { .. } => 0,
+            Event::HandlerReturned { .. } => 1,
+            _ => 2,
+        };
+        parts[part].push(from.elapsed());
         match &event {
             event if is_marker(event) => break,
             Event::Breakpoint { tid, .. } => {
+                times.push(start.elapsed());
+                start = Instant::now();
                 let sent = victim.tracer.deliver(*tid, libc::SIGUSR1, Some(Origin::Tkill));
                 assert_eq!(sent.expect("a boundary"), Sent::Delivered);
                 continue;
             }
-            Event::HandlerReturned { .. } => returned += 1,
             _ => {}
         }
         victim.pass(&event);
     }
-    let delivery = before.elapsed() / BOUNDARIES;
-    assert_eq!(returned, BOUNDARIES);
+    let delivery = median(times);
+    assert_eq!(parts[1].len(), BOUNDARIES as usize, "each has returned");
 
     let before = Instant::now();
     victim.tracer.lay(pid, all.iter().copied(), Lifetime::Stays).expect("it is code");
     let laid_to_stay = before.elapsed();
     victim.resume();
-    let (mut hits, before) = (0, Instant::now());
-    victim.run(|_, event| hits += u32::from(matches!(event, Event::Breakpoint { .. })));
-    let hit = before.elapsed() / BOUNDARIES;
-    assert_eq!(hits, BOUNDARIES);
+    let (mut times, mut start) = (Vec::new(), Instant::now());
+    victim.run(|_, event| {
+        if matches!(event, Event::Breakpoint { .. }) {
+            times.push(start.elapsed());
+            start = Instant::now();
+        }
+    });
+    assert_eq!(times.len(), BOUNDARIES as usize);
+    let hit = median(times);
     assert_eq!(victim.output(), format!("signals {BOUNDARIES}\n"));
 
     let ratio = |time: Duration| time.as_secs_f64() / bare.as_secs_f64();
     println!("bare stop {bare:?}");
     println!("boundary, delivery and return {delivery:?}: {:.2} bare stops", ratio(delivery));
+    let parts = parts.map(median);
+    println!("  of which waiting for the handler's entry, its return, the next boundary: {parts:?}");
     println!("hit of a breakpoint that stays, out of line {hit:?}: {:.2} bare stops", ratio(hit));
     println!("{BOUNDARIES} breakpoints laid in {laid:?}, to stay in {laid_to_stay:?}");
 }

@@ -20,15 +20,18 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub fn compile(source: &str, output: &str, flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
     let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
+    // Tests that start this executable again compile at the same time.
+    let fresh = object.with_extension(std::process::id().to_string());
     let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let output = Command::new(&compiler)
         .args(flags)
         .arg("-o")
-        .args([&object, &source])
+        .args([&fresh, &source])
         .args(["-lpthread", "-ldl"])
         .output()
         .unwrap_or_else(|error| panic!("this test needs a C compiler ({compiler}, or $CC): {error}"));
     assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
+    std::fs::rename(&fresh, &object).expect("the same folder");
     object
 }
 
@@ -205,7 +208,12 @@ fn symbols(program: &Path, tracer: &Tracer) -> BTreeMap<String, (u64, u64)> {
     let output = Command::new("nm").args(["-S"]).arg(program).output().expect("nm runs");
     let mappings = tracer.mappings(tracer.pid()).expect("it lives");
     let path = program.to_str().expect("a readable path");
-    let base = mappings.iter().find(|mapping| mapping.path == path).expect("it is mapped").range.start;
+    let base = mappings
+        .iter()
+        .find(|mapping| mapping.path.trim_end_matches(" (deleted)") == path)
+        .expect("it is mapped")
+        .range
+        .start;
     let base = if base == 0x40_0000 { 0 } else { base };
     let mut symbols = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
