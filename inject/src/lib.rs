@@ -79,7 +79,8 @@
 //! # Rooms
 //!
 //! `region` decodes code, whichever process it belongs to. `local` controls the threads of this
-//! process. Arrows run from `local` to `region`, never back.
+//! process. `remote` (a feature of that name) controls another process, which nobody changed. Arrows
+//! run from `local` and from `remote` to `region`, never back.
 //!
 //! # Calls allowed in handlers
 //!

@@ -133,22 +133,10 @@ impl Breakpoints {
         Ok(())
     }
 
-    /// Lifts every breakpoint in `range`; returns their addresses and lifetimes.
-    pub(super) fn lift_within(
-        &mut self,
-        memory: &Memory,
-        range: std::ops::Range<u64>,
-        stopped: Option<i32>,
-    ) -> Result<Vec<(u64, Lifetime)>> {
-        let laid: Vec<(u64, Lifetime)> = self
-            .entries
-            .range(range)
-            .filter(|(_, entry)| entry.laid)
-            .map(|(&address, entry)| (address, entry.lifetime))
-            .collect();
-        let addresses: Vec<u64> = laid.iter().map(|(address, _)| *address).collect();
-        self.lift(memory, &addresses, stopped)?;
-        Ok(laid)
+    /// The addresses and lifetimes of those that are laid in `range`.
+    pub(super) fn laid_within(&self, range: std::ops::Range<u64>) -> Vec<(u64, Lifetime)> {
+        let laid = self.entries.range(range).filter(|(_, entry)| entry.laid);
+        laid.map(|(&address, entry)| (address, entry.lifetime)).collect()
     }
 
     /// Takes every breakpoint byte out of another address space that was copied from this one, even
@@ -299,8 +287,9 @@ mod tests {
         assert!(hidden.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at));
         assert_eq!(breakpoints.trapped(&own, start), Trapped::Here(Lifetime::Stays));
         assert_eq!(breakpoints.trapped(&own, start + 1), Trapped::Foreign);
-        let lifted = breakpoints.lift_within(&own, start..start + 9, None).expect("writable");
-        assert_eq!(lifted.len(), 3);
+        let laid = breakpoints.laid_within(start..start + 9);
+        assert_eq!(laid, [0, 3, 6].map(|offset| (start + offset, Lifetime::Stays)));
+        breakpoints.lift(&own, &addresses[..3], None).expect("writable");
         assert_eq!(breakpoints.trapped(&own, start), Trapped::Gone);
         breakpoints.clean(&own, None).expect("writable");
         assert!(now().iter().enumerate().all(|(at, &byte)| usize::from(byte) == at));

@@ -8,11 +8,14 @@
 //! There SP is the signal's frame. The frame says where the handler will return to (the restorer),
 //! which is put into a debug register of the thread, and where the thread goes on.
 
+use std::collections::BTreeSet;
+
+use super::breakpoints::Lifetime;
 use super::error::{During, Error, Result};
 use super::event::Event;
 use super::ptrace;
 use super::signals::{self, Origin, has_signal};
-use super::thread::{Delivery, Resent, Sending, Stop};
+use super::thread::{Delivery, Resent, ReturnBy, Sending, Stop};
 use super::tracer::Tracer;
 
 /// What became of a signal that was to be delivered.
@@ -99,6 +102,29 @@ impl Tracer {
         ptrace::unless_gone(result).during("sending a signal", tid)
     }
 
+    /// Chooses how the returns of handlers are seen, for signals that are delivered from now on.
+    pub fn see_returns(&mut self, by: ReturnBy) {
+        self.return_by = by;
+    }
+
+    /// Lays a breakpoint at a restorer unless there is one.
+    pub(super) fn watch_restorer(&mut self, tid: i32, restorer: u64) -> Result<()> {
+        let pid = self.process_of(tid).unwrap_or(tid);
+        let space = self.space_mut(pid)?;
+        if !space.breakpoints.is_laid(restorer) {
+            space.check(&[restorer])?;
+            space.breakpoints.lay(&space.memory, &[restorer], Lifetime::Stays, Some(tid))?;
+            space.returns.insert(restorer);
+        }
+        Ok(())
+    }
+
+    /// The restorers of this address space to which a handler is to return.
+    pub(super) fn open_restorers(&self, pid: i32) -> BTreeSet<u64> {
+        let threads = self.threads.values().filter(|thread| thread.pid == pid);
+        threads.flat_map(|thread| &thread.deliveries).map(|delivery| delivery.restorer).collect()
+    }
+
     /// The deliveries whose handlers run in a thread, the innermost last.
     pub fn deliveries(&self, tid: i32) -> &[Delivery] {
         self.threads.get(&tid).map_or(&[], |thread| &thread.deliveries)
@@ -133,11 +159,17 @@ impl Tracer {
             restorer,
             stack,
         };
+        let by = self.return_by;
         let thread = self.held_mut(tid)?;
         if again {
             thread.will_pass(resumes_at, word(168));
         }
         thread.deliveries.push(delivery.clone());
+        if by == ReturnBy::Breakpoint {
+            self.watch_restorer(tid, restorer)?;
+            self.events.push_back(Event::HandlerEntered { tid, delivery });
+            return Ok(());
+        }
         let watched = match thread.debug.set(tid, restorer) {
             // All four are taken by restorers, some of handlers that have long returned.
             Ok(false) => thread.debug.clear(tid).and_then(|()| {

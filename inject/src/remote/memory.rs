@@ -112,3 +112,27 @@ impl CodeMemory for Code<'_> {
         self.tracer.read(self.pid, address as u64, into).map_err(io::Error::other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remote::Launch;
+
+    #[test]
+    fn words_are_poked_into_code_and_their_neighbours_kept() {
+        let mut tracer = Tracer::spawn(&Launch::new("true")).expect("every machine has it");
+        let pid = tracer.pid();
+        // The loader's first instructions: read-only code, at no particular alignment.
+        let at = tracer.registers(pid).expect("held").pc() + 3;
+        let mut before = [0; 32];
+        tracer.read(pid, at - 8, &mut before).expect("mapped");
+        let patch = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+        poke(pid, at, &patch).expect("it is stopped");
+        let mut after = [0; 32];
+        tracer.read(pid, at - 8, &mut after).expect("mapped");
+        let mut expected = before;
+        expected[8..19].copy_from_slice(&patch);
+        assert_eq!(after, expected);
+        tracer.kill();
+    }
+}

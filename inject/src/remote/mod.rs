@@ -22,7 +22,8 @@
 //!   no second visit.
 //! - A *delivery* is a signal whose handler runs. It begins with a stop at the handler's first
 //!   instruction (a single step with a signal stops there), which tells the frame and the restorer.
-//!   It ends in a debug register of the thread: at the restorer, with SP one word above the frame.
+//!   It ends at the restorer, with SP one word above the frame: by a debug register of the thread,
+//!   or by a breakpoint there ([`ReturnBy`]).
 //!   Handlers nest, and only the frame tells them apart.
 //!
 //! # Half-states
@@ -85,5 +86,5 @@ pub use memory::Code;
 pub use registers::Registers;
 pub use signals::{Action, Origin, SignalInfo, SignalSets, has_signal};
 pub use spawn::{Launch, Stream};
-pub use thread::Delivery;
+pub use thread::{Delivery, ReturnBy};
 pub use tracer::Tracer;

@@ -10,6 +10,7 @@ use super::event::Event;
 use super::maps;
 use super::memory::Memory;
 use super::space::{AREA, Passage};
+use super::thread::ReturnBy;
 use super::tracer::Tracer;
 
 impl Tracer {
@@ -32,7 +33,12 @@ impl Tracer {
         if lifetime == Lifetime::Stays {
             space.check(&addresses)?;
         }
-        space.breakpoints.lay(&space.memory, &addresses, lifetime, stopped)
+        space.breakpoints.lay(&space.memory, &addresses, lifetime, stopped)?;
+        // From now on these are the caller's.
+        for address in &addresses {
+            space.returns.remove(address);
+        }
+        Ok(())
     }
 
     /// Lifts those of these breakpoints that are laid.
@@ -41,8 +47,10 @@ impl Tracer {
     ///
     /// If the kernel refuses to restore the code.
     pub fn lift(&mut self, pid: i32, addresses: impl IntoIterator<Item = u64>) -> Result<()> {
-        let addresses: Vec<u64> = BTreeSet::from_iter(addresses).into_iter().collect();
+        let mut addresses = BTreeSet::from_iter(addresses);
         let stopped = self.stopped_in(pid);
+        self.keep_restorers(pid, |restorer| addresses.remove(&restorer))?;
+        let addresses: Vec<u64> = addresses.into_iter().collect();
         let space = self.space_mut(pid)?;
         space.breakpoints.lift(&space.memory, &addresses, stopped)
     }
@@ -54,9 +62,25 @@ impl Tracer {
     ///
     /// As [`Tracer::lift`].
     pub fn lift_within(&mut self, pid: i32, range: std::ops::Range<u64>) -> Result<Vec<(u64, Lifetime)>> {
-        let stopped = self.stopped_in(pid);
+        let mut laid = self.space(pid)?.breakpoints.laid_within(range);
+        laid.retain(|(address, _)| self.is_laid(pid, *address));
+        self.lift(pid, laid.iter().map(|(address, _)| *address))?;
+        Ok(laid)
+    }
+
+    /// Breakpoints at restorers to which handlers are still to return stay laid, unseen by the caller.
+    fn keep_restorers(&mut self, pid: i32, mut lifted: impl FnMut(u64) -> bool) -> Result<()> {
+        let open = match self.return_by {
+            ReturnBy::DebugRegister => BTreeSet::new(),
+            ReturnBy::Breakpoint => self.open_restorers(pid),
+        };
         let space = self.space_mut(pid)?;
-        space.breakpoints.lift_within(&space.memory, range, stopped)
+        for restorer in open.into_iter().chain(space.returns.clone()) {
+            if lifted(restorer) && space.breakpoints.is_laid(restorer) {
+                space.returns.insert(restorer);
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the breakpoints in a range that the program has unmapped (`dlclose`): other code may
@@ -70,14 +94,15 @@ impl Tracer {
         Ok(())
     }
 
-    /// Returns whether a breakpoint is laid at this address.
+    /// Returns whether a breakpoint of the caller's is laid at this address.
     pub fn is_laid(&self, pid: i32, address: u64) -> bool {
-        self.space(pid).is_ok_and(|space| space.breakpoints.is_laid(address))
+        self.space(pid)
+            .is_ok_and(|space| space.breakpoints.is_laid(address) && !space.returns.contains(&address))
     }
 
-    /// The number of breakpoints that are laid in a process.
+    /// The number of the caller's breakpoints that are laid in a process.
     pub fn laid(&self, pid: i32) -> usize {
-        self.space(pid).map_or(0, |space| space.breakpoints.laid())
+        self.space(pid).map_or(0, |space| space.breakpoints.laid() - space.returns.len())
     }
 
     /// Makes a stopped thread pass the breakpoint at its PC out of line. Returns `false` if it has

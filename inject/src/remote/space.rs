@@ -3,7 +3,7 @@
 //!
 //! Threads share one, and so does a child of `vfork` until it calls `exec`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::breakpoints::Breakpoints;
 use super::displaced::{self, Copied, LONGEST, OutOfLine, SLOT};
@@ -46,6 +46,8 @@ pub(super) enum Passage {
 pub(super) struct Space {
     pub(super) memory: Memory,
     pub(super) breakpoints: Breakpoints,
+    /// Restorers with a breakpoint that no caller has laid: handlers' returns are seen there.
+    pub(super) returns: BTreeSet<u64>,
     areas: Vec<Area>,
     prepared: HashMap<u64, Prepared>,
     /// Slots of indirect calls whose return address the tracer cannot push, by address and target.
@@ -61,6 +63,7 @@ impl Space {
         Space {
             memory,
             breakpoints: Breakpoints::default(),
+            returns: BTreeSet::new(),
             areas: Vec::new(),
             prepared: HashMap::new(),
             calls: HashMap::new(),
@@ -74,6 +77,7 @@ impl Space {
         Space {
             memory,
             breakpoints: self.breakpoints.clone(),
+            returns: self.returns.clone(),
             areas: self.areas.clone(),
             prepared: self.prepared.clone(),
             calls: self.calls.clone(),
@@ -122,6 +126,7 @@ impl Space {
     pub(super) fn forget(&mut self, range: std::ops::Range<u64>) {
         self.prepared.retain(|address, _| !range.contains(address));
         self.calls.retain(|(address, _), _| !range.contains(address));
+        self.returns.retain(|address| !range.contains(address));
         self.breakpoints.forget(range);
     }
 

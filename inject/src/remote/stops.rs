@@ -10,7 +10,7 @@ use super::event::Event;
 use super::ptrace::{self, EVENT_STOP, SyscallStop};
 use super::signals::{SI_KERNEL, SignalInfo, TRAP_HWBKPT, TRAP_SYSCALL, TRAP_TRACE};
 use super::space::Moved;
-use super::thread::Stop;
+use super::thread::{Delivery, ReturnBy, Stop};
 use super::tracer::Tracer;
 
 /// `si_code` of the stop that a single step with a signal makes at the handler's first instruction.
@@ -242,8 +242,20 @@ impl Tracer {
         }
         let Trapped::Here(lifetime) = trapped else { return self.proceed(tid, 0) };
         let followed = self.is_followed(tid);
+        let ours = self.space_of(tid)?.returns.contains(&address);
         let thread = self.held_mut(tid)?;
+        let returns = |delivery: &Delivery| delivery.restorer == address && delivery.frame + 8 == sp;
+        if let Some(index) = thread.deliveries.iter().rposition(returns) {
+            // A caller's own breakpoint is met again, and reported then.
+            thread.at = ours.then_some(address);
+            self.returned(tid, index);
+            return Ok(());
+        }
         thread.at = Some(address);
+        if ours {
+            self.note_left(tid);
+            return self.proceed(tid, 0);
+        }
         if !followed || thread.passes(address, sp) {
             return self.proceed(tid, 0);
         }
@@ -251,6 +263,9 @@ impl Tracer {
             let pid = thread.pid;
             let space = self.space_mut(pid)?;
             space.breakpoints.lift(&space.memory, &[address], Some(tid))?;
+            if self.return_by == ReturnBy::Breakpoint && self.open_restorers(pid).contains(&address) {
+                self.watch_restorer(tid, address)?;
+            }
         }
         self.note_left(tid);
         self.events.push_back(Event::Breakpoint { tid, address, lifetime });
@@ -272,11 +287,17 @@ impl Tracer {
             }
             return self.proceed(tid, 0);
         };
+        self.returned(tid, index);
+        Ok(())
+    }
+
+    /// The handler of a thread's delivery with this index returns; those inside it were left.
+    fn returned(&mut self, tid: i32, index: usize) {
+        let Some(thread) = self.threads.get_mut(&tid) else { return };
         let left = thread.deliveries.split_off(index + 1);
         let returned = thread.deliveries.pop();
         self.events.extend(left.into_iter().rev().map(|delivery| Event::HandlerLeft { tid, delivery }));
         self.events.extend(returned.map(|delivery| Event::HandlerReturned { tid, delivery }));
-        Ok(())
     }
 
     /// One instruction was run.

@@ -58,6 +58,19 @@ pub(super) struct Resent {
     pub(super) at: Option<u64>,
 }
 
+/// How the return of a delivered signal's handler is seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReturnBy {
+    /// By a debug register of the thread. It changes no code, and stops this thread alone. A
+    /// hypervisor makes it dear: seven times a bare stop was measured.
+    #[default]
+    DebugRegister,
+    /// By a breakpoint at the restorer, which stays from the first delivery on and is passed out of
+    /// line. It costs what any breakpoint does. Unwinders that know a signal's frame by the
+    /// restorer's bytes see `int3` there, and every handler's return stops.
+    Breakpoint,
+}
+
 /// A delivered signal whose handler runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {

@@ -17,7 +17,7 @@ use super::registers::Registers;
 use super::signals::{self, Action, SignalSets};
 use super::space::Space;
 use super::spawn::{self, Launch};
-use super::thread::{State, Stop, Thread};
+use super::thread::{ReturnBy, State, Stop, Thread};
 use super::timer::Tick;
 
 /// A traced process.
@@ -62,6 +62,8 @@ pub struct Tracer {
     pub(super) statuses: VecDeque<(i32, i32)>,
     tick: Option<Tick>,
     pub(super) guard: Option<Guard>,
+    /// How handlers' returns are seen.
+    pub(super) return_by: ReturnBy,
     /// How often SIGTRAP's mask or action was restored.
     pub(super) mended: u64,
     /// The core to which threads are pinned, and the tracer's own set of cores.
@@ -95,6 +97,7 @@ impl Tracer {
             statuses: VecDeque::new(),
             tick: None,
             guard: None,
+            return_by: ReturnBy::default(),
             mended: 0,
             pinned: None,
             not_send: PhantomData,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use sigstorm_inject::remote::{Event, Lifetime, Origin, Sent, has_signal};
+use sigstorm_inject::remote::{Event, Lifetime, Origin, ReturnBy, Sent, has_signal};
 
 use crate::victim::{Victim, static_program};
 
 /// SIGUSR1 at every boundary of `attacked` and `mix`, as it is reached: the handler itself writes down
 /// the PC that it interrupted.
-fn signal_at_every_boundary(victim: &mut Victim, lifetime: Lifetime) {
+fn signal_at_every_boundary(victim: &mut Victim, lifetime: Lifetime, by: ReturnBy) {
+    victim.tracer.see_returns(by);
     let marker = victim.address("marker");
     let pid = victim.pid();
     victim.tracer.lay(pid, [marker], Lifetime::OneShot).expect("it is code");
@@ -63,20 +64,22 @@ fn signal_at_every_boundary(victim: &mut Victim, lifetime: Lifetime) {
 
 #[test]
 fn signal_lands_once_at_every_boundary_that_is_reached() {
-    let mut victim = Victim::start(&["signal"]);
-    signal_at_every_boundary(&mut victim, Lifetime::OneShot);
+    for by in [ReturnBy::DebugRegister, ReturnBy::Breakpoint] {
+        signal_at_every_boundary(&mut Victim::start(&["signal"]), Lifetime::OneShot, by);
+    }
 }
 
 #[test]
 fn signal_lands_at_every_visit_of_boundaries_whose_breakpoints_stay() {
-    let mut victim = Victim::start(&["signal"]);
-    signal_at_every_boundary(&mut victim, Lifetime::Stays);
+    for by in [ReturnBy::DebugRegister, ReturnBy::Breakpoint] {
+        signal_at_every_boundary(&mut Victim::start(&["signal"]), Lifetime::Stays, by);
+    }
 }
 
 #[test]
 fn signal_lands_at_every_boundary_of_a_static_program() {
     for lifetime in [Lifetime::OneShot, Lifetime::Stays] {
         let mut victim = Victim::launch(static_program(), &["signal"], false);
-        signal_at_every_boundary(&mut victim, lifetime);
+        signal_at_every_boundary(&mut victim, lifetime, ReturnBy::DebugRegister);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use sigstorm_inject::remote::{Event, Lifetime, Origin, Sent};
+use sigstorm_inject::remote::{Event, Lifetime, Origin, ReturnBy, Sent};
 
 use crate::victim::Victim;
 
@@ -44,7 +44,13 @@ fn bare_stop(victim: &mut Victim) -> Duration {
 
 #[test]
 fn deliveries_and_hits_are_measured_beside_bare_stops() {
+    measure(ReturnBy::DebugRegister);
+    measure(ReturnBy::Breakpoint);
+}
+
+fn measure(by: ReturnBy) {
     let mut victim = Victim::start(&["measure"]);
+    victim.tracer.see_returns(by);
     let (pid, marker) = (victim.pid(), victim.address("marker"));
     let start = victim.address("many");
     let all: Vec<u64> = (start..start + u64::from(BOUNDARIES)).collect();
@@ -104,7 +110,7 @@ fn deliveries_and_hits_are_measured_beside_bare_stops() {
     assert_eq!(victim.output(), format!("signals {BOUNDARIES}\n"));
 
     let ratio = |time: Duration| time.as_secs_f64() / bare.as_secs_f64();
-    println!("bare stop {bare:?}");
+    println!("returns seen by {by:?}: bare stop {bare:?}");
     println!("boundary, delivery and return {delivery:?}: {:.2} bare stops", ratio(delivery));
     let parts = parts.map(median);
     println!("  of which waiting for the handler's entry, its return, the next boundary: {parts:?}");

@@ -1,6 +1,6 @@
 //! Handlers of delivered signals: nested, left by a long jump, on an alternate stack, blocked.
 
-use sigstorm_inject::remote::{Event, Lifetime, Origin, Sent};
+use sigstorm_inject::remote::{Event, Lifetime, Origin, ReturnBy, Sent};
 
 use crate::victim::Victim;
 
@@ -33,8 +33,12 @@ fn handler_that_is_left_by_a_long_jump_is_reported() {
 
 #[test]
 fn signal_inside_a_handler_nests_and_returns_in_order() {
-    for args in [&["nested"][..], &["nested", "alternate"]] {
+    let ways = [ReturnBy::DebugRegister, ReturnBy::Breakpoint];
+    for (args, by) in
+        [&["nested"][..], &["nested", "alternate"]].into_iter().flat_map(|args| ways.map(|by| (args, by)))
+    {
         let mut victim = Victim::start(args);
+        victim.tracer.see_returns(by);
         victim.lay(&["attacked", "mix"], Lifetime::Stays);
         let (mut outer, mut inner, mut order) = (0, 0, Vec::new());
         victim.resume();
