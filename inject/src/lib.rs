@@ -79,9 +79,9 @@
 //! # Rooms
 //!
 //! `region` decodes code, whichever process it belongs to. `local` controls the threads of this
-//! process. Arrows run from `local` to `region`, never back. `remote` (with the feature of that
-//! name) is about other processes: `remote::symbols` finds functions and instructions in programs
-//! that nobody prepared.
+//! process. `remote` (a feature of that name) is about another process, which nobody changed: it controls
+//! its threads, and `remote::symbols` finds its functions and instructions. Arrows run from `local` and
+//! from `remote` to `region`, never back.
 //!
 //! # Calls allowed in handlers
 //!

@@ -1,0 +1,160 @@
+//! System calls that a stopped thread is made to make.
+//!
+//! The thread gets the registers of the call, with every signal blocked and `orig_rax` -1 (the
+//! kernel must not think that it was in a call of its own), runs a `syscall` instruction of the
+//! program's (the vDSO has one), and gets its registers and its mask back. System-call stops bound
+//! it: they are no signals, so the program's SIGTRAP is not involved.
+//!
+//! It is never done to a thread that was stopped in a system call which is to be made again: the
+//! kernel would have forgotten how.
+
+use std::io;
+
+use super::error::{During, Error, Result};
+use super::maps;
+use super::ptrace::{self, Go, SyscallStop};
+use super::signals::Action;
+use super::thread::Stop;
+use super::tracer::Tracer;
+
+impl Tracer {
+    /// What the held thread's process does with a signal. The thread is made to ask the kernel.
+    ///
+    /// # Errors
+    ///
+    /// If the thread is not held at an instruction of the program's (but, say, in a system call).
+    pub fn action(&mut self, tid: i32, signal: i32) -> Result<Action> {
+        self.held(tid)?;
+        self.action_of(tid, signal)
+    }
+
+    pub(super) fn action_of(&mut self, tid: i32, signal: i32) -> Result<Action> {
+        let Some(thread) = self.threads.get(&tid) else { return Err(Error::NotHeld { tid }) };
+        let pid = thread.pid;
+        // The kernel's record of four words goes below the stack's red zone, and what was there
+        // comes back.
+        let at = (thread.regs.sp() - 1024) & !15;
+        let mut before = [0; 32];
+        self.space(pid)?.memory.read(at, &mut before)?;
+        let result = self.call(tid, libc::SYS_rt_sigaction, [signal as u64, 0, at, 8, 0, 0]);
+        let memory = &self.space(pid)?.memory;
+        let mut words = [0; 4];
+        for (n, word) in words.iter_mut().enumerate() {
+            *word = memory.word(at + 8 * n as u64)?;
+        }
+        memory.write(at, &before, Some(tid))?;
+        check(result?).during("asking for a signal's action", tid)?;
+        let [handler, flags, restorer, mask] = words;
+        Ok(Action { handler, flags, restorer, mask })
+    }
+
+    pub(super) fn set_action(&mut self, tid: i32, signal: i32, action: &Action) -> Result<()> {
+        let Some(thread) = self.threads.get(&tid) else { return Err(Error::NotHeld { tid }) };
+        let pid = thread.pid;
+        let at = (thread.regs.sp() - 1024) & !15;
+        let mut before = [0; 32];
+        let memory = &self.space(pid)?.memory;
+        memory.read(at, &mut before)?;
+        let words = [action.handler, action.flags, action.restorer, action.mask];
+        memory.write(at, &words.map(u64::to_le_bytes).concat(), Some(tid))?;
+        let result = self.call(tid, libc::SYS_rt_sigaction, [signal as u64, at, 0, 8, 0, 0]);
+        self.space(pid)?.memory.write(at, &before, Some(tid))?;
+        check(result?).during("setting a signal's action", tid).map(|_| ())
+    }
+
+    /// Has a stopped thread make a system call. Returns its result.
+    pub(super) fn call(&mut self, tid: i32, number: libc::c_long, args: [u64; 6]) -> Result<i64> {
+        let Some(thread) = self.threads.get(&tid) else { return Err(Error::NotHeld { tid }) };
+        if thread.stop == Stop::Syscall || thread.regs.restarts_syscall() {
+            return Err(Error::NoBoundary { tid });
+        }
+        let (saved, stop, signal) = (thread.regs, thread.stop, thread.signal);
+        let instruction = self.syscall_instruction(tid)?;
+        let mut regs = saved;
+        {
+            let r = &mut regs.0;
+            (r.rip, r.rax, r.orig_rax) = (instruction, number as u64, u64::MAX);
+            [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = args;
+        }
+        // The stop's own signal is lost with the stop: it is sent again when the thread goes on.
+        let stashed = (stop == Stop::Signal && signal != 0).then(|| ptrace::signal_info(tid));
+        let stashed = stashed.transpose().during("reading a signal", tid)?;
+        let mask = ptrace::signal_mask(tid).during("reading the signal mask", tid)?;
+        ptrace::set_signal_mask(tid, !0).during("blocking signals", tid)?;
+        ptrace::set_registers(tid, &regs).during("writing registers", tid)?;
+        self.until_syscall_stop(tid)?;
+        self.until_syscall_stop(tid)?;
+        let result = match ptrace::syscall_stop(tid).during("reading a result", tid)? {
+            SyscallStop::Exit { result } => result,
+            _ => return Err(io::Error::other("no exit stop")).during("making a system call", tid),
+        };
+        ptrace::set_signal_mask(tid, mask).during("restoring the signal mask", tid)?;
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            (thread.stop, thread.dirty) = (Stop::Called, true);
+            thread.stashed = stashed.or(thread.stashed);
+        }
+        Ok(result)
+    }
+
+    /// Continues the thread to its next system-call stop. Other threads' statuses are kept.
+    fn until_syscall_stop(&mut self, tid: i32) -> Result<()> {
+        let mut again = true;
+        loop {
+            if again {
+                ptrace::go(tid, Go::ToSyscall, 0).during("making a system call", tid)?;
+                again = false;
+            }
+            match ptrace::wait(true) {
+                Ok(Some((other, status))) if other != tid || !libc::WIFSTOPPED(status) => {
+                    self.statuses.push_back((other, status));
+                    if other == tid {
+                        // The process was killed meanwhile.
+                        return Err(io::Error::from_raw_os_error(libc::ESRCH))
+                            .during("making a system call", tid);
+                    }
+                }
+                Ok(Some((_, status))) => {
+                    if libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
+                        return Ok(());
+                    }
+                    // SIGSTOP, which cannot be blocked: it is sent again.
+                    if status >> 16 == 0 {
+                        self.tgkill(tid, libc::WSTOPSIG(status))?;
+                    }
+                    again = true;
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).during("waiting", tid),
+            }
+        }
+    }
+
+    /// The address of a `syscall` instruction in the thread's address space, with no breakpoint on
+    /// it.
+    fn syscall_instruction(&mut self, tid: i32) -> Result<u64> {
+        let pid = self.process_of(tid).unwrap_or(tid);
+        let space = self.space(pid)?;
+        if let Some(address) = space.syscall.filter(|&address| !space.breakpoints.is_laid(address)) {
+            return Ok(address);
+        }
+        let mut mappings = maps::mappings(tid).during("reading the memory map", tid)?;
+        mappings.retain(|mapping| mapping.permissions.contains('x') && mapping.path != "[vsyscall]");
+        mappings.sort_by_key(|mapping| mapping.path != "[vdso]");
+        for mapping in mappings {
+            let mut bytes = vec![0; (mapping.range.end - mapping.range.start) as usize];
+            let count = space.memory.read_some(mapping.range.start, &mut bytes);
+            let found = bytes[..count].windows(2).position(|pair| pair == [0x0f, 0x05]);
+            if let Some(offset) = found {
+                let address = mapping.range.start + offset as u64;
+                self.space_mut(pid)?.syscall = Some(address);
+                return Ok(address);
+            }
+        }
+        Err(io::Error::other("the program has no `syscall` instruction")).during("making a system call", tid)
+    }
+}
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result) }
+}

@@ -1,0 +1,201 @@
+//! What the tracer knows of a thread.
+
+use std::ops::Range;
+
+use super::debug_registers::DebugRegisters;
+use super::pin::Mask;
+use super::registers::Registers;
+use super::signals::Origin;
+
+/// Whether a thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It runs, or waits in the kernel.
+    Running,
+    /// It is stopped, and an event told so.
+    Held,
+    /// It is stopped with its whole process, by SIGSTOP or its like.
+    Listening,
+}
+
+/// The kind of a thread's stop: what may be done in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// A signal is to be delivered, a trap included: any signal can be delivered in its place.
+    Signal,
+    /// At a handler's first instruction.
+    Entry,
+    /// Interrupted, new, or stopped with its process.
+    Interruption,
+    /// In the middle of a system call.
+    Syscall,
+    /// At the exit of a system call that the tracer had the thread make.
+    Called,
+}
+
+/// An instruction with a breakpoint that a thread will pass once more, which is no new visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Passing {
+    pub(super) address: u64,
+    pub(super) sp: u64,
+}
+
+/// A signal that is on its way into its handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sending {
+    pub(super) signal: i32,
+    pub(super) pc: u64,
+    pub(super) sp: u64,
+    /// The system call that the signal interrupts is made again.
+    pub(super) restarts: bool,
+}
+
+/// A signal that was sent because it could not be delivered in place of the thread's stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Resent {
+    pub(super) signal: i32,
+    pub(super) origin: Option<Origin>,
+    pub(super) at: Option<u64>,
+}
+
+/// How the return of a delivered signal's handler is seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReturnBy {
+    /// By a debug register of the thread. It changes no code, and stops this thread alone. A
+    /// hypervisor makes it dear: seven times a bare stop was measured.
+    #[default]
+    DebugRegister,
+    /// By a breakpoint at the restorer, which stays from the first delivery on and is passed out of
+    /// line. It costs what any breakpoint does. Unwinders that know a signal's frame by the
+    /// restorer's bytes see `int3` there, and every handler's return stops.
+    Breakpoint,
+}
+
+/// A delivered signal whose handler runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The signal.
+    pub signal: i32,
+    /// The instruction that the signal interrupted: the thread was about to run it.
+    pub pc: u64,
+    /// SP there.
+    pub sp: u64,
+    /// Where the thread goes on after the handler, unless the handler changes it: `pc`, or the
+    /// system call that is made again.
+    pub resumes_at: u64,
+    /// The handler's first instruction.
+    pub handler: u64,
+    /// The signal frame: SP at that instruction. The word there is the restorer's address.
+    pub frame: u64,
+    /// The address to which the handler returns.
+    pub restorer: u64,
+    /// The alternate signal stack, if the handler runs on it.
+    pub stack: Option<Range<u64>>,
+}
+
+impl Delivery {
+    /// Returns whether a thread whose SP is `sp` has left the handler by a long jump.
+    ///
+    /// On the interrupted stack SP is then above the frame. From an alternate stack it is back
+    /// where the signal came: within a mebibyte of the interrupted SP.
+    pub(super) fn was_left(&self, sp: u64) -> bool {
+        const NEAR: u64 = 1 << 20;
+        match &self.stack {
+            None => sp > self.frame + 8,
+            Some(stack) => !stack.contains(&sp) && stack.end != sp && sp.abs_diff(self.sp) < NEAR,
+        }
+    }
+}
+
+pub(super) struct Thread {
+    pub(super) tid: i32,
+    pub(super) pid: i32,
+    pub(super) state: State,
+    pub(super) stop: Stop,
+    /// The signal that the thread gets when it goes on; 0 for none.
+    pub(super) signal: i32,
+    /// Valid while the thread is stopped.
+    pub(super) regs: Registers,
+    /// The kernel's copy of the registers differs.
+    pub(super) dirty: bool,
+    /// The breakpoint at the PC, if it was reported: the thread passes it when it goes on.
+    pub(super) at: Option<u64>,
+    pub(super) passing: Vec<Passing>,
+    pub(super) sending: Option<Sending>,
+    pub(super) resent: Option<Resent>,
+    /// The record of a signal that was reported before the thread was made to make a system call.
+    pub(super) stashed: Option<libc::siginfo_t>,
+    /// The blocked signals as they were left after the last trap.
+    pub(super) mask: u64,
+    pub(super) deliveries: Vec<Delivery>,
+    pub(super) debug: DebugRegisters,
+    /// Stops at system calls, too.
+    pub(super) syscalls: bool,
+    /// Goes on for one instruction.
+    pub(super) stepping: bool,
+    /// Where the last single step began.
+    pub(super) step_from: Option<u64>,
+    /// An interruption was asked for and has not come yet.
+    pub(super) interrupting: bool,
+    /// Its process is stopped by a signal.
+    pub(super) group_stop: bool,
+    /// Where it was allowed to run before it was pinned.
+    pub(super) affinity: Option<Mask>,
+}
+
+impl Thread {
+    pub(super) fn new(tid: i32, pid: i32) -> Thread {
+        Thread {
+            tid,
+            pid,
+            state: State::Running,
+            stop: Stop::Interruption,
+            signal: 0,
+            // SAFETY: All-zero bytes are a valid record.
+            regs: Registers(unsafe { std::mem::zeroed() }),
+            dirty: false,
+            at: None,
+            passing: Vec::new(),
+            sending: None,
+            resent: None,
+            stashed: None,
+            mask: 0,
+            deliveries: Vec::new(),
+            debug: DebugRegisters::default(),
+            syscalls: false,
+            stepping: false,
+            step_from: None,
+            interrupting: false,
+            group_stop: false,
+            affinity: None,
+        }
+    }
+
+    /// Notes that the thread will come to the breakpoint at `address` again without that being a
+    /// visit.
+    pub(super) fn will_pass(&mut self, address: u64, sp: u64) {
+        // A thread that comes here with a higher SP has left the deeper ones behind.
+        const MOST: usize = 64;
+        let passing = Passing { address, sp };
+        if !self.passing.contains(&passing) {
+            if self.passing.len() == MOST {
+                self.passing.remove(0);
+            }
+            self.passing.push(passing);
+        }
+    }
+
+    /// Returns whether the thread is on its way past the breakpoint at `address`, and forgets it.
+    pub(super) fn passes(&mut self, address: u64, sp: u64) -> bool {
+        let passing = Passing { address, sp };
+        let found = self.passing.iter().position(|other| *other == passing);
+        found.map(|index| self.passing.remove(index)).is_some()
+    }
+}
+
+impl std::fmt::Debug for Thread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Thread { tid, pid, state, stop, regs, .. } = self;
+        write!(f, "Thread {{ tid: {tid}, pid: {pid}, {state:?}, {stop:?}, {regs:?} }}")
+    }
+}
