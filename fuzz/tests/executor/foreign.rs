@@ -140,3 +140,18 @@ fn goroutine_that_waits_for_its_scan_is_shrunk_while_its_thread_works_for_it() {
         },
     );
 }
+
+#[test]
+fn stop_that_is_not_reached_after_a_second_signal_stops_nobody_else() {
+    in_child("foreign::stop_that_is_not_reached_after_a_second_signal_stops_nobody_else", "", |_| {
+        let mut harness = harness(&[]);
+        // The second signal waits for the first one's handler, which is held; the stop comes with what resumes it.
+        // Where it stayed in the code, M1 waited for somebody to take it out, and nobody came.
+        let text = "ext signal @ handler.end; signal; resume @ deferring#9; attach\nm1 call deferring";
+        let run = run_clean(&mut harness, &schedule(text), true);
+        let what: Vec<&str> =
+            run.events.iter().filter(|e| e.actor == "m1").map(|e| e.what.as_str()).collect();
+        assert!(what.contains(&"call deferring"), "{what:?}");
+        String::new()
+    });
+}
