@@ -170,7 +170,9 @@ impl Run {
                 }
             }
             (Point::HandlerEnd, _) if !thread.handler.active => {
-                // The handler took this thread for one without a machine.
+                // The handler took this thread for one without a machine, and this is its only event. A thread that
+                // is held here masks its signal like any other in its handler.
+                thread.handler.active = true;
                 delivered(thread, &mut self.counts)?;
                 return self.judge_foreign(me);
             }

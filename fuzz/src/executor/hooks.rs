@@ -270,7 +270,6 @@ fn on_wait(wait: &Wait) {
             }
             _ => {
                 if order.stop.is_some() {
-                    run.clear_breakpoint(me);
                     run.set_breakpoint(me, order.stop);
                 }
                 return;

@@ -48,11 +48,7 @@ impl Holding {
         let order = self.next_order();
         self.run().threads[me].state = ThreadState::Running;
         match order.request {
-            Request::Signal => {
-                self.raise_signal(order.stop);
-                // A stop that came while the handler was held, and that nothing has reached.
-                self.run().clear_breakpoint(me);
-            }
+            Request::Signal => self.raise_signal(order.stop),
             Request::Finish => self.finish(),
             Request::Begin(op) => {
                 let run = self.run();

@@ -142,16 +142,24 @@ fn goroutine_that_waits_for_its_scan_is_shrunk_while_its_thread_works_for_it() {
 }
 
 #[test]
-fn stop_that_is_not_reached_after_a_second_signal_stops_nobody_else() {
-    in_child("foreign::stop_that_is_not_reached_after_a_second_signal_stops_nobody_else", "", |_| {
-        let mut harness = harness(&[]);
-        // The second signal waits for the first one's handler, which is held; the stop comes with what resumes it.
-        // Where it stayed in the code, M1 waited for somebody to take it out, and nobody came.
-        let text = "ext signal @ handler.end; signal; resume @ deferring#9; attach\nm1 call deferring";
-        let run = run_clean(&mut harness, &schedule(text), true);
-        let what: Vec<&str> =
-            run.events.iter().filter(|e| e.actor == "m1").map(|e| e.what.as_str()).collect();
-        assert!(what.contains(&"call deferring"), "{what:?}");
-        String::new()
-    });
+fn handler_of_a_thread_without_a_machine_masks_its_signal_and_leaves_no_stop_behind() {
+    in_child(
+        "foreign::handler_of_a_thread_without_a_machine_masks_its_signal_and_leaves_no_stop_behind",
+        "",
+        |_| {
+            let mut harness = harness(&[]);
+            // `signal` has no effect on a thread in its handler; `pend` leaves one pending. The stop with what resumes the
+            // handler is not reached there, and M1, which comes by, must not find it.
+            for (second, sent) in [("signal", 1), ("pend", 2)] {
+                let text = format!(
+                    "ext signal @ handler.end; {second}; resume @ deferring#9; attach\nm1 call deferring*2; ret"
+                );
+                let run = run_clean(&mut harness, &schedule(&text), true);
+                assert_eq!(run.counts.sent, sent, "{second}");
+                assert_eq!(samples(&run, "ext").len() as u64, sent, "{second}");
+                assert!(run.events.iter().any(|e| e.actor == "m1" && e.what == "ret"), "{:?}", run.events);
+            }
+            String::new()
+        },
+    );
 }
