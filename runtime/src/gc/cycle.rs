@@ -52,6 +52,16 @@ impl Drop for Collecting {
 impl M {
     /// Begins a cycle. Returns false if one is under way.
     pub fn gc_mark(&'static self) -> bool {
+        self.begin_cycle(|| {
+            self.runtime.set_phase(Phase::Mark);
+            self.runtime.set_write_barrier(!crate::planted!(WriteBarriersLate));
+            crate::point!(PhaseChanged, core::ptr::null(), Phase::Mark as usize);
+        })
+    }
+
+    /// Stops the world and forgets the marks and scans of the cycle before; `go_on` is called with the world
+    /// still stopped. Returns false, and calls nothing, if a cycle is under way.
+    fn begin_cycle(&'static self, go_on: impl FnOnce()) -> bool {
         let runtime = self.runtime;
         if runtime.phase() != Phase::Off {
             return false;
@@ -61,17 +71,15 @@ impl M {
         // Another machine may have begun a cycle before this one had stopped the world.
         let begins = runtime.phase() == Phase::Off;
         if begins {
-            self.begin_cycle();
-            runtime.set_phase(Phase::Mark);
-            runtime.set_write_barrier(!crate::planted!(WriteBarriersLate));
-            crate::point!(PhaseChanged, core::ptr::null(), Phase::Mark as usize);
+            self.forget_last_cycle();
+            go_on();
         }
         runtime.start_world();
         begins
     }
 
     /// Forgets the marks and scans of the cycle before. The world is stopped.
-    fn begin_cycle(&'static self) {
+    fn forget_last_cycle(&'static self) {
         self.runtime.heap().unmark();
         for g in self.runtime.goroutines() {
             if !g.barriers.is_empty() {
@@ -84,22 +92,12 @@ impl M {
     /// Runs a whole cycle with the world stopped, without any barriers. Returns false if a cycle is
     /// under way.
     pub fn gc_stop_the_world(&'static self) -> bool {
-        let runtime = self.runtime;
-        if runtime.phase() != Phase::Off {
-            return false;
-        }
-        let _collecting = Collecting::begin(self);
-        runtime.stop_world(self);
-        let begins = runtime.phase() == Phase::Off;
-        if begins {
-            self.begin_cycle();
+        self.begin_cycle(|| {
             self.mark_the_rest();
-            runtime.heap().sweep();
-            runtime.set_phase(Phase::Off);
+            self.runtime.heap().sweep();
+            self.runtime.set_phase(Phase::Off);
             crate::point!(PhaseChanged, core::ptr::null(), Phase::Off as usize);
-        }
-        runtime.start_world();
-        begins
+        })
     }
 
     /// Has `g` scanned, by itself if it runs, and waits until that is done. Returns false if there is
