@@ -1,17 +1,22 @@
 //! Any signal that is held off lands exactly at the boundary: SIGUSR1 at every instruction of a C
 //! function and of a Rust function, in turn.
 
+#[macro_use]
+#[path = "common/attacked.rs"]
+mod attacked;
 mod common;
+#[path = "common/programs.rs"]
+mod programs;
 
 use std::collections::BTreeSet;
-use std::env;
 use std::ffi::CString;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use attacked::mix;
 use common::{Log, in_child};
+use programs::compile_shared;
 use sigstorm_inject::{
     CodeFunction, Context, Region, SignalStack, Text, Trap, clear_breakpoint, gettid, install_trap_handler,
     set_breakpoint, tgkill,
@@ -95,16 +100,7 @@ fn signal_everywhere(code: CodeFunction, run: impl Fn(&str) -> u64) {
 
 /// Compiles `tests/c/attacked.c` into a shared object with the machine's C compiler.
 fn compile(optimisation: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/attacked.c");
-    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("attacked{optimisation}.so"));
-    let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let output = Command::new(&compiler)
-        .args([optimisation, "-shared", "-fPIC", "-o"])
-        .args([&object, &source])
-        .output()
-        .unwrap_or_else(|error| panic!("this test needs a C compiler ({compiler}, or $CC): {error}"));
-    assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
-    object
+    compile_shared("attacked.c", &format!("attacked{optimisation}.so"), &[optimisation, "-shared", "-fPIC"])
 }
 
 struct Library(*mut libc::c_void);
@@ -160,28 +156,7 @@ fn sigusr1_lands_at_every_instruction_of_an_optimised_c_function() {
     });
 }
 
-#[inline(never)]
-fn mix(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-}
-
-/// The function of `attacked.c`, in Rust.
-#[inline(never)]
-#[unsafe(link_section = "attacked_rust")]
-fn attacked_rust(text: &[u8]) -> u64 {
-    let (mut hash, mut escapes) = (0xcbf2_9ce4_8422_2325_u64, 0u64);
-    for &byte in text {
-        if byte == b'%' {
-            escapes = escapes.wrapping_add(1);
-            hash = mix(hash, 0xff);
-        } else if byte >= b'a' {
-            hash = mix(hash, byte.wrapping_sub(b'a'));
-        } else {
-            hash ^= hash.wrapping_shr(7);
-        }
-    }
-    hash.wrapping_add(escapes)
-}
+attacked!(attacked_rust, "attacked_rust");
 
 unsafe extern "C" {
     static __start_attacked_rust: u8;

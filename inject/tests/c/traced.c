@@ -42,25 +42,9 @@ PLAIN void marker(unsigned long a, unsigned long b, unsigned long c) {
     __asm__ volatile("" : : "r"(a), "r"(b), "r"(c) : "memory");
 }
 
-PLAIN unsigned long mix(unsigned long hash, unsigned char byte) {
-    return (hash ^ byte) * 0x100000001b3ul;
-}
-
-PLAIN unsigned long attacked(const unsigned char *text, size_t length) {
-    unsigned long hash = 0xcbf29ce484222325ul;
-    escapes = 0;
-    for (size_t i = 0; i < length; i++) {
-        if (text[i] == '%') {
-            escapes++;
-            hash = mix(hash, 0xff);
-        } else if (text[i] >= 'a') {
-            hash = mix(hash, text[i] - 'a');
-        } else {
-            hash ^= hash >> 7;
-        }
-    }
-    return hash + escapes;
-}
+#define ATTACKED PLAIN
+#define MIX PLAIN
+#include "attacked.h"
 
 /* One of each kind of instruction that matters when it runs out of line. */
 unsigned long odd(unsigned long x);

@@ -1,4 +1,4 @@
-//! Programs that tests of remote symbols compile, and running ones.
+//! Programs that tests compile, and running ones.
 
 #![allow(dead_code)]
 
@@ -29,15 +29,30 @@ pub fn folder(test: &str) -> PathBuf {
 /// Compiles `tests/c/SOURCE` to FOLDER/`name`, with `-O2 -g` and these flags.
 #[track_caller]
 pub fn compile(folder: &Path, source: &str, name: &str, flags: &[&str]) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
     let program = folder.join(name);
+    build(&program, source, &[&["-O2", "-g"], flags].concat());
+    program
+}
+
+/// Compiles `tests/c/SOURCE` to the folder of all tests, with these flags.
+#[track_caller]
+pub fn compile_shared(source: &str, name: &str, flags: &[&str]) -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Tests that start this executable again compile at the same time.
+    let fresh = program.with_extension(std::process::id().to_string());
+    build(&fresh, source, flags);
+    std::fs::rename(&fresh, &program).expect("the same folder");
+    program
+}
+
+/// Runs the machine's compiler for C or C++ on `tests/c/SOURCE`.
+#[track_caller]
+fn build(program: &Path, source: &str, flags: &[&str]) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
     let (variable, usual) =
         if source.extension().is_some_and(|e| e == "cc") { ("CXX", "c++") } else { ("CC", "cc") };
     let compiler = env::var(variable).unwrap_or_else(|_| usual.to_owned());
-    let mut arguments = vec!["-O2", "-g", "-o", text(&program), text(&source)];
-    arguments.extend(flags);
-    tool(&compiler, &arguments);
-    program
+    tool(&compiler, &[&["-o", text(program), text(&source)], flags].concat());
 }
 
 pub fn text(path: &Path) -> &str {

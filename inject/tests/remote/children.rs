@@ -2,7 +2,8 @@
 
 use sigstorm_inject::remote::{Event, Lifetime};
 
-use crate::victim::{Victim, boundaries, compile, lives, program};
+use crate::programs::compile_shared;
+use crate::victim::{Victim, boundaries, lives, program};
 
 const FUNCTIONS: [&str; 4] = ["odd", "odd_helper", "attacked", "mix"];
 
@@ -150,7 +151,7 @@ fn exec_from_a_thread_takes_over_the_process() {
 
 #[test]
 fn library_is_traced_each_time_that_it_is_loaded() {
-    let library = compile("attacked.c", "attacked-remote.so", &["-O1", "-shared", "-fPIC"]);
+    let library = compile_shared("attacked.c", "attacked-remote.so", &["-O1", "-shared", "-fPIC"]);
     let args = ["dlopen", library.to_str().expect("a readable path")];
     let mut victim = Victim::start(&args);
     let (pid, marker) = (victim.pid(), victim.address("marker"));

@@ -1,6 +1,12 @@
 //! A traced process: real programs, stopped and signalled at their instructions, must end and print
 //! as they do undisturbed.
 
+#[macro_use]
+#[path = "../common/attacked.rs"]
+mod attacked;
+#[path = "../common/programs.rs"]
+mod programs;
+
 mod boundaries;
 mod children;
 mod cleanup;

@@ -6,31 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sigstorm_inject::Context;
 use sigstorm_inject::remote::{Event, Lifetime, Origin, Sent};
 
+use crate::attacked::mix;
 use crate::victim::{Victim, boundaries};
 
 const NAME: &str = "rust_program::signal_lands_at_every_boundary_of_a_rust_program";
 
-#[inline(never)]
-fn mix(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-}
-
-#[inline(never)]
-#[unsafe(link_section = "traced_rust")]
-fn traced(text: &[u8]) -> u64 {
-    let (mut hash, mut escapes) = (0xcbf2_9ce4_8422_2325_u64, 0u64);
-    for &byte in text {
-        if byte == b'%' {
-            escapes = escapes.wrapping_add(1);
-            hash = mix(hash, 0xff);
-        } else if byte >= b'a' {
-            hash = mix(hash, byte.wrapping_sub(b'a'));
-        } else {
-            hash ^= hash.wrapping_shr(7);
-        }
-    }
-    hash.wrapping_add(escapes)
-}
+attacked!(traced, "traced_rust");
 
 unsafe extern "C" {
     static __start_traced_rust: u8;

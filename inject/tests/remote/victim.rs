@@ -1,7 +1,6 @@
 //! The traced C program: compiled once, started under a tracer or without one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
@@ -13,38 +12,25 @@ use std::time::{Duration, Instant};
 use sigstorm_inject::remote::{Event, Launch, Lifetime, Stream, Tracer, Waited};
 use sigstorm_inject::{CodeFunction, Region};
 
+use crate::programs::compile_shared;
+
 /// No test takes as long on a machine that works.
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// Compiles a source of `tests/c`.
-pub fn compile(source: &str, output: &str, flags: &[&str]) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
-    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
-    // Tests that start this executable again compile at the same time.
-    let fresh = object.with_extension(std::process::id().to_string());
-    let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let output = Command::new(&compiler)
-        .args(flags)
-        .arg("-o")
-        .args([&fresh, &source])
-        .args(["-lpthread", "-ldl"])
-        .output()
-        .unwrap_or_else(|error| panic!("this test needs a C compiler ({compiler}, or $CC): {error}"));
-    assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
-    std::fs::rename(&fresh, &object).expect("the same folder");
-    object
-}
 
 /// The program, position-independent.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| compile("traced.c", "traced", &["-O1", "-g", "-pie", "-fPIE"]))
+    PROGRAM.get_or_init(|| {
+        compile_shared("traced.c", "traced", &["-O1", "-g", "-pie", "-fPIE", "-lpthread", "-ldl"])
+    })
 }
 
 /// The program at fixed addresses, its libraries in it.
 pub fn static_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| compile("traced.c", "traced-static", &["-O1", "-g", "-static", "-w"]))
+    PROGRAM.get_or_init(|| {
+        compile_shared("traced.c", "traced-static", &["-O1", "-g", "-static", "-w", "-lpthread", "-ldl"])
+    })
 }
 
 /// Runs the program without a tracer.

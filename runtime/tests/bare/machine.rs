@@ -9,6 +9,17 @@ use sigstorm_runtime::{Config, FuncId, M, RunResult, Runtime, profiler, unwind::
 /// A barrier in every frame.
 pub const EVERY_FRAME: Config = Config { every_frame: true, ..Config::DEFAULT };
 
+/// The frame kinds whose calls come back with an ask.
+pub const KINDS: [FuncId; 7] = [
+    FuncId::Nosplit,
+    FuncId::Tiny,
+    FuncId::Small,
+    FuncId::Medium,
+    FuncId::Large,
+    FuncId::Huge,
+    FuncId::Deferring,
+];
+
 /// A runtime, two machines that run goroutines, and the collector's.
 #[derive(Clone, Copy)]
 pub struct Machines {

@@ -8,18 +8,7 @@ use sigstorm_runtime::unwind::traceback::{WalkError, saved};
 use sigstorm_runtime::{Config, FuncId, RunResult};
 
 use crate::child::passes;
-use crate::machine::{EVERY_FRAME, be, calls, chain, frames, machines, returns_to_the_end, start};
-
-/// The kinds whose calls come back with an ask.
-const KINDS: [FuncId; 7] = [
-    FuncId::Nosplit,
-    FuncId::Tiny,
-    FuncId::Small,
-    FuncId::Medium,
-    FuncId::Large,
-    FuncId::Huge,
-    FuncId::Deferring,
-];
+use crate::machine::{EVERY_FRAME, KINDS, be, calls, chain, frames, machines, returns_to_the_end, start};
 
 #[test]
 fn every_frame_kind_can_call_every_frame_kind() {

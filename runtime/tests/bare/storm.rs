@@ -14,7 +14,7 @@ use sigstorm_runtime::unwind::functab::Table;
 use sigstorm_runtime::{CodeClass, Config, FuncId, M, RunResult};
 
 use crate::child::passes;
-use crate::machine::{EVERY_FRAME, Machines, Random, be, chain, machines};
+use crate::machine::{EVERY_FRAME, KINDS, Machines, Random, be, chain, machines};
 
 const TIME: Duration = Duration::from_secs(2);
 
@@ -165,15 +165,6 @@ impl Driver {
     }
 
     fn call(&mut self, now: usize) {
-        const KINDS: [FuncId; 7] = [
-            FuncId::Tiny,
-            FuncId::Small,
-            FuncId::Medium,
-            FuncId::Large,
-            FuncId::Huge,
-            FuncId::Deferring,
-            FuncId::Nosplit,
-        ];
         let function = KINDS[self.random.below(KINDS.len())];
         let frames = &mut self.gs[now].1.frames;
         if function == FuncId::Nosplit && frames.last().is_some_and(|f| f.0 == FuncId::Nosplit) {
