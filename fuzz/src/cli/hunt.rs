@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use console::style;
 use serde_json::json;
 use sigstorm::campaign::hunt::{self, Campaign, HuntPlan};
 use sigstorm::files::{self, mistaken::is_text};
@@ -17,13 +16,13 @@ use sigstorm::process::{Found, WorkerOptions};
 use sigstorm::report::hunt::{self as summary, HuntProgress, HuntSummary};
 use sigstorm::report::summary::Machine;
 use sigstorm::report::words::counted;
-use sigstorm::report::{FoundSchedule, Inconclusive, Report, Source};
+use sigstorm::report::{FoundSchedule, Report, Source};
 use sigstorm::shrink::reproduce;
 
 use super::args::{MOST_JOBS, MOST_SECONDS, MOST_STEPS, Planted};
 use super::display::{HuntingBar, ShrinkingBar};
 use super::findings::{keep, tell};
-use super::output::{Out, complain};
+use super::output::Out;
 use super::{Exit, Outcome, Trouble, interrupt, usage};
 
 /// `hunt`.
@@ -117,27 +116,17 @@ pub fn run(args: &Hunt, out: &Out) -> Outcome {
         if let Some(said) = summary::pace(&plan, &totals, seconds) {
             out.say(&said)?;
         }
-        match &report {
-            None if inconclusive.is_some() => {
-                let sentence = inconclusive.map_or("", Inconclusive::sentence);
-                out.say(&style(format!("inconclusive: {sentence}")).yellow().bold().to_string())
-            }
-            None => {
+        match (&report, inconclusive) {
+            (None, Some(reason)) => out.inconclusive(reason),
+            (None, None) => {
                 let never =
                     summary::never(&totals.counts).map_or(String::new(), |never| format!("; {never}"));
                 out.say(&format!("nothing found in {seconds:.1} s{never}"))
             }
-            Some(report) => tell(report, written.as_deref(), &args.reports, out),
+            (Some(report), _) => tell(report, written.as_deref(), &args.reports, out),
         }
     });
-    match told {
-        // A finding counts for more than that it could not be printed.
-        Err(Trouble::Usage(message)) if exit != Exit::Clean => {
-            complain(&format!("error: {message}"));
-            Ok(exit)
-        }
-        other => other.map(|()| exit),
-    }
+    exit.once_told(told)
 }
 
 /// Sees to it that a corpus has no text in it: the engine would take that for the bytes of a schedule.

@@ -74,6 +74,21 @@ impl Exit {
         if weight(other) > weight(self) { other } else { self }
     }
 
+    /// The outcome of a command that has told its result, or could not: a finding counts for more than that it
+    /// could not be printed.
+    ///
+    /// # Errors
+    /// Where the result could not be told and is no finding, or something of the harness went wrong.
+    pub fn once_told(self, told: Result<(), Trouble>) -> Result<Exit, Trouble> {
+        match told {
+            Err(Trouble::Usage(message)) if self != Exit::Clean => {
+                complain(&format!("error: {message}"));
+                Ok(self)
+            }
+            other => other.map(|()| self),
+        }
+    }
+
     /// The status with which the process ends: there is no answer, whether the harness is wrong or
     /// nothing was run.
     pub fn status(self) -> u8 {

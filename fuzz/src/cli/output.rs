@@ -4,9 +4,11 @@
 //! status still says what was found. A full disk behind standard output is one.
 
 use super::Trouble;
+use console::style;
 use serde::Serialize;
 use sigstorm::files::input::Input;
 use sigstorm::process::cores::Cores;
+use sigstorm::report::Inconclusive;
 use sigstorm_runtime::Defect;
 use std::io::{self, IsTerminal, Write};
 
@@ -21,6 +23,12 @@ impl Out {
     /// Standard output, for machines or for people.
     pub fn new(json: bool) -> Out {
         Out { json }
+    }
+
+    /// Says that there is no answer, and why.
+    pub fn inconclusive(&self, reason: Inconclusive) -> Result<(), Trouble> {
+        let sentence = format!("inconclusive: {}", reason.sentence());
+        self.say(&style(sentence).yellow().bold().to_string())
     }
 
     /// Writes bytes as they are.

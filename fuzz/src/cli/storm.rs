@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use console::style;
 use serde_json::json;
 use sigstorm::campaign::storm;
 use sigstorm::files;
@@ -13,13 +12,13 @@ use sigstorm::process::cores;
 use sigstorm::report::storm_summary::{self as summary, StormProgress, StormSummary};
 use sigstorm::report::summary::{Machine, overrun};
 use sigstorm::report::words::counted;
-use sigstorm::report::{FoundStorm, Inconclusive, Report, Source};
+use sigstorm::report::{FoundStorm, Report, Source};
 use sigstorm::storm::{Clock, DEFAULT_RATE, Delay, MAX_RATE, MAX_THREADS, StormOptions};
 
 use super::args::{MOST_SECONDS, Planted};
 use super::display::StormBar;
 use super::findings::{keep, tell};
-use super::output::{Out, complain};
+use super::output::Out;
 use super::{Exit, Outcome, Trouble, interrupt, usage};
 
 /// `storm`.
@@ -124,23 +123,13 @@ pub fn run(args: &Storm, out: &Out) -> Outcome {
         if let Some(late) = late {
             out.say(&format!("took {late:.1} s longer than it should"))?;
         }
-        match &report {
-            None if inconclusive.is_some() => {
-                let sentence = inconclusive.map_or("", Inconclusive::sentence);
-                out.say(&style(format!("inconclusive: {sentence}")).yellow().bold().to_string())
-            }
-            None => out.say(&format!("nothing found in {:.1} s", blown.seconds)),
-            Some(report) => tell(report, written.as_deref(), &args.reports, out),
+        match (&report, inconclusive) {
+            (None, Some(reason)) => out.inconclusive(reason),
+            (None, None) => out.say(&format!("nothing found in {:.1} s", blown.seconds)),
+            (Some(report), _) => tell(report, written.as_deref(), &args.reports, out),
         }
     });
-    match told {
-        // A finding counts for more than that it could not be printed.
-        Err(Trouble::Usage(message)) if exit != Exit::Clean => {
-            complain(&format!("error: {message}"));
-            Ok(exit)
-        }
-        other => other.map(|()| exit),
-    }
+    exit.once_told(told)
 }
 
 /// Threads of a storm sleep now and then, too. With less of a core than this others were in their way.

@@ -152,8 +152,7 @@ impl SweepResults<'_> {
             notes: &machine.notes,
         })?;
         if let Some(reason) = machine.inconclusive {
-            let sentence = format!("inconclusive: {}", reason.sentence());
-            return self.out.say(&style(sentence).yellow().bold().to_string());
+            return self.out.inconclusive(reason);
         }
         let say = |line: String| self.out.say(&line);
         let percent = 100.0 * injected as f64 / boundaries.max(1) as f64;
