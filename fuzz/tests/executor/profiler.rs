@@ -186,8 +186,8 @@ fn signals_sent_while_one_is_pending_are_coalesced() {
                 assert_eq!(places.len(), 2);
                 assert!(places[0] == places[1] && places[0].starts_with("small+"), "{places:?}");
             }),
-            // On a thread that no handler of which the executor sees begin.
-            ("ext signal @ handler.end; signal; signal; resume", &|run| {
+            // In a handler whose beginning the executor does not see: the thread has no machine.
+            ("ext signal @ handler.end; pend; pend; resume", &|run| {
                 assert_eq!((run.counts.sent, run.counts.coalesced), (3, 1));
                 assert_eq!(skips(run, SkipReason::ForeignThread), 2);
             }),
