@@ -226,6 +226,11 @@ impl Finding {
         Finding { verdict: verdict.name().to_owned(), summary, evidence, dump: Vec::new(), step: 0 }
     }
 
+    /// An error of the harness with nothing to show for it.
+    pub fn harness_error(summary: impl Into<String>) -> Finding {
+        Finding::new(Verdict::HarnessError, summary.into(), Vec::new())
+    }
+
     /// Returns whether it is an error of the harness, and says nothing of the core.
     pub fn is_harness_error(&self) -> bool {
         self.verdict == Verdict::HarnessError.name()

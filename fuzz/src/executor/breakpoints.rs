@@ -284,8 +284,8 @@ impl Breakpoints {
         }
     }
 
-    /// The thread has trapped at `pc`, with signals blocked if `masked`, and with `put_back` after an instruction whose breakpoint is to be put
-    /// back. With `recording` every visit traps, and no breakpoint is in the code.
+    /// The thread has trapped at `pc`, with signals blocked if `masked`, and with `put_back` after an instruction
+    /// whose breakpoint is to be put back. With `recording` every visit traps, and no breakpoint is in the code.
     pub(super) fn trapped(
         &mut self,
         pc: usize,
@@ -312,8 +312,10 @@ impl Breakpoints {
             return Hit::Passed;
         }
         if hits <= 1 {
+            if self.level == BODY {
+                self.returns_to = 0;
+            }
             self.current().breakpoint = Breakpoint::Stopped { pc, masked };
-            self.returns_to = 0;
             return Hit::Stopped;
         }
         let hits = hits - 1;

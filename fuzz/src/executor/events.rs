@@ -9,10 +9,10 @@ use sigstorm_runtime::{CodeClass, G, M, Phase, Point};
 
 use super::run::Run;
 use super::sample_accounting::delivered;
-use super::shadows::index;
 use super::thread::{EXT, Thread};
 use super::trace::What as Event;
 use crate::oracle::check::{self, Judgement, OwnStack, Witness};
+use crate::oracle::index;
 use crate::oracle::lockstep::{WRONG_END, bulk_moved};
 use crate::oracle::{Observed, ShadowStack, ViolationKind};
 
@@ -143,10 +143,13 @@ impl Run {
         let thread = &mut self.threads[me];
         match (point, g) {
             (Point::RateChanged, _) => self.accounting.rate_changed(detail as u32),
-            (Point::RateLocked, _) if thread.handler.active => thread.handler.rate = self.accounting.rate(),
+            (Point::RateLocked, _) if thread.handler.active => {
+                thread.handler.rate = Some(self.accounting.rate());
+            }
             (Point::HandlerBegin, g) => {
                 thread.handler.active = true;
-                thread.handler.observed = None;
+                (thread.handler.observed, thread.handler.lock_holder, thread.handler.rate) =
+                    (None, None, None);
                 thread.breakpoints.enter_handler(self.code.ladder());
                 self.locks.handler_begins(me, detail);
                 delivered(thread, &mut self.counts)?;
@@ -248,7 +251,7 @@ impl Run {
 
     /// Judges the event that the thread's tracer has just taken.
     fn judge_event(&mut self, me: usize, g: &'static G) -> Learnt {
-        let Some(m) = self.threads[me].machine else { return Ok(()) };
+        let Some(m) = self.threads[me].machine else { return Err(ViolationKind::Event) };
         // SAFETY: this is the machine's own thread, right after it took the event.
         let event = unsafe { m.trace() }.last();
         if !check::event(&self.shadows.stacks[index(g)], g, self.threads[me].goroutine, event) {
@@ -288,7 +291,7 @@ impl Witness for InRun<'_> {
     }
 
     fn had_rate(&self, tick: RateEpoch) -> bool {
-        tick == self.thread.handler.rate
+        self.thread.handler.rate == Some(tick)
     }
 
     fn lock_was_held_by(&self, owner: Owner, _: u8) -> Judgement {

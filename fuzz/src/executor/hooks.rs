@@ -17,10 +17,10 @@ use super::feedback::{hit, mix};
 use super::holding::Holding;
 use super::run::{LastEvent, Run};
 use super::scheduler::{Order, Request};
-use super::shadows::index;
 use super::thread::{GC, THREADS, ThreadState};
 use super::trace::{Place, What as Event};
 use crate::oracle::ViolationKind;
+use crate::oracle::index;
 use crate::schedule::Stop;
 
 /// A thread that waits so often in a row for what is so already waits for ever.
@@ -262,11 +262,8 @@ fn on_wait(wait: &Wait) {
         match order.request {
             Request::Signal => {
                 // Its handler may be held, and wait in turn; the body's own stop comes back after it.
-                run.suspend_breakpoints(me);
                 holding.raise_signal(order.stop);
-                let run = holding.run();
-                run.resume_breakpoints(me);
-                run.threads[me].state = ThreadState::Blocked(*wait);
+                holding.run().threads[me].state = ThreadState::Blocked(*wait);
             }
             _ => {
                 if order.stop.is_some() {

@@ -148,7 +148,7 @@ impl Harness {
             self.handlers_seen = inject::handlers_on_signal_stack().is_ok();
         }
         if self.holding.run().outcome.violation().is_some() {
-            return self.result(Some(harness_error("a schedule after a violation")), trace);
+            return self.result(Some(Finding::harness_error("a schedule after a violation")), trace);
         }
         match self.holding.start(schedule, trace) {
             Err(violation) => self.holding.run().outcome.violated(violation),
@@ -157,7 +157,7 @@ impl Harness {
                 if first != CONTROLLER {
                     let pass = self.holding.run().leave_order(first, order);
                     if !self.holding.hand_over_for(pass, wait_for_the_end) {
-                        let finding = harness_error("a thread keeps the baton: the run hangs");
+                        let finding = Finding::harness_error("a thread keeps the baton: the run hangs");
                         return self.result(Some(finding), trace);
                     }
                 }
@@ -247,16 +247,6 @@ fn wait_for_the_end(wait: &dyn Fn(Duration) -> bool) -> bool {
 /// The processor's time that this process has used.
 fn processor_time() -> Duration {
     nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID.now().map_or(Duration::MAX, Duration::from)
-}
-
-fn harness_error(what: &str) -> Finding {
-    Finding {
-        verdict: Verdict::HarnessError.name().to_owned(),
-        summary: what.to_owned(),
-        evidence: Vec::new(),
-        dump: Vec::new(),
-        step: 0,
-    }
 }
 
 /// Starts a thread of the run, and returns once it waits for its first order.

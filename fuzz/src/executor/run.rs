@@ -182,7 +182,7 @@ impl Run {
         self.threads[me].breakpoints.plan(step, stop, address);
     }
 
-    /// Plans the stop that comes with an order, and arms it. The one before, which may be in the code unreached, goes.
+    /// Plans the stop that comes with an order, and arms it. The one before goes; it may be in the code, unreached.
     pub(super) fn set_breakpoint(&mut self, me: usize, stop: Option<crate::schedule::Stop>) {
         self.clear_breakpoint(me);
         self.plan_stop(me, stop);

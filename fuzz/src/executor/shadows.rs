@@ -5,6 +5,7 @@ use sigstorm_runtime::sched::runtime::GOROUTINES;
 use sigstorm_runtime::{G, Runtime};
 
 use crate::oracle::cycle::Cycle;
+use crate::oracle::index;
 use crate::oracle::requests::Requests;
 use crate::oracle::{ShadowHeap, ShadowStack, ViolationKind, check};
 
@@ -15,11 +16,6 @@ pub(crate) struct Shadows {
     pub(crate) heap: ShadowHeap,
     pub(crate) requests: [Requests; GOROUTINES],
     pub(crate) cycle: Cycle<GOROUTINES>,
-}
-
-/// A goroutine's index.
-pub(crate) fn index(g: &G) -> usize {
-    usize::from(g.id) - 1
 }
 
 impl Shadows {

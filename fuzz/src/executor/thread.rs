@@ -67,7 +67,7 @@ pub(crate) struct Handler {
     /// Who held the stack lock as the handler tried it, and for what.
     pub(crate) lock_holder: Option<(usize, Operation)>,
     /// The profiling rate when the handler had the rate's lock.
-    pub(crate) rate: RateEpoch,
+    pub(crate) rate: Option<RateEpoch>,
     /// The goroutine as the handler's walk found it.
     pub(crate) observed: Option<Observed>,
 }
@@ -127,7 +127,7 @@ impl Thread {
                 returns_to_stop: false,
                 is_raised: false,
                 lock_holder: None,
-                rate: RateEpoch { hz: 0, epoch: 0 },
+                rate: None,
                 observed: None,
             },
             kernel: KernelWait { active: false, parked: false, interruptions: 0 },
@@ -153,6 +153,7 @@ impl Thread {
         self.handler.returns_to_stop = false;
         self.handler.is_raised = false;
         self.handler.lock_holder = None;
+        self.handler.rate = None;
         self.handler.observed = None;
         self.kernel.active = false;
         self.kernel.parked = false;

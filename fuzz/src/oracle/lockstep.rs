@@ -417,7 +417,9 @@ pub(crate) trait Lockstep: Access {
                 }
                 Unwind::End => {
                     self.change(ShadowStack::is_ended);
-                    self.operate(M::end);
+                    if self.operate(M::end) != RunResult::Exited {
+                        self.fail(WRONG_END);
+                    }
                     return false;
                 }
                 Unwind::Recover { below } => {
@@ -436,7 +438,9 @@ pub(crate) trait Lockstep: Access {
     /// The innermost frame enters a system call, and stays there.
     fn enter_syscall(&mut self) {
         self.change(|stack| stack.pending = Pending::Call(FuncId::Syscall));
-        self.operate(|m| m.call(FuncId::Syscall));
+        if self.operate(|m| m.call(FuncId::Syscall)) != RunResult::InSyscall {
+            self.fail(ViolationKind::Memory("a system call is not entered"));
+        }
         self.change(ShadowStack::called);
     }
 

@@ -37,3 +37,8 @@ pub(crate) use shadow_heap::ShadowHeap;
 pub(crate) use shadow_stack::ShadowStack;
 pub(crate) use traceback::Observed;
 pub(crate) use violation::{Violation, ViolationKind};
+
+/// The index of a goroutine's record.
+pub(crate) fn index(g: &sigstorm_runtime::G) -> usize {
+    usize::from(g.id) - 1
+}

@@ -15,7 +15,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use super::{Answer, RunnerOptions, Status};
 use crate::executor::{Harness, feedback};
-use crate::outcome::{Finding, Verdict};
+use crate::outcome::Finding;
 use crate::schedule::Schedule;
 
 /// Ask for the events.
@@ -38,7 +38,7 @@ pub fn serve(options: &RunnerOptions) -> Status {
     let mut harness = match Harness::new(core, &options.defects) {
         Ok(harness) => harness,
         Err(error) => {
-            let finding = Finding::new(Verdict::HarnessError, error.to_string(), Vec::new());
+            let finding = Finding::harness_error(error.to_string());
             // The parent may be gone; the status says enough.
             let _ = answer(&mut out, &Answer::only(finding)).and_then(|()| out.flush());
             return Status::Broken;

@@ -15,7 +15,7 @@ use super::worker::Worker;
 use crate::oracle::ViolationKind;
 use crate::schedule::{Goroutine, Op};
 
-fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
+pub(crate) fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
     ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
 }
 
@@ -103,10 +103,13 @@ pub(crate) fn set_rate_of(storm: &Storm, hz: u32) -> bool {
 /// has disarmed its timer, and relies on no signal coming while it holds the rate's lock. One that was sent before
 /// arrives at the latest as the call that disarms the timer comes back from the kernel.
 fn signal(storm: &Storm, thread: &StormThread, target: &StormThread) {
-    let _nobody_changes_it = storm.rate_writers.lock();
+    let nobody_changes_it = storm.rate_writers.lock();
     target.sent.fetch_add(1, Ordering::SeqCst);
-    // A thread of this process that lives as long as it does.
-    let _ = inject::tgkill(target.tid.load(Ordering::SeqCst), libc::SIGPROF);
+    let sent = inject::tgkill(target.tid.load(Ordering::SeqCst), libc::SIGPROF);
+    drop(nobody_changes_it);
+    if sent.is_err() {
+        storm.fail(thread, ViolationKind::Harness("the kernel refused to send a signal"));
+    }
     thread.counts.kinds[Op::Signal.kind()].one();
 }
 

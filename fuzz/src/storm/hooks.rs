@@ -20,6 +20,7 @@ use super::ledger::begun_at;
 use super::state::{Storm, storm};
 use super::thread::{NONE, StormThread, rest};
 use crate::oracle::check::OwnStack;
+use crate::oracle::index;
 use crate::oracle::lockstep::{WRONG_END, bulk_moved};
 use crate::oracle::sample_log::Filed;
 use crate::oracle::{Observed, ShadowStack, ViolationKind, check};
@@ -97,11 +98,6 @@ fn on_point(point: Point, g: *const G, detail: usize) {
     if point == Point::HandlerEnd {
         thread.in_handler.store(false, Ordering::Relaxed);
     }
-}
-
-/// A goroutine's index.
-pub(crate) fn index(g: &G) -> usize {
-    usize::from(g.id) - 1
 }
 
 /// Learns from a thread's own work.
@@ -297,6 +293,9 @@ fn in_handler(storm: &Storm, thread: &StormThread, point: Point, g: Option<&'sta
                     if g.is_some() {
                         for (thread, words) in storm.threads.iter().zip(&mut mine.began) {
                             thread.ledger.note(words);
+                        }
+                        for (refused, began) in mine.refused.iter_mut().zip(&mine.began) {
+                            *refused = *began;
                         }
                     }
                 });

@@ -52,7 +52,7 @@ pub use counts::StormCounts;
 pub use options::{Clock, DEFAULT_RATE, Delay, MAX_DELAY, MAX_RATE, MAX_THREADS, StormOptions};
 
 use crate::oracle::{Violation, ViolationKind, evidence};
-use crate::outcome::{Finding, Verdict};
+use crate::outcome::Finding;
 use crate::process::counters::{PULSE, STOP};
 use crate::process::shared::Shared;
 use crate::process::{Status, mailbox};
@@ -80,14 +80,14 @@ pub fn run(options: StormOptions) -> ! {
     let dir = options.dir.clone();
     // A broken harness is no finding, and a thread that is gone would only hang the others.
     std::panic::set_hook(Box::new(move |panic| {
-        leave(&dir, &harness_error(format!("a thread panicked: {panic}")));
+        leave(&dir, &Finding::harness_error(format!("a thread panicked: {panic}")));
         end(BROKEN)
     }));
     match begin(&options) {
         Ok(storm) => end(blow(storm, &options)),
         Err(error) => {
             eprintln!("{error}");
-            leave(&options.dir, &harness_error(error.to_string()));
+            leave(&options.dir, &Finding::harness_error(error.to_string()));
             end(BROKEN)
         }
     }
@@ -104,10 +104,6 @@ enum StormError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StormError {
     move |source| StormError::System { what, source }
-}
-
-fn harness_error(summary: String) -> Finding {
-    Finding::new(Verdict::HarnessError, summary, Vec::new())
 }
 
 /// How a round's core is set up: barriers everywhere or where they usually lie, and stacks
@@ -251,7 +247,7 @@ fn blow(storm: &'static Storm, options: &StormOptions) -> i32 {
     let stats = match mailbox::map(&options.dir) {
         Ok(stats) => stats,
         Err(error) => {
-            leave(&options.dir, &harness_error(format!("sharing counts: {error}")));
+            leave(&options.dir, &Finding::harness_error(format!("sharing counts: {error}")));
             return BROKEN;
         }
     };
@@ -342,7 +338,7 @@ impl Conductor {
         }
         self.publish();
         let finding = evidence::finding(self.storm, violation);
-        let broken = finding.verdict == Verdict::HarnessError.name();
+        let broken = finding.is_harness_error();
         leave(dir, &finding);
         if broken { BROKEN } else { FOUND }
     }

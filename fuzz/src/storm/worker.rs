@@ -13,7 +13,7 @@ use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::sched::syscall::{SystemCall, SystemCalls};
 use sigstorm_runtime::{FuncId, G, M};
 
-use super::background::set_rate;
+use super::background::{below, set_rate};
 use super::foreign;
 use super::seqlock::Shadow;
 use super::state::{Stage, Storm};
@@ -161,7 +161,7 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn below(&mut self, bound: u32) -> u32 {
-        ((u64::from(self.rng.next_u32()) * u64::from(bound)) >> 32) as u32
+        below(self.rng, bound)
     }
 
     /// A small number: each further one is half as likely.
