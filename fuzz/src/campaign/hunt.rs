@@ -163,6 +163,7 @@ pub fn run(plan: &HuntPlan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Du
             if hangs && still > if late { GRACE } else { STILL } {
                 found.push(worker.hanging(still));
             } else if late && !hangs {
+                found.extend(worker.glance()?);
                 worker.stop();
             }
         }
@@ -171,6 +172,8 @@ pub fn run(plan: &HuntPlan, stop: &AtomicBool, mut watch: impl FnMut(&Totals, Du
     let seconds = begun.elapsed().as_secs_f64();
     for worker in &mut workers {
         worker.look(Instant::now(), false)?;
+        // It may have ended with a finding since the last glance.
+        found.extend(worker.glance()?);
         worker.stop();
         worker.look(Instant::now(), false)?;
     }

@@ -71,7 +71,7 @@ pub fn run_all<T: Sync, R: Send>(
                     }
                     Err(error) => {
                         stop.store(true, Ordering::SeqCst);
-                        failure = Some(error);
+                        failure.get_or_insert(error);
                     }
                 },
             }

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use sigstorm_runtime::instrument::canary;
@@ -70,7 +71,7 @@ pub fn run(options: WorkerOptions) -> Status {
         Ok(worker) => WORKER.set(Some(worker)),
         Err(error) => {
             eprintln!("{error}");
-            let finding = Finding::new(Verdict::HarnessError, error.to_string(), Vec::new());
+            let finding = Finding::harness_error(error.to_string());
             mailbox::leave(&options.dir, &[], &finding);
             return Status::Broken;
         }
@@ -109,7 +110,7 @@ fn begin(options: WorkerOptions) -> Result<Worker, Box<dyn std::error::Error>> {
 }
 
 fn engine_arguments(options: &WorkerOptions) -> Result<Vec<CString>, std::ffi::NulError> {
-    let mut arguments = vec![
+    let arguments = vec![
         "sigstorm".to_owned(),
         // Zero would mean a seed of the engine's own choice.
         format!("-seed={}", (options.seed as u32).max(1)),
@@ -128,9 +129,8 @@ fn engine_arguments(options: &WorkerOptions) -> Result<Vec<CString>, std::ffi::N
         "-reload=0".to_owned(),
         format!("-artifact_prefix={}/", options.dir.display()),
     ];
-    if let Some(corpus) = &options.corpus {
-        arguments.push(corpus.display().to_string());
-    }
+    let mut arguments: Vec<Vec<u8>> = arguments.into_iter().map(String::into_bytes).collect();
+    arguments.extend(options.corpus.as_ref().map(|corpus| corpus.as_os_str().as_bytes().to_vec()));
     arguments.into_iter().map(CString::new).collect()
 }
 
