@@ -25,11 +25,11 @@ pub struct InstructionCoverage {
     pub handovers: u64,
     /// Whether a visit was seen at which signals were not blocked.
     pub open: bool,
-    /// UnreachedReason no run of a quiet core comes there, if none can.
+    /// Why no run of a quiet core comes there, if none can.
     pub never: Option<&'static str>,
 }
 
-/// UnreachedReason nothing was done at an instruction.
+/// Why nothing was done at an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnreachedReason {
     /// None of the schedules comes there.
@@ -60,7 +60,7 @@ impl InstructionCoverage {
         if self.open { self.signals != 0 } else { self.handovers != 0 }
     }
 
-    /// UnreachedReason nothing was done there; nothing where something was.
+    /// Why nothing was done there; nothing where something was.
     pub fn why(&self) -> Option<UnreachedReason> {
         match self {
             place if place.injected() => None,

@@ -14,7 +14,7 @@ use anyhow::Result;
 use super::{Coverage, Injection, Perturbation, SweepPlan};
 use crate::executor;
 use crate::files::origin;
-use crate::outcome::{Finding, Injected, Verdict};
+use crate::outcome::{Finding, Injected};
 use crate::process::{Answer, Runner};
 use crate::report::Inconclusive;
 use crate::schedule::Schedule;
@@ -168,8 +168,9 @@ impl SweepRun {
         self.totals.inert += traced.inert.len();
         self.totals.unreached += traced.unreached.len();
         let answer = self.runners[0].record(&schedule.encode())?;
-        self.totals.runs += 1;
-        if let Some(finding) = &answer.finding {
+        self.totals.runs += 2;
+        // The first waits in the kernel, which the other does not.
+        if let Some(finding) = traced.finding.as_ref().or(answer.finding.as_ref()) {
             // It shows something as it is: there is nothing to be disturbed.
             return self.violation(name, None, &schedule, finding, watch);
         }
@@ -266,7 +267,7 @@ impl SweepRun {
         let checked = injection.counted && !self.options.planted;
         if checked && injected.held == 0 && !both {
             let summary = "a visit was counted, and a stop at it does not fire".to_owned();
-            let missed = Finding::new(Verdict::HarnessError, summary, Vec::new());
+            let missed = Finding::harness_error(summary);
             return self.violation(name, Some(injection), &plan.schedule(injection), &missed, watch);
         }
         Ok(())
