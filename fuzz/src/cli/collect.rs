@@ -63,15 +63,21 @@ struct CollectSummary {
     reports: usize,
     verdict: Option<String>,
     unreadable: u64,
+    /// Whether it was not broken off.
+    complete: bool,
     notes: Vec<String>,
 }
 
 /// `sigstorm collect`.
 pub fn run(args: &Collect, out: &Out) -> Outcome {
+    Exit::settled(|exit| collect(args, out, exit))
+}
+
+fn collect(args: &Collect, out: &Out, exit: &mut Exit) -> Result<(), Trouble> {
     files::writable_folder(&args.reports).map_err(usage)?;
     let stop = interrupt::install()?;
-    let mut summary = CollectSummary { r#type: "summary", command: "collect", ..CollectSummary::default() };
-    let mut exit = Exit::Clean;
+    let mut summary =
+        CollectSummary { r#type: "summary", command: "collect", complete: true, ..CollectSummary::default() };
     let mut found = BTreeSet::new();
     let mut searched = 0;
     for place in &args.places {
@@ -84,12 +90,12 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
             Err(error) => {
                 complain(&format!("error: cannot read {}: {error}", place.display()));
                 summary.unreadable += 1;
-                exit = exit.worse(Exit::Usage);
+                *exit = exit.worse(Exit::Usage);
             }
         }
     }
 
-    if found.is_empty() && exit == Exit::Clean {
+    if found.is_empty() && *exit == Exit::Clean {
         // Whether an engine has found nothing yet, or this is another folder, makes a difference.
         let wanted = "AFL's findings (crashes/id:*) and libFuzzer's (crash-*)";
         let said = match searched {
@@ -103,12 +109,14 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
         };
         complain(&format!("{}{said}", if searched == 0 { "error: " } else { "note: " }));
         summary.notes.push(said);
-        exit = if searched == 0 { Exit::Usage } else { Exit::Clean };
+        *exit = if searched == 0 { Exit::Usage } else { Exit::Clean };
     }
     let mut runner = Runner::new(&args.planted.defects);
     let mut written = BTreeSet::new();
     for file in found {
         if stop.load(Ordering::SeqCst) {
+            summary.complete = false;
+            *exit = exit.worse(Exit::Inconclusive);
             break;
         }
         let input = match input::load(&file) {
@@ -116,7 +124,7 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
             Err(message) => {
                 complain(&format!("error: {message}"));
                 summary.unreadable += 1;
-                exit = exit.worse(Exit::Usage);
+                *exit = exit.worse(Exit::Usage);
                 continue;
             }
         };
@@ -124,16 +132,19 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
         summary.notes.extend(warn(&input, &args.planted.defects));
         let found = FoundSchedule::found(&input.schedule.encode(), 0);
         let answer = runner.run(&found.original, false)?;
-        let Some(finding) = answer.finding else { continue };
-        let this = Exit::of_verdict(Some(&finding.verdict));
-        exit = exit.worse(this);
-        summary.violations += u64::from(this == Exit::Violation);
-        summary.verdict.get_or_insert_with(|| finding.verdict.clone());
-        let count = summary.verdicts.entry(finding.verdict.clone()).or_default();
-        *count += 1;
-        if *count > EACH {
+        let Some(finding) = answer.finding else {
+            let said = if answer.steps == 0 {
+                *exit = exit.worse(Exit::Inconclusive);
+                "inconclusive: no step had an effect"
+            } else {
+                "no violation when it is run here"
+            };
+            let note = format!("{}: {said}", input.name);
+            out.remark(&format!("note: {note}"));
+            summary.notes.push(note);
             continue;
-        }
+        };
+        let known = summary.verdicts.get(&finding.verdict).copied().unwrap_or_default();
         let mut report = Report {
             finding,
             source: Source::Schedule(Box::new(found)),
@@ -142,14 +153,25 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
             seconds: 0.0,
             notes: vec![format!("collected from {}", input.name)],
         };
-        let bar = ShrinkingBar::new(out);
-        reproduce(&mut report, stop, SHRINKING, &mut |progress| bar.show(progress));
-        bar.end();
+        if known < EACH {
+            let bar = ShrinkingBar::new(out);
+            reproduce(&mut report, stop, SHRINKING, &mut |progress| bar.show(progress));
+            bar.end();
+        }
+        // It may be another now: that the same schedule does not do the same is an error of the harness.
+        let verdict = &report.finding.verdict;
+        let this = Exit::of_verdict(Some(verdict));
+        *exit = exit.worse(this);
+        summary.violations += u64::from(this == Exit::Violation);
+        summary.verdict.get_or_insert_with(|| verdict.clone());
+        *summary.verdicts.entry(verdict.clone()).or_default() += 1;
         let folder = report.folder(&args.reports);
-        if written.insert(folder)
+        if known < EACH
+            && !written.contains(&folder)
             && let Some(folder) = keep(&report, &args.reports)
         {
             tell(&report, Some(&folder), &args.reports, out)?;
+            written.insert(folder);
         }
     }
     summary.reports = written.len();
@@ -161,7 +183,7 @@ pub fn run(args: &Collect, out: &Out) -> Outcome {
         counted(violations as usize, "violation"),
         counted(reports, "different report")
     ))?;
-    Ok(exit)
+    Ok(())
 }
 
 /// Adds the findings of engines in a folder. Returns the number of folders in which engines leave theirs.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use sigstorm::files::input::{self, Input};
 use sigstorm::files::{self, origin};
-use sigstorm::report::words::counted;
+use sigstorm::report::words::{counted, lossy_path};
 use sigstorm::schedule::checks;
 
 use super::output::Out;
@@ -42,6 +42,7 @@ struct ConvertSummary<'a> {
     command: &'a str,
     file: &'a str,
     steps: usize,
+    #[serde(serialize_with = "lossy_path")]
     output: Option<&'a Path>,
     /// The text, where `show` does not write it to a file.
     #[serde(skip_serializing_if = "Option::is_none")]

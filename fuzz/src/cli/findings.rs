@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use console::style;
+use console::{StyledObject, style};
 use sigstorm::report::words::counted;
 use sigstorm::report::{Report, Source};
 
@@ -21,6 +21,14 @@ pub fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
             complain(&format!("error: {error:#}; this is the {name}:\n{text}"));
             None
         }
+    }
+}
+
+/// The words for a run without a finding; `noted` where a note about the run was printed.
+pub fn no_violation(noted: bool) -> StyledObject<String> {
+    match noted {
+        true => style("no violation, but see the notes".to_owned()).yellow(),
+        false => style("no violation".to_owned()).green(),
     }
 }
 

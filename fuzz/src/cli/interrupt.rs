@@ -10,7 +10,7 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 pub fn install() -> anyhow::Result<&'static AtomicBool> {
     let handler = || {
         if ASKED.swap(true, Ordering::SeqCst) {
-            // The children end with this process: see `child`.
+            // The children end with this process: see [`sigstorm::process`].
             process::exit(130);
         }
     };

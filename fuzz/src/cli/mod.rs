@@ -74,6 +74,16 @@ impl Exit {
         if weight(other) > weight(self) { other } else { self }
     }
 
+    /// The outcome of a command that raises its status as it goes, see [`once_told`](Self::once_told).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settled(work: impl FnOnce(&mut Exit) -> Result<(), Trouble>) -> Result<Exit, Trouble> {
+        let mut exit = Exit::Clean;
+        let told = work(&mut exit);
+        exit.once_told(told)
+    }
+
     /// The outcome of a command that has told its result, or could not: a finding counts for more than that it
     /// could not be printed.
     ///

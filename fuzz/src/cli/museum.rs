@@ -106,60 +106,65 @@ pub fn run(args: &Museum, out: &Out) -> Outcome {
     let seconds = begun.elapsed().as_secs_f64();
     let complete = ran.len() == show.trials().len();
     let tallies = tally::tallies(&show, &ran);
-    for tally in &tallies {
-        out.object(tally)?;
-    }
-    out.say(&table::terminal(&tallies))?;
-    let storms = match args.storm {
-        Some(limit) if complete => run_storms(&show, limit, stop, out)?,
-        _ => Vec::new(),
-    };
-    let limit = args.storm.filter(|_| !storms.is_empty());
-    let beside = limit.map(|limit| (limit, storms::markdown(&show, &tallies, &storms, limit)));
-    if let Some((_, table)) = &beside {
-        out.say(table)?;
-    }
     let outcome = judge(&show, &tallies, &ran);
-    if let Some(folder) = reports {
-        let (show, tallies, ran) = (&show, &tallies, &ran);
-        let results = Results { show, tallies, ran, storms: beside, seconds };
-        let bar = ShrinkingBar::new(out);
-        let written = pages::write(&folder, &results, stop, &mut |progress| bar.show(progress));
-        bar.end();
-        match written {
-            Ok(()) => out.say(&format!("table and pages: {}", folder.join("museum.md").display()))?,
-            Err(error) => complain(&format!("error: {error:#}")),
-        }
-    }
-    for line in &outcome.why {
-        out.say(line)?;
-    }
-    let (exit, inconclusive) = match outcome.ending {
+    let (mut exit, inconclusive) = match outcome.ending {
         Ending::Passed => (Exit::Clean, None),
         Ending::Failed => (Exit::Violation, None),
         Ending::Inconclusive(reason) => (Exit::Inconclusive, Some(reason)),
         Ending::Broken => (Exit::Harness, None),
     };
-    out.object(&json!({
-        "type": "summary",
-        "command": "museum",
-        "specimens": outcome.specimens,
-        "caught": outcome.caught,
-        "must_be_silent": outcome.must_be_silent,
-        "silent": outcome.silent,
-        "false_alarms": outcome.false_alarms,
-        "harness_errors": outcome.harness_errors,
-        "trials": show.number,
-        "budget": show.budget,
-        "jobs": show.jobs,
-        "seed": show.seed,
-        "seconds": seconds,
-        "complete": complete,
-        "inconclusive": inconclusive.map(Inconclusive::name),
-        "cores": numbers,
-        "notes": warnings,
-    }))?;
-    Ok(exit)
+    let told = (|| {
+        for tally in &tallies {
+            out.object(tally)?;
+        }
+        out.say(&table::terminal(&tallies))?;
+        let storms = match args.storm {
+            Some(limit) if complete => run_storms(&show, limit, stop, out)?,
+            _ => Vec::new(),
+        };
+        let limit = args.storm.filter(|_| !storms.is_empty());
+        let beside = limit.map(|limit| (limit, storms::markdown(&show, &tallies, &storms, limit)));
+        if let Some((_, table)) = &beside {
+            out.say(table)?;
+        }
+        if let Some(folder) = reports {
+            let (show, tallies, ran) = (&show, &tallies, &ran);
+            let results = Results { show, tallies, ran, storms: beside, seconds };
+            let bar = ShrinkingBar::new(out);
+            let written = pages::write(&folder, &results, stop, &mut |progress| bar.show(progress));
+            bar.end();
+            match written {
+                Ok(()) => out.say(&format!("table and pages: {}", folder.join("museum.md").display()))?,
+                Err(error) => {
+                    complain(&format!("error: {error:#}"));
+                    exit = exit.worse(Exit::Usage);
+                }
+            }
+        }
+        for line in &outcome.why {
+            out.say(line)?;
+        }
+        out.object(&json!({
+            "type": "summary",
+            "command": "museum",
+            "specimens": outcome.specimens,
+            "caught": outcome.caught,
+            "must_be_silent": outcome.must_be_silent,
+            "silent": outcome.silent,
+            "false_alarms": outcome.false_alarms,
+            "harness_errors": outcome.harness_errors,
+            "trials": show.number,
+            "budget": show.budget,
+            "jobs": show.jobs,
+            "seed": show.seed,
+            "seconds": seconds,
+            "complete": complete,
+            "inconclusive": inconclusive.map(Inconclusive::name),
+            "cores": numbers,
+            "notes": warnings,
+        }))
+    })();
+    exit.once_told(told)
 }
 
 fn announce(show: &Show, out: &Out) -> Result<(), Trouble> {

@@ -81,6 +81,10 @@ pub fn run(args: &Mutants, out: &Out) -> Outcome {
         list::parse(&text).map_err(|error| Trouble::Usage(format!("{}: {error}", file.display())))?;
     let wanted = |mutant: &&Mutant| args.only.is_empty() || args.only.contains(&mutant.number);
     let mutants: Vec<Mutant> = mutants.iter().filter(wanted).cloned().collect();
+    let known = |number: &&u32| mutants.iter().all(|mutant| mutant.number != **number);
+    if let Some(number) = args.only.iter().find(known) {
+        return Err(Trouble::Usage(format!("there is no mutant {number} in {}", file.display())));
+    }
     let batches = build::batches(&root, &mutants).map_err(usage)?;
     out.remark(&format!("{} mutants in {} builds", mutants.len(), batches.len()));
     if args.check {
@@ -97,12 +101,19 @@ pub fn run(args: &Mutants, out: &Out) -> Outcome {
     };
     let ran = try_all(args, &method, &root, &batches, stop, out)?;
     let score = Score::of(&ran);
+    // A mutant that survives is no violation of the core's, but there is work to do.
+    let mut exit = match score.survived + score.mistaken == 0 && ran.len() == mutants.len() {
+        true if score.inconclusive != 0 => Exit::Inconclusive,
+        true => Exit::Clean,
+        false => Exit::Violation,
+    };
     out.say(&table(&ran))?;
     out.say(&score.text())?;
     if let Some(path) = args.report.as_deref().or(args.keep.then_some(Path::new(KEPT))) {
         let written = files::write(path, markdown(&ran, &score, &method).as_bytes());
         if let Err(error) = written {
             complain(&format!("error: {error:#}"));
+            exit = exit.worse(Exit::Usage);
         }
     }
     out.object(&json!({
@@ -112,18 +123,14 @@ pub fn run(args: &Mutants, out: &Out) -> Outcome {
         "complete": ran.len() == mutants.len(),
         "killed": score.killed,
         "noticed": score.noticed,
+        "inconclusive_trials": score.inconclusive,
         "survived": score.survived,
         "equivalent": score.equivalent,
         "mistaken": score.mistaken,
         "score": score.percent(),
         "seconds_each": args.seconds,
     }))?;
-    // A mutant that survives is no violation of the core's, but there is work to do.
-    Ok(if score.survived + score.mistaken == 0 && ran.len() == mutants.len() {
-        Exit::Clean
-    } else {
-        Exit::Violation
-    })
+    Ok(exit)
 }
 
 /// Builds one batch after the other and tries its mutants.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args;
 use console::style;
 use serde::Serialize;
@@ -14,8 +13,9 @@ use sigstorm::report::passed_over::{self, with_passed_over};
 use sigstorm::report::{Inconclusive, interleaving};
 
 use super::args::Planted;
+use super::findings::no_violation;
 use super::output::{Out, complain, warn};
-use super::{Exit, Outcome};
+use super::{Exit, Outcome, Trouble};
 
 /// `replay`.
 #[derive(Args, Debug)]
@@ -50,6 +50,8 @@ struct Replayed {
     runs: u64,
     /// How many runs differ from the first.
     divergent: u64,
+    /// The result of the first of those, in words.
+    other: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -98,8 +100,11 @@ struct ReplaySummary {
 
 /// `sigstorm replay`.
 pub fn run(args: &Replay, out: &Out) -> Outcome {
+    Exit::settled(|exit| replay_all(args, out, exit))
+}
+
+fn replay_all(args: &Replay, out: &Out, exit: &mut Exit) -> Result<(), Trouble> {
     let mut summary = ReplaySummary { r#type: "summary", command: "replay", ..ReplaySummary::default() };
-    let mut exit = Exit::Clean;
     let mut runner = Runner::new(&args.planted.defects);
     for file in &args.files {
         let input = match input::load(file) {
@@ -107,7 +112,7 @@ pub fn run(args: &Replay, out: &Out) -> Outcome {
             Err(message) => {
                 complain(&format!("error: {message}"));
                 summary.unreadable += 1;
-                exit = exit.worse(Exit::Usage);
+                *exit = exit.worse(Exit::Usage);
                 continue;
             }
         };
@@ -116,7 +121,7 @@ pub fn run(args: &Replay, out: &Out) -> Outcome {
         let events = std::mem::take(&mut replayed.answer.events);
         let Answer { inert, unreached, .. } = &replayed.answer;
         replayed.answer.events = with_passed_over(events, &input.schedule, inert, unreached);
-        let Replayed { answer, runs, divergent } = &replayed;
+        let Replayed { answer, runs, divergent, other } = &replayed;
         summary.inert_steps += answer.inert.len();
         summary.unreached_stops += answer.unreached.len();
         summary.doubtful_stops += input.doubts.len();
@@ -129,20 +134,20 @@ pub fn run(args: &Replay, out: &Out) -> Outcome {
         }
         summary.violations += u64::from(Exit::of_verdict(answer.verdict()) == Exit::Violation);
         summary.verdict = summary.verdict.or(verdict.map(String::from));
-        exit = exit.worse(Exit::of_verdict(verdict));
+        *exit = exit.worse(Exit::of_verdict(verdict));
         let inconclusive = (verdict.is_none() && answer.steps == 0).then_some(Inconclusive::Steps);
         if inconclusive.is_some() {
-            exit = exit.worse(Exit::Inconclusive);
+            *exit = exit.worse(Exit::Inconclusive);
         }
 
         let passed_over = passed_over::note(&answer.inert, &answer.unreached);
         let notes: Vec<&str> =
-            said.iter().chain(&answer.notes).chain(&passed_over).map(String::as_str).collect();
+            said.iter().chain(&answer.notes).chain(&passed_over).chain(other).map(String::as_str).collect();
         if out.json {
             out.object(&object(&input.name, verdict, &replayed, notes, args.trace, inconclusive))?;
         } else {
             // The doubts were said already, and is not lost where only errors are read.
-            let notes = answer.notes.iter().chain(&passed_over).map(String::as_str).collect();
+            let notes = answer.notes.iter().chain(&passed_over).chain(other).map(String::as_str).collect();
             print(&input.name, &replayed, &notes, !said.is_empty(), inconclusive, args.trace, out)?;
         }
         summary.inconclusive = summary.inconclusive.or(inconclusive.map(Inconclusive::name));
@@ -156,19 +161,27 @@ pub fn run(args: &Replay, out: &Out) -> Outcome {
         let ReplaySummary { files, runs, violations, divergent, .. } = summary;
         out.say(&format!("{files} schedules, {runs} runs, {violations} violations, {divergent} divergent"))?;
     }
-    Ok(exit)
+    Ok(())
 }
 
-fn replay(runner: &mut Runner, bytes: &[u8], args: &Replay) -> Result<Replayed> {
+fn replay(runner: &mut Runner, bytes: &[u8], args: &Replay) -> anyhow::Result<Replayed> {
     let answer = runner.run(bytes, args.trace)?;
     let identity = |answer: &Answer| (answer.trace_hash, answer.verdict().map(String::from));
     let first = identity(&answer);
-    let mut divergent = 0;
-    for _ in 1..args.times {
+    let (mut divergent, mut other) = (0, None);
+    for number in 2..=args.times {
         let again = runner.run(bytes, false)?;
-        divergent += u64::from(identity(&again) != first);
+        if identity(&again) != first {
+            divergent += 1;
+            other.get_or_insert_with(|| {
+                let found = again.finding.as_ref().map_or("no violation".into(), |finding| {
+                    format!("{}: {}", finding.verdict, finding.summary)
+                });
+                format!("run {number} is the first that differs: {found}")
+            });
+        }
     }
-    Ok(Replayed { answer, runs: args.times, divergent })
+    Ok(Replayed { answer, runs: args.times, divergent, other })
 }
 
 fn object<'a>(
@@ -179,7 +192,7 @@ fn object<'a>(
     trace: bool,
     inconclusive: Option<Inconclusive>,
 ) -> Object<'a> {
-    let Replayed { answer, runs, divergent } = replayed;
+    let Replayed { answer, runs, divergent, .. } = replayed;
     Object {
         r#type: "replay",
         file,
@@ -208,8 +221,8 @@ fn print(
     inconclusive: Option<Inconclusive>,
     trace: bool,
     out: &Out,
-) -> Result<(), super::Trouble> {
-    let Replayed { answer, runs, divergent } = replayed;
+) -> Result<(), Trouble> {
+    let Replayed { answer, runs, divergent, .. } = replayed;
     if trace {
         for line in interleaving::lay_out(&answer.events) {
             out.say(&line.styled())?;
@@ -217,8 +230,9 @@ fn print(
     }
     let verdict = match &answer.finding {
         None if inconclusive.is_some() => style("inconclusive".into()).yellow(),
-        None if doubtful => style("no violation, but see the notes".into()).yellow(),
-        None => style("no violation".into()).green(),
+        // What the runs that differ came to is in a note, and the sentence about them at the end.
+        None if *divergent > 0 => style("harness-error".into()).red().bold(),
+        None => no_violation(doubtful),
         Some(Finding { verdict, summary, .. }) => style(format!("{verdict}: {summary}")).red().bold(),
     };
     let hash = answer.trace_hash.map_or("no trace".into(), |hash| format!("trace {hash:016x}"));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sigstorm::files::origin::{self, Origin};
 use sigstorm::files::{self, input};
 use sigstorm::process::{Answer, Runner};
-use sigstorm::report::words::counted;
+use sigstorm::report::words::{counted, lossy_path};
 use sigstorm::shrink::shrink_in;
 
 use super::args::Planted;
@@ -45,6 +45,7 @@ struct ShrinkSummary<'a> {
     steps_after: usize,
     runs: u64,
     complete: bool,
+    #[serde(serialize_with = "lossy_path")]
     output: Option<&'a Path>,
     /// Where it is not written to a file.
     text: Option<String>,

@@ -82,6 +82,10 @@ struct ViolationLine<'a> {
 
 /// `sigstorm sweep`.
 pub fn run(args: &Sweep, out: &Out) -> Outcome {
+    Exit::settled(|exit| sweep_all(args, out, exit))
+}
+
+fn sweep_all(args: &Sweep, out: &Out, exit: &mut Exit) -> Result<(), Trouble> {
     let region = executor::region().map_err(anyhow::Error::from)?;
     let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let cores = Cores::take(jobs)?;
@@ -91,17 +95,19 @@ pub fn run(args: &Sweep, out: &Out) -> Outcome {
     let planted = !args.planted.defects.is_empty();
     let options = SweepOptions { pairs: args.pairs, first: args.first, planted };
     let mut sweep = SweepRun::new(options, cores.nths().iter().map(runner).collect())?;
-    let mut view = View { out, bar: SweepingBar::new(out), exit: Exit::Clean };
+    let mut view = View { out, bar: SweepingBar::new(out), exit };
     let mut files = FileTotals::default();
     let mut given = Vec::new();
     for file in &args.files {
-        if args.first && view.exit != Exit::Clean {
+        if args.first && sweep.totals().verdict.is_some() {
             break;
         }
         match input::load(file) {
             Ok(input) if args.grow.is_some() => given.push(input.schedule),
             Ok(mut input) => {
-                files.notes.extend(warn(&input, &args.planted.defects));
+                let notes = warn(&input, &args.planted.defects);
+                files.said |= !notes.is_empty();
+                files.notes.extend(notes);
                 files.doubtful += input.doubts.len();
                 if args.plain {
                     input.schedule = plain(&input.schedule);
@@ -111,13 +117,12 @@ pub fn run(args: &Sweep, out: &Out) -> Outcome {
             Err(message) => {
                 complain(&format!("error: {message}"));
                 files.unreadable += 1;
-                view.exit = view.exit.worse(Exit::Usage);
+                *view.exit = view.exit.worse(Exit::Usage);
             }
         }
     }
     if let Some(seconds) = args.grow {
-        grow(&mut sweep, args, &given, seconds, &mut view)?;
-        return Ok(view.exit);
+        return grow(&mut sweep, args, &given, seconds, &mut view);
     }
     view.bar.end();
     let seconds = begun.elapsed();
@@ -129,7 +134,7 @@ pub fn run(args: &Sweep, out: &Out) -> Outcome {
         notes: cores.warnings().into_iter().chain(std::mem::take(&mut files.notes)).collect(),
     };
     if machine.inconclusive.is_some() {
-        view.exit = view.exit.worse(Exit::Inconclusive);
+        *view.exit = view.exit.worse(Exit::Inconclusive);
     }
     // A listing of nothing would take the place of one of something.
     let listing = match sweep.coverage().injected() {
@@ -153,16 +158,16 @@ pub fn run(args: &Sweep, out: &Out) -> Outcome {
             _ => "no step of these schedules reaches an instruction of the protocol",
         };
         complain(&format!("error: there is nothing to sweep: {nothing}"));
-        view.exit = view.exit.worse(Exit::Usage);
+        *view.exit = view.exit.worse(Exit::Usage);
     }
-    Ok(view.exit)
+    Ok(())
 }
 
 /// The progress of a sweep on the terminal, and its violations.
 struct View<'a> {
     out: &'a Out,
     bar: SweepingBar,
-    exit: Exit,
+    exit: &'a mut Exit,
 }
 
 impl SweepWatch for View<'_> {
@@ -179,7 +184,7 @@ impl SweepWatch for View<'_> {
     fn violation(&mut self, violation: &SweepViolation<'_>) -> Result<(), Trouble> {
         let SweepViolation { file, finding, place, schedule, first } = violation;
         let verdict = finding.verdict.as_str();
-        self.exit = self.exit.worse(Exit::of_verdict(Some(verdict)));
+        *self.exit = self.exit.worse(Exit::of_verdict(Some(verdict)));
         if self.out.json {
             return self.out.object(&ViolationLine {
                 r#type: "violation",
@@ -232,7 +237,7 @@ fn grow(
     view.bar.end();
     out.object(&json!({
         "type": "summary", "command": "sweep", "watched": grown.watched, "schedules": grown.kept,
-        "instructions": grown.instructions, "folder": folder,
+        "instructions": grown.instructions, "folder": folder.to_string_lossy(),
     }))?;
     out.say(&format!(
         "{} schedules watched; {} for {} that none of the given ones reaches",

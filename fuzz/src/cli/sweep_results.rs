@@ -9,13 +9,14 @@ use serde::Serialize;
 use sigstorm::process::cores;
 use sigstorm::report::Inconclusive;
 use sigstorm::report::summary::Machine;
-use sigstorm::report::words::counted;
+use sigstorm::report::words::{counted, lossy_path};
 use sigstorm::sweep::run::{ENOUGH, SweepRun};
 use sigstorm::sweep::{InstructionCoverage, UnreachedReason};
 use sigstorm_inject::Region;
 use sigstorm_runtime::profiler::SkipReason;
 
 use super::Trouble;
+use super::findings::no_violation;
 use super::output::Out;
 use super::sweep::Sweep;
 
@@ -41,6 +42,7 @@ struct SweepSummary<'a> {
     cut: u64,
     unreadable: u64,
     seconds: f64,
+    #[serde(serialize_with = "lossy_path")]
     listing: Option<&'a Path>,
     inconclusive: Option<&'static str>,
     cores: &'a [usize],
@@ -67,6 +69,8 @@ pub struct FileTotals {
     pub unreadable: u64,
     /// Stops that this build cannot take as they were meant.
     pub doubtful: usize,
+    /// Whether there was a note about a file.
+    pub said: bool,
     /// Notes about them.
     pub notes: Vec<String>,
 }
@@ -192,10 +196,7 @@ impl SweepResults<'_> {
             ))?;
         }
         let found = match totals.verdicts.is_empty() {
-            true if !machine.notes.is_empty() && files.doubtful != 0 => {
-                style("no violation, but see the notes".to_owned()).yellow()
-            }
-            true => style("no violation".to_owned()).green(),
+            true => no_violation(files.said),
             false => style(totals.found()).red().bold(),
         };
         say(format!("{found}"))?;

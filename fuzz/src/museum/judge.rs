@@ -96,7 +96,7 @@ pub fn judge(show: &Show, tallies: &[Tally], ran: &[TrialResult]) -> MuseumVerdi
     let missed = loud.iter().any(|tally| !tally.caught && !is_empty(tally));
     let ending = if !broken.is_empty() {
         Ending::Broken
-    } else if missed || silent.iter().any(|tally| !tally.verdicts.is_empty()) {
+    } else if missed || !alarms.is_empty() || silent.iter().any(|tally| !tally.verdicts.is_empty()) {
         Ending::Failed
     } else if let Some((_, reason)) = empty.first() {
         Ending::Inconclusive(*reason)

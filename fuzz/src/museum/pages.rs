@@ -226,7 +226,8 @@ fn specimen_page(name: &str) -> Option<String> {
 
 /// The command that makes the same trials.
 fn command_line(show: &Show) -> String {
-    let mut words: Vec<String> = env::args().skip(1).collect();
+    let mut words: Vec<String> =
+        env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     if !words.iter().any(|word| word.starts_with("--seed")) {
         words.extend(["--seed".into(), show.seed.to_string()]);
     }

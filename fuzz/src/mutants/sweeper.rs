@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::files::input;
-use crate::outcome::{Counts, Finding, Verdict};
+use crate::outcome::{Counts, Finding};
 use crate::process::{Runner, Status, SweeperOptions, mailbox};
 use crate::sweep::run::{SweepOptions, SweepRun, SweepViolation, SweepWatch};
 
@@ -22,7 +22,7 @@ pub(crate) fn run(options: &SweeperOptions) -> Status {
             if finding.is_harness_error() { Status::Broken } else { Status::Found }
         }
         Err(error) => {
-            let finding = Finding::new(Verdict::HarnessError, format!("{error:#}"), Vec::new());
+            let finding = Finding::harness_error(format!("{error:#}"));
             mailbox::leave(&options.dir, &[], &finding);
             Status::Broken
         }
@@ -58,7 +58,9 @@ fn sweep(options: &SweeperOptions) -> Result<Option<(Vec<u8>, Finding)>> {
     for file in files(&options.schedules)? {
         let input = input::load(&file).map_err(anyhow::Error::msg)?;
         sweep.file(&input.name, input.schedule, &mut first)?;
-        let counts = Counts { schedules: sweep.totals().runs, ..Counts::default() };
+        // Runs that disturbed nothing say nothing of the mutant.
+        let runs = sweep.inconclusive().map_or(sweep.totals().runs, |_| 0);
+        let counts = Counts { schedules: runs, ..Counts::default() };
         for (word, &value) in counts.words().iter().enumerate() {
             stats.set(word, value);
         }

@@ -14,6 +14,8 @@ pub struct Score {
     pub killed: usize,
     /// Ended as an error of the harness: seen, but for the wrong reason.
     pub noticed: usize,
+    /// Neither killed nor survived, since nothing was run.
+    pub inconclusive: usize,
     /// Survived, though they are not equivalent.
     pub survived: usize,
     /// Survived, and are equivalent.
@@ -34,6 +36,7 @@ impl Score {
                     score.mistaken += usize::from(equivalent);
                 }
                 Fate::Noticed { .. } => score.noticed += 1,
+                Fate::Inconclusive(_) => score.inconclusive += 1,
                 Fate::Survived { .. } if equivalent => score.equivalent += 1,
                 Fate::Survived { .. } => score.survived += 1,
             }
@@ -43,17 +46,18 @@ impl Score {
 
     /// Of those that are not equivalent, how many of a hundred were killed.
     pub fn percent(&self) -> f64 {
-        let all = self.killed + self.noticed + self.survived;
+        let all = self.killed + self.noticed + self.inconclusive + self.survived;
         if all == 0 { 0.0 } else { 100.0 * self.killed as f64 / all as f64 }
     }
 
     /// The score in words.
     pub fn text(&self) -> String {
         format!(
-            "{} killed, {} ended as an error of the harness, {} survived, {} are equivalent: {:.1} % of those that \
-             are not equivalent were killed",
+            "{} killed, {} ended as an error of the harness, {} were not run, {} survived, {} are equivalent: {:.1} % \
+             of those that are not equivalent were killed",
             self.killed,
             self.noticed,
+            self.inconclusive,
             self.survived,
             self.equivalent,
             self.percent()
@@ -122,6 +126,7 @@ fn write_report(f: &mut String, ran: &[MutantResult], score: &Score, method: &Me
     let equivalent = |ran: &MutantResult| ran.mutant.equivalent.is_some();
     rows(f, "Survivors", &|ran| survived(ran) && !equivalent(ran), false)?;
     rows(f, "Ended as an error of the harness", &|ran| matches!(ran.fate, Fate::Noticed { .. }), false)?;
+    rows(f, "Not run", &|ran| matches!(ran.fate, Fate::Inconclusive(_)), false)?;
     rows(f, "Equivalent", &|ran| survived(ran) && equivalent(ran), true)?;
     rows(f, "Killed", &|ran| matches!(ran.fate, Fate::Killed { .. }), false)
 }

@@ -43,6 +43,8 @@ pub enum Fate {
         /// How.
         summary: String,
     },
+    /// Nothing was run that could have found it.
+    Inconclusive(Inconclusive),
     /// Nothing was found.
     Survived {
         /// In so many schedules.
@@ -56,10 +58,6 @@ impl Fate {
             true => Fate::Noticed { summary: finding.summary },
             false => Fate::Killed { verdict: finding.verdict, schedules },
         }
-    }
-
-    fn of_reason(reason: Inconclusive) -> Fate {
-        Fate::Noticed { summary: format!("inconclusive: {}", reason.sentence()) }
     }
 }
 
@@ -78,6 +76,7 @@ impl MutantResult {
         match &self.fate {
             Fate::Killed { verdict, schedules } => format!("{verdict} in schedule {schedules}"),
             Fate::Noticed { summary } => format!("harness error: {summary}"),
+            Fate::Inconclusive(reason) => format!("inconclusive: {}", reason.sentence()),
             Fate::Survived { schedules } => match &self.mutant.equivalent {
                 Some(_) => "equivalent".into(),
                 None => format!("survived {schedules} schedules"),
@@ -128,7 +127,7 @@ fn hunt_it(plan: &HuntPlan, stop: &AtomicBool) -> Result<Option<Fate>> {
         None => Some(match campaign.inconclusive {
             None => Fate::Survived { schedules },
             // It did not survive what was not run.
-            Some(reason) => Fate::of_reason(reason),
+            Some(reason) => Fate::Inconclusive(reason),
         }),
     })
 }
@@ -161,7 +160,8 @@ fn sweep(
     let schedules = counters::counts(&child.words()?).schedules;
     Ok(Some(match child.finding(status, || Some(Vec::new())) {
         Some(found) => Fate::of(found.finding, schedules),
-        None if schedules == 0 => Fate::of_reason(Inconclusive::Injections),
+        // Nothing was disturbed: see `sweeper`.
+        None if schedules == 0 => Fate::Inconclusive(Inconclusive::Injections),
         None => Fate::Survived { schedules },
     }))
 }

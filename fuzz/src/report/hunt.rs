@@ -9,6 +9,7 @@ use sigstorm_runtime::{CodeClass, FuncId};
 
 use super::Inconclusive;
 use super::summary::{Machine, overrun, side_by_side};
+use super::words::lossy_path;
 use crate::campaign::hunt::{HuntPlan, Totals};
 use crate::outcome::{Counts, Verdict};
 use crate::process::cores;
@@ -32,6 +33,7 @@ pub struct HuntSummary<'a> {
     features: u64,
     violations: u64,
     verdict: Option<&'a str>,
+    #[serde(serialize_with = "lossy_path")]
     report: Option<&'a Path>,
     seed: u64,
     alone: u64,

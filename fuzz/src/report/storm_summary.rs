@@ -9,6 +9,7 @@ use sigstorm_runtime::profiler::SkipReason;
 
 use super::Inconclusive;
 use super::summary::{Machine, overrun, side_by_side};
+use super::words::lossy_path;
 use crate::campaign::storm::Blown;
 use crate::outcome::Verdict;
 use crate::schedule::Op;
@@ -55,6 +56,7 @@ pub struct StormSummary<'a> {
     rss_peak_kib: u64,
     violations: u64,
     verdict: Option<&'a str>,
+    #[serde(serialize_with = "lossy_path")]
     report: Option<&'a Path>,
     seed: u64,
     inconclusive: Option<&'static str>,

@@ -1,5 +1,9 @@
 //! Words of reports: plurals, lines, the shell's quotes, numbers.
 
+use std::path::Path;
+
+use serde::Serialize;
+
 /// "3 steps", "1 step".
 pub fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -22,7 +26,15 @@ pub fn quoted(word: &str) -> String {
 
 /// This process's command line, to be pasted.
 pub fn command_line() -> String {
-    std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+    std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+}
+
+/// Serializes a path as text; a part that is not UTF-8 is replaced, since JSON has no other bytes.
+///
+/// # Errors
+/// The serializer's.
+pub fn lossy_path<S: serde::Serializer>(path: &Option<&Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.map(Path::to_string_lossy).serialize(serializer)
 }
 
 /// FNV-1a, folded to 32 bits.
