@@ -41,7 +41,7 @@ struct Entry {
     laid: bool,
 }
 
-/// What a trap at an address means.
+/// The meaning of a trap at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trapped {
     /// At a breakpoint that is laid.
@@ -182,7 +182,7 @@ impl Breakpoints {
         if changed { memory.write(first, &bytes, stopped) } else { Ok(()) }
     }
 
-    /// What a trap whose `int3` lies at `address` means.
+    /// The meaning of a trap whose `int3` lies at `address`.
     pub(super) fn trapped(&self, memory: &Memory, address: u64) -> Trapped {
         match self.entries.get(&address) {
             None => Trapped::Foreign,

@@ -20,7 +20,7 @@ use super::space::{Moved, Space};
 use super::thread::{Stop, Thread};
 use super::tracer::{Process, Tracer};
 
-/// What a parent told of a child.
+/// A parent's report of a child.
 #[derive(Clone, Debug)]
 pub(super) struct Birth {
     parent: i32,

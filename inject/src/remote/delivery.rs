@@ -18,7 +18,7 @@ use super::signals::{self, Origin, has_signal};
 use super::thread::{Delivery, Resent, ReturnBy, Sending, Stop};
 use super::tracer::Tracer;
 
-/// What became of a signal that was to be delivered.
+/// The fate of a signal that was to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// The thread goes on with it: [`Event::HandlerEntered`] follows, or [`Event::NotHandled`].

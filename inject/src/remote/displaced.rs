@@ -93,7 +93,7 @@ pub(super) fn analyse(address: u64, bytes: &[u8]) -> Result<OutOfLine, &'static 
     Ok(OutOfLine { way, instruction })
 }
 
-/// What a slot's bytes do.
+/// The kind of code in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// The instruction, then a jump.

@@ -1,4 +1,4 @@
-//! What a tracer reports.
+//! The events that a tracer reports.
 
 use std::ops::ControlFlow;
 use std::process::ExitStatus;

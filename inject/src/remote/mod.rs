@@ -28,7 +28,7 @@
 //!
 //! # Half-states
 //!
-//! What a stop is, by the signal's `si_code` and the PC (`stops.rs`):
+//! The meaning of a stop, by the signal's `si_code` and the PC (`stops.rs`):
 //!
 //! | stop | it is |
 //! |---|---|

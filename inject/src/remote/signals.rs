@@ -8,7 +8,7 @@
 use std::fs;
 use std::io;
 
-/// What a thread, and its process, do with signals. Bit n - 1 of each set is signal n.
+/// The signal sets of a thread and its process. Bit n - 1 of each set is signal n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SignalSets {
     /// Pending for the thread.
@@ -19,7 +19,7 @@ pub struct SignalSets {
     pub blocked: u64,
     /// Ignored by the process.
     pub ignored: u64,
-    /// Those that have a handler.
+    /// Caught by a handler of the process.
     pub caught: u64,
 }
 
@@ -138,7 +138,7 @@ pub(super) fn record(signal: i32, origin: Origin, pid: i32) -> libc::siginfo_t {
     }
 }
 
-/// What a process does with a signal, as the process itself told.
+/// A process's action for a signal, as the process itself told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Action {
     /// The handler's address; 0 for the default, 1 for ignored.

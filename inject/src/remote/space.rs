@@ -29,7 +29,7 @@ struct Prepared {
     slot: Option<u64>,
 }
 
-/// What a thread needs to pass an instruction out of line.
+/// The way in which a thread passes an instruction out of line.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Passage {
     /// Continue at this slot.

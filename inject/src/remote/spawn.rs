@@ -200,7 +200,7 @@ struct Plan {
     envp: Vec<*const libc::c_char>,
     directory: Option<CString>,
     streams: [RawFd; 3],
-    /// What the pointers and the descriptors belong to.
+    /// The owners of the pointers and the descriptors.
     _strings: Vec<CString>,
     _null: Option<std::fs::File>,
 }

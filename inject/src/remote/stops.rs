@@ -1,4 +1,4 @@
-//! What a stop means: from a status of `wait4` to an event, or to a thread that goes on unseen.
+//! The meaning of a stop: from a status of `wait4` to an event, or to a thread that goes on unseen.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;

@@ -18,7 +18,7 @@ use super::thread::Stop;
 use super::tracer::Tracer;
 
 impl Tracer {
-    /// What the held thread's process does with a signal. The thread is made to ask the kernel.
+    /// The action of the held thread's process for a signal. The thread is made to ask the kernel.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What the tracer knows of a thread.
+//! The tracer's record of a thread.
 
 use std::ops::Range;
 
@@ -10,11 +10,11 @@ use super::signals::Origin;
 /// Whether a thread runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It runs, or waits in the kernel.
+    /// The thread runs, or waits in the kernel.
     Running,
-    /// It is stopped, and an event told so.
+    /// The thread is stopped, and an event told so.
     Held,
-    /// It is stopped with its whole process, by SIGSTOP or its like.
+    /// The thread is stopped with its whole process, by SIGSTOP or its like.
     Listening,
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Process {
     pub(super) followed: bool,
     /// The traps that its threads ran into.
     pub(super) traps: u32,
-    /// What it does with SIGTRAP, if it does anything.
+    /// The process's action for SIGTRAP, as last looked up; none for the default.
     pub(super) trap_action: Option<Action>,
 }
 
@@ -215,7 +215,7 @@ impl Tracer {
         maps::mappings(pid).during("reading the memory map", pid)
     }
 
-    /// What a thread, and its process, do with signals.
+    /// The signal sets of a thread and its process.
     ///
     /// # Errors
     ///

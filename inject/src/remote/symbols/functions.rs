@@ -103,7 +103,7 @@ impl Functions {
         self.functions.iter().any(|function| !function.is_named())
     }
 
-    /// What could not be read, each as a sentence. The rest was read all the same.
+    /// The parts that could not be read, each as a sentence. The rest was read all the same.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }

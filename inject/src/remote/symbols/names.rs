@@ -152,8 +152,8 @@ fn any_go_spelling(raw: &str, visit: &mut dyn FnMut(&str) -> bool) -> bool {
         .any(|name| name != base && !name.is_empty() && visit(name))
 }
 
-/// A path without the `<..>` of templates and generics. Those of an operator's name, and those
-/// that begin a path (`<T as Trait>::method`), stay.
+/// A path without the `<..>` of templates and generics. The brackets of an operator's name, and
+/// those that begin a path (`<T as Trait>::method`), stay.
 pub(super) fn without_generics(name: &str) -> String {
     let bytes = name.as_bytes();
     let mut plain = String::with_capacity(name.len());
@@ -201,7 +201,7 @@ pub(super) fn last_segment(path: &str) -> &str {
     &path[start..]
 }
 
-/// What an alias is ranked by, best first: names that are exported, without leading underscores,
+/// The rank of an alias, best first: names that are exported, without leading underscores,
 /// short ones.
 pub(super) fn rank(name: &str, global: bool) -> (bool, usize, usize, &str) {
     let underscores = name.len() - name.trim_start_matches('_').len();

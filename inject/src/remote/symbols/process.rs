@@ -13,7 +13,7 @@ use super::source::Source;
 /// No object is copied out of memory if it is larger.
 const MAX_COPIED: u64 = 1 << 30;
 
-/// What tells one file from another, and from what it was before it was written again.
+/// The identity of a file, which tells it from others, and from itself before it was written again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     path: PathBuf,
