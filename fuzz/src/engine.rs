@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-/// What libFuzzer calls for a new input.
+/// The custom mutator, which libFuzzer calls for a new input.
 ///
 /// # Safety
 /// As libFuzzer has it: `data` has room for `max_size` bytes and holds `size`.
@@ -19,7 +19,7 @@ unsafe extern "C" fn LLVMFuzzerCustomMutator(
     sigstorm::process::worker::mutate(unsafe { std::slice::from_raw_parts_mut(data, max_size) }, size)
 }
 
-/// What libFuzzer calls for an input made from two.
+/// The custom crossover, which libFuzzer calls for an input made from two.
 ///
 /// # Safety
 /// As libFuzzer has it: two inputs and room for `max_size` bytes.

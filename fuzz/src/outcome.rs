@@ -1,4 +1,4 @@
-//! What became of a run: counts, a verdict with its evidence, the trace.
+//! The outcome of a run: counts, a verdict with its evidence, the trace.
 //!
 //! Plain data, so that the process that ran a schedule (which a violation ends) can
 //! hand it to the one that reports.
@@ -10,7 +10,7 @@ use sigstorm_runtime::profiler::SkipReason;
 use crate::schedule::Op;
 
 sigstorm_runtime::named_codes! {
-    /// What the oracle found.
+    /// The oracle's verdict.
     pub enum Verdict {
         /// A walk returned frames that differ from the right ones, or gave up half-way.
         BadTraceback = 1, "bad-traceback";
@@ -39,7 +39,7 @@ sigstorm_runtime::named_codes! {
     }
 }
 
-/// What was counted over one run or many.
+/// The counts of one run or many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counts {
@@ -143,10 +143,10 @@ impl Counts {
     }
 }
 
-/// What became of the stops at instructions.
+/// The outcome of the stops at instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Injected {
-    /// How many were come to.
+    /// Stops that were reached.
     pub held: u64,
     /// Times that another thread went on while one was held at one.
     pub handed: u64,
@@ -189,23 +189,23 @@ pub struct Visit {
 pub struct Event {
     /// Index of the step that was being carried out.
     pub step: u32,
-    /// Who: `m1`, `m2`, `gc`, `ext`.
+    /// The actor: `m1`, `m2`, `gc`, `ext`.
     pub actor: String,
-    /// What happened: a scheduling point's name, or `signal`, `stop ..`, `call small`, ...
+    /// The event: a scheduling point's name, or `signal`, `stop ..`, `call small`, ...
     pub what: String,
     /// The goroutine concerned; 0 for none.
     pub goroutine: u8,
-    /// Where: function + offset, or empty.
+    /// The PC: function + offset, or empty.
     pub pc: String,
     /// SP relative to the top of the stack, or empty.
     pub sp: String,
-    /// Who holds the stack lock, or empty.
+    /// The holder of the stack lock, or empty.
     pub lock: String,
     /// Barriers as position/length, or empty.
     pub barriers: String,
 }
 
-/// A violation and what shows it.
+/// A violation and its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// Its verdict's name.
@@ -237,10 +237,10 @@ impl Finding {
     }
 }
 
-/// What became of one run.
+/// The outcome of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// What was counted.
+    /// The run's counts.
     pub counts: Counts,
     /// A hash of the event trace: the same bytes give the same hash, always.
     pub trace_hash: u64,
@@ -248,7 +248,7 @@ pub struct Run {
     pub events: Vec<Event>,
     /// The violation, if there was one. The process must not run another schedule then.
     pub finding: Option<Finding>,
-    /// What became of its stops at instructions.
+    /// The outcome of its stops at instructions.
     pub injected: Injected,
     /// Notes for the user, such as that the trace is cut.
     pub notes: Vec<String>,

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use sigstorm_runtime::{G, Point};
 
-/// What a run learns of an event.
+/// The part of an event that a run learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// All of it.

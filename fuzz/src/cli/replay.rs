@@ -230,7 +230,7 @@ fn print(
     }
     let verdict = match &answer.finding {
         None if inconclusive.is_some() => style("inconclusive".into()).yellow(),
-        // What the runs that differ came to is in a note, and the sentence about them at the end.
+        // The results of the runs that differ are in a note, and the sentence about them at the end.
         None if *divergent > 0 => style("harness-error".into()).red().bold(),
         None => no_violation(doubtful),
         Some(Finding { verdict, summary, .. }) => style(format!("{verdict}: {summary}")).red().bold(),

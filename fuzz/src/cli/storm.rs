@@ -44,7 +44,7 @@ pub struct Storm {
     /// How many threads run goroutines; one more collects [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     pub threads: Option<u16>,
-    /// What the timers go by: the processor's time of their thread, or the clock on the wall
+    /// The clock of the timers: the processor's time of their thread, or the clock on the wall
     #[arg(long, value_name = "CLOCK", default_value = "monotonic", value_parser = clock())]
     pub clock: Clock,
     /// How likely a thread is late at a scheduling point, and how many microseconds at most

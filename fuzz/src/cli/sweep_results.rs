@@ -78,9 +78,9 @@ pub struct FileTotals {
 /// All that is printed at the end.
 #[derive(Debug)]
 pub struct SweepResults<'a> {
-    /// What was asked for.
+    /// The arguments of the command.
     pub args: &'a Sweep,
-    /// Where it is printed.
+    /// Where the results are printed.
     pub out: &'a Out,
     /// The sweep.
     pub sweep: &'a SweepRun,

@@ -77,7 +77,7 @@ impl Holding {
         let source = unsafe { &mut *source.as_ptr() };
         source.ended(&run.counts);
         let Some(schedule) = source.next() else { return false };
-        // What it passes on first is not this run's hand-over.
+        // The first pass of the baton is not this run's hand-over.
         run.scheduler.begins = true;
         match self.start(schedule, false) {
             Ok(()) => true,

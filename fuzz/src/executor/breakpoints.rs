@@ -44,7 +44,7 @@ enum Breakpoint {
     /// The thread passes the instruction, and the breakpoint is put back after it: by rungs on what can run
     /// next, or by the trap flag.
     SteppingOver { address: usize, hits: u8, rungs: bool },
-    /// It is held at this instruction; `masked` where signals are blocked.
+    /// The thread is held at this instruction; `masked` where signals are blocked.
     Stopped { pc: usize, masked: bool },
 }
 
@@ -59,7 +59,7 @@ struct Level {
 
 const NOWHERE: Level = Level { breakpoint: Breakpoint::None, stop: None, step: 0 };
 
-/// What a thread is to do about a trap.
+/// A thread's response to a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hit {
     /// Nothing: continue.

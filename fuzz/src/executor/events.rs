@@ -1,4 +1,4 @@
-//! What a run learns from the events of the runtime, before the thread can be held there.
+//! The events of the runtime, from which a run learns before the thread can be held there.
 
 use sigstorm_runtime::profiler::rate::RateEpoch;
 use sigstorm_runtime::profiler::{Outcome, Sample, SkipReason};
@@ -168,7 +168,7 @@ impl Run {
                 if let Some(m) = thread.machine {
                     // SAFETY: this is the machine's own thread, in its handler.
                     let sample = unsafe { m.last_sample() };
-                    // What it walked may move once the walk has given the lock back.
+                    // The walked stack may move once the walk has given the lock back.
                     thread.handler.observed = Some(Observed::by_sample(g, sample, thread.waits_in_kernel()));
                 }
             }

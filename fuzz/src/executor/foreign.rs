@@ -39,7 +39,7 @@ fn next(m: &'static M) -> Next {
     // SAFETY: the runtime calls this, within `lend`.
     let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return Next::Return };
     let me = holding.me();
-    // What has led here is over, and what stop it had.
+    // The operation that led here is over, and so is its stop.
     holding.run().clear_breakpoint(me);
     Operator { holding: &mut holding, m }.entered_foreign_code();
     loop {

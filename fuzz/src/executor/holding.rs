@@ -56,13 +56,13 @@ impl Holding {
     /// The calling thread, in slot `me`, holds the baton.
     ///
     /// # Safety
-    /// It does, and has no other `Holding`.
+    /// The thread holds the baton, and has no other `Holding`.
     pub(super) unsafe fn new(me: usize) -> Holding {
         SLOT.set(me);
         Holding { me, not_send: PhantomData }
     }
 
-    /// What was lent to the code that calls this back. None on the controller's thread, where the runtime's
+    /// The holding lent to the code that calls back. None on the controller's thread, where the runtime's
     /// own start-up comes by, and on threads that are none of the run's.
     ///
     /// # Safety
@@ -86,7 +86,7 @@ impl Holding {
         self.me
     }
 
-    /// What the threads share.
+    /// The state that the threads share.
     #[inline(always)]
     pub(crate) fn run(&mut self) -> &mut Run {
         // SAFETY: one `Holding` is in use at a time, and it is borrowed for as long as the reference lives.

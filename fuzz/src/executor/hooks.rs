@@ -1,4 +1,4 @@
-//! What the runtime calls back for: scheduling points, waits, throws; and the trap handler.
+//! The runtime's callbacks: scheduling points, waits, throws; and the trap handler.
 //!
 //! All of it runs on the thread that holds the baton, in ordinary code on its own stack, in its
 //! profiling handler, or in its trap handler. Nothing here allocates.

@@ -76,9 +76,9 @@ pub enum HarnessError {
     /// A thread, handler or affinity could not be set up.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -235,7 +235,7 @@ fn wait_for_the_end(wait: &dyn Fn(Duration) -> bool) -> bool {
         return true;
     }
     let (used, asked) = (processor_time(), Instant::now());
-    // What was used up to here does not count: that is the price of asking so late.
+    // Processor time used up to here does not count: that is the price of asking so late.
     while processor_time().saturating_sub(used) < LIMIT && asked.elapsed() < PATIENCE {
         if wait(Duration::from_secs(1)) {
             return true;

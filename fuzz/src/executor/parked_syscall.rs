@@ -52,9 +52,9 @@ use crate::schedule::Stop;
 pub(super) enum Pass {
     /// The next holder waits at its slot.
     Slot(usize),
-    /// It is parked, and is to resume.
+    /// The next holder is parked, and is to resume.
     Wake(&'static Parking),
-    /// It is parked, and is to take a signal.
+    /// The next holder is parked, and is to take a signal.
     Interrupt(&'static Parking),
 }
 
@@ -146,8 +146,8 @@ impl Run {
 }
 
 impl Holding {
-    /// What an idle thread does whose goroutine is in a system call, until it is interrupted on its own stack or
-    /// the call is over.
+    /// Keeps an idle thread in its goroutine's system call until the thread is interrupted on its own stack
+    /// or the call is over.
     pub(super) fn stay_in_syscall(&mut self, m: &'static M) {
         let me = self.me();
         let run = self.run();

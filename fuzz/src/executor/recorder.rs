@@ -106,7 +106,7 @@ impl Code {
         unsafe { ladder.arm_all() };
     }
 
-    /// What the recorded run reached.
+    /// Ends the recording; returns the instructions that the run reached.
     pub(super) fn stop_recording(&mut self) -> Vec<Visit> {
         self.clear_all();
         let (Some(recording), Some(region)) = (self.recording.take(), self.region) else { return Vec::new() };

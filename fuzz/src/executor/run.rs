@@ -1,4 +1,4 @@
-//! What the threads of a controlled run share: each part owns its data, and a method takes the parts
+//! The state shared by the threads of a controlled run: each part owns its data, and a method takes the parts
 //! that it touches.
 
 use sigstorm_runtime::sched::runtime::GOROUTINES;

@@ -7,8 +7,8 @@
 //!   sent = read + dropped + off + foreign + coalesced
 //! ```
 //!
-//! and each of the runtime's own counters agrees. What happens to a sample in between is followed by
-//! [`SampleLog`].
+//! and each of the runtime's own counters agrees. [`SampleLog`] follows each sample in
+//! between.
 
 use sigstorm_runtime::profiler::buffer::Record;
 use sigstorm_runtime::profiler::rate::RateEpoch;
@@ -28,7 +28,7 @@ pub(crate) struct SampleAccounting {
     logs: [SampleLog; MACHINES + 1],
     /// The rate, and how often it was changed.
     rate: RateEpoch,
-    /// What the runtime had counted before this run.
+    /// The runtime's `foreign_signals` before this run.
     foreign: u64,
 }
 

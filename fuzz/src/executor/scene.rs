@@ -1,4 +1,4 @@
-//! What a controlled run knows of its threads once it has ended with a violation.
+//! A controlled run's record of its threads, once it has ended with a violation.
 
 use sigstorm_runtime::profiler::Sample;
 use sigstorm_runtime::sched::wait::Wait;
@@ -59,7 +59,7 @@ impl Scene for Run {
 }
 
 impl Run {
-    /// What a thread waits for, if it does.
+    /// A thread's wait in words, if it waits.
     fn waits(&self, slot: usize) -> Option<String> {
         let thread = &self.threads[slot];
         let ThreadState::Blocked(wait) = thread.state else { return None };

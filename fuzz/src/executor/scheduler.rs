@@ -23,7 +23,7 @@ use crate::schedule::{Goroutine, Op, Step, Stop};
 /// More rounds of finishing than any schedule needs.
 const MAX_DRAINS: u32 = 100_000;
 
-/// What a thread is told when it gets the baton.
+/// The request to a thread that gets the baton.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Request {
     /// Begin this.
@@ -61,7 +61,7 @@ pub(crate) struct Scheduler {
     drains: u32,
     /// Where the next schedule comes from, if another is to follow at once.
     pub(super) source: Option<ErasedSource>,
-    /// True from when a run was begun by the thread that ended the last one, up to its first order.
+    /// Set from the start of a run by the thread that ended the last one, up to the run's first order.
     pub(super) begins: bool,
 }
 
@@ -101,7 +101,7 @@ impl Scheduler {
     }
 }
 
-/// What was chosen.
+/// The scheduler's choice.
 enum Choice {
     /// This thread gets this order.
     Order(usize, Order),
@@ -207,7 +207,7 @@ impl Run {
         self.counts.kinds[op.kind()] += 1;
     }
 
-    /// What this step means for a thread as it stands; none if it has no effect.
+    /// The request that this step makes of a thread as it stands; none if the step has no effect.
     fn effect(&self, slot: usize, op: Op) -> Option<Request> {
         let thread = &self.threads[slot];
         if matches!(op, Op::Signal) {

@@ -1,5 +1,5 @@
-//! Who holds each goroutine's stack lock, independent of the lock word: what a skip for a held lock is
-//! held against.
+//! The holder of each goroutine's stack lock, independent of the lock word: a skip for a held lock is
+//! checked against it.
 //!
 //! The account is kept by events, and an event is a call: it comes a few instructions after the lock
 //! was taken, and a few before it is free. A thread that is held or interrupted in between has or wants
@@ -76,7 +76,7 @@ impl StackLocks {
         self.clock
     }
 
-    /// Who holds the lock, and for what.
+    /// The holder of the goroutine's stack lock, and its operation.
     #[inline]
     pub(crate) fn holder(&self, goroutine: usize) -> Option<(usize, Operation)> {
         self.holders[goroutine]

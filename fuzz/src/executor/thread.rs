@@ -1,4 +1,4 @@
-//! What the run knows of one thread.
+//! The run's record of one thread.
 
 use sigstorm_inject::Parking;
 use sigstorm_runtime::M;
@@ -42,16 +42,16 @@ pub(crate) fn slot_of(actor: Actor) -> Option<usize> {
     }
 }
 
-/// What a thread is doing as the scheduler sees it.
+/// A thread's state as the scheduler sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ThreadState {
-    /// It waits for something to do.
+    /// The thread waits for something to do.
     Idle,
-    /// It does it.
+    /// The thread runs.
     Running,
-    /// It is held at a stop.
+    /// The thread is held at a stop.
     Stopped,
-    /// It waits for another thread.
+    /// The thread waits for another thread.
     Blocked(Wait),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Handler {
     pub(crate) returns_to_stop: bool,
     /// Whether the thread has sent itself its signal, and waits for its handler to return.
     pub(crate) is_raised: bool,
-    /// Who held the stack lock as the handler tried it, and for what.
+    /// The holder of the stack lock as the handler tried it, and its operation.
     pub(crate) lock_holder: Option<(usize, Operation)>,
     /// The profiling rate when the handler had the rate's lock.
     pub(crate) rate: Option<RateEpoch>,
@@ -75,7 +75,7 @@ pub(crate) struct Handler {
 /// A thread's wait for the baton in the kernel, in its goroutine's system call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelWait {
-    /// True from when the thread goes into the kernel to wait until it is on its own stack again.
+    /// Set from the thread's entry into the kernel to wait until it is on its own stack again.
     pub(crate) active: bool,
     /// Whether the baton gets to it by its parking place and not by its slot.
     pub(crate) parked: bool,
@@ -111,7 +111,7 @@ pub(crate) struct Thread {
     // For good.
     pub(crate) tid: i32,
     pub(crate) parking: Option<&'static Parking>,
-    /// Its machine. The thread from outside becomes one's and ceases to be.
+    /// The thread's machine. The thread from outside gains and loses one.
     pub(crate) machine: Option<&'static M>,
 }
 

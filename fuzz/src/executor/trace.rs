@@ -16,7 +16,7 @@ use crate::schedule::{Actor, Op, Stop};
 /// The most events that are kept. The hash covers all of them.
 const CAPACITY: usize = 1 << 16;
 
-/// What an event is.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     /// A thread reached a scheduling point.
@@ -31,7 +31,7 @@ pub(crate) enum What {
     Resume,
     /// A thread waits for another one.
     Wait(&'static str),
-    /// What became of a sample.
+    /// The outcome of a sample.
     Sample(&'static str),
     /// The schedule is at its end; threads finish what they do.
     Drain,

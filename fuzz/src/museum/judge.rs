@@ -23,11 +23,11 @@ pub enum Ending {
 pub struct MuseumVerdict {
     /// Specimens that must be caught.
     pub specimens: usize,
-    /// Those that were, in nine of ten trials.
+    /// Specimens that were caught, in nine of ten trials.
     pub caught: usize,
     /// Subjects of which nothing may be found.
     pub must_be_silent: usize,
-    /// Those of which nothing was.
+    /// Such subjects of which nothing was found.
     pub silent: usize,
     /// Trials in which something was found and the canary had not said that there was
     /// anything to find.

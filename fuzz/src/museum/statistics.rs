@@ -23,7 +23,7 @@ pub fn range(trials: &[Option<f64>]) -> (Option<f64>, Option<f64>) {
     (sorted.first().copied(), longest)
 }
 
-/// Those that are not censored, in order.
+/// The trials that are not censored, in order.
 fn sorted(trials: &[Option<f64>]) -> Vec<f64> {
     let mut sorted: Vec<f64> = trials.iter().copied().flatten().collect();
     sorted.sort_by(f64::total_cmp);

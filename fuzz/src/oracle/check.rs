@@ -14,14 +14,14 @@ use super::shadow_stack::ShadowStack;
 use super::traceback::{ExpectedTraceback, Observed};
 use super::violation::ViolationKind;
 
-/// What a check says.
+/// The answer of a check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Judgement {
     /// The sample is right, or its reason was true.
     Right,
     /// The record was being written at that instant: nothing can be said.
     Unknown,
-    /// It is wrong.
+    /// The sample, or its reason, is wrong.
     Wrong(ViolationKind),
 }
 
@@ -54,7 +54,7 @@ impl OwnStack {
     }
 }
 
-/// What the harness knows of a thread whose handler has taken a sample.
+/// The harness's record of a thread whose handler has taken a sample.
 pub(crate) trait Witness {
     /// Whether the thread runs the goroutine with this number. Unknown while it takes one.
     fn runs(&self, goroutine: u8) -> Option<bool>;
@@ -179,8 +179,8 @@ pub(crate) fn lost_object(heap: &Heap, live: u64, is_there: fn(&Heap, usize) -> 
     None
 }
 
-/// What is not where it belongs once every goroutine has returned and every thread is idle. `lives` says
-/// whether the harness has frames of a goroutine left.
+/// A leak: a thing not where it belongs once every goroutine has returned and every thread is idle. `lives`
+/// says whether the harness has frames of a goroutine left.
 ///
 /// # Safety
 /// No thread runs a goroutine or collects, and none begins to.

@@ -1,4 +1,4 @@
-//! What a collector's cycle has done: which goroutines it has scanned.
+//! The progress of a collector's cycle: which goroutines it has scanned.
 //!
 //! Written at scheduling points of whichever thread scans, read by others in a storm, so everything
 //! is atomic. Lives of goroutines are counted, since a goroutine that ended and was made anew while
@@ -18,7 +18,7 @@ struct Scanned {
     lives: AtomicU32,
 }
 
-/// What this cycle has done.
+/// The progress of this cycle.
 #[derive(Debug)]
 pub(crate) struct Cycle<const N: usize> {
     goroutines: [Scanned; N],

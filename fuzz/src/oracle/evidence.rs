@@ -1,4 +1,4 @@
-//! What shows a violation: expected and found in words, and the stacks with markers.
+//! The evidence of a violation: expected and found in words, and the stacks with markers.
 //!
 //! Made once every thread has stopped for good, from state that is still in place. Each kind of run says
 //! what it knows of its threads ([`Scene`]); the words are the same for all.
@@ -42,11 +42,11 @@ pub(crate) trait Scene {
     /// Looks at a goroutine's shadow stack. None where its thread was writing it.
     fn stack<R>(&self, goroutine: usize, look: impl FnOnce(&ShadowStack) -> R) -> Option<R>;
 
-    /// Who held the goroutine's stack lock as the thread's handler tried it, as the harness knows: the
-    /// thread's name and what for. None where the harness cannot tell of one instant.
+    /// The holder of the goroutine's stack lock as the thread's handler tried it, as the harness knows: the
+    /// holder's name and operation. None where the harness cannot tell of one instant.
     fn lock_holder(&self, thread: usize) -> Option<Option<(String, Operation)>>;
 
-    /// What the threads wait for, and whatever else there is to say of each.
+    /// Each thread's wait, and whatever else there is to say of the thread.
     fn threads(&self, violation: &Violation) -> Vec<String>;
 }
 

@@ -92,7 +92,7 @@ pub(crate) trait Access {
     fn fail(&mut self, kind: ViolationKind) -> !;
 }
 
-/// What became of an operation of the collector.
+/// The outcome of an operation of the collector.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Collected {
     /// Whether it had an effect.
@@ -156,7 +156,7 @@ pub(crate) fn bulk_moved(stack: &mut ShadowStack, heap: &mut ShadowHeap, up: usi
     stack.written();
 }
 
-/// What an operation of the program writes.
+/// The place that an operation of the program writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Destination {
     /// Slots of the frame `up` levels above the innermost, a bit each.
@@ -169,8 +169,8 @@ pub(crate) enum Destination {
 
 /// The operations. Each says whether it had an effect, or whether the goroutine is still the thread's.
 pub(crate) trait Lockstep: Access {
-    /// What the thread's machine can do for others, with or without a goroutine of its own. None where
-    /// `op` is nothing of the kind, else whether it had an effect.
+    /// Carries out an operation that the machine does for others, with or without a goroutine of its own.
+    /// None where `op` is nothing of the kind, else whether it had an effect.
     fn assist(&mut self, op: Op) -> Option<bool> {
         let core = self.machine().runtime;
         let op = part_of_cycle(op);
@@ -444,7 +444,7 @@ pub(crate) trait Lockstep: Access {
         self.change(ShadowStack::called);
     }
 
-    /// The goroutine's system call makes these calls and returns. What became of them.
+    /// The goroutine's system call makes these calls and returns; gives their outcome.
     ///
     /// # Safety
     /// As [`M::make_syscalls`].

@@ -15,8 +15,8 @@
 //!
 //! A controlled run is alone with its record whenever it looks; in a storm a thread's handler, the
 //! collector and other threads look while it changes. [`lockstep::Access`] is the difference, so every
-//! check is written once. What belongs to one kind of run only (who may hold a stack lock at an
-//! instant, whether a hang is one) lies beside its threads, in [`executor`](crate::executor) and
+//! check is written once. Code for one kind of run only (who may hold a stack lock at an
+//! instant, whether a hang is one) lies beside that run's threads, in [`executor`](crate::executor) and
 //! [`storm`](crate::storm).
 
 pub(crate) mod check;

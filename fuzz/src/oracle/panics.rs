@@ -75,7 +75,7 @@ impl ShadowStack {
         can
     }
 
-    /// What the innermost frame, which is a panicking one, does next; the deferred call that it
+    /// The next step of the innermost frame, which is a panicking one; the deferred call that it
     /// makes is `function`.
     pub fn unwinds(&mut self, function: FuncId) -> Unwind {
         let callback = self.frames().iter().rposition(|f| f.function == FuncId::Callback);

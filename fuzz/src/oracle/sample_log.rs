@@ -1,4 +1,4 @@
-//! What becomes of samples between the handler that takes them and the reader that gets them.
+//! The fate of samples between the handler that takes them and the reader that gets them.
 //!
 //! The log of a machine is the harness's own list of the samples in that machine's buffer: number
 //! and digest of each. The machine's handler appends, the reader of the buffers removes, and both
@@ -42,12 +42,12 @@ pub(crate) struct SampleLog {
     written: AtomicBool,
 }
 
-/// What became of a sample.
+/// The fate of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filed {
     /// Not decided yet: its handler continues.
     Pending,
-    /// It is in the buffer.
+    /// The sample is in the buffer.
     Kept,
     /// The buffer had no room.
     Dropped,

@@ -1,4 +1,4 @@
-//! What the frames' slots hold, and whether memory agrees.
+//! The contents of the frames' slots, and whether memory agrees.
 //!
 //! A slot is known by its frame and number; where it lies follows from the frames' sizes and
 //! the top of the stack. So a stack that has moved must hold the same values, and in those that
@@ -8,7 +8,7 @@ use super::shadow_stack::{Pending, SavedAt, ShadowStack, Value, info};
 use sigstorm_runtime::gc::mutator::SLOTS;
 
 impl ShadowStack {
-    /// What a slot holds that points to slot `to` of the frame `up` levels above the innermost.
+    /// The value of a slot that points to slot `to` of the frame `up` levels above the innermost.
     pub fn points_to(&self, up: usize, to: usize) -> Value {
         let frame = self.len.saturating_sub(up + 1);
         Value::Up { frame: frame as u8, slot: to as u8 }
@@ -37,8 +37,8 @@ impl ShadowStack {
     }
 
     /// Whether the memory below `top`, of which `read` gives a word, holds what the frames wrote
-    /// there. With `all` every frame is looked at, else the innermost. What is on its way in or
-    /// out has no slots for certain, and is left out.
+    /// there. With `all` every frame is looked at, else the innermost. A frame on its way in
+    /// or out has no slots for certain, and is left out.
     pub fn slots_hold(
         &self,
         object: impl Fn(usize) -> Option<usize>,

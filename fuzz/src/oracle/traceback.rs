@@ -298,7 +298,7 @@ impl ShadowStack {
     }
 
     /// Whether a scan that begins at the first of these frames reaches a return address more than
-    /// `first` bytes above it that can have a barrier. Those of a transition under way are left out.
+    /// `first` bytes above it that can have a barrier. Addresses of a transition under way are left out.
     pub fn is_due_a_barrier(&self, expected: &ExpectedTraceback, first: usize) -> bool {
         let ExpectedTraceback::Frames(right) = expected else { return false };
         let Some(start) = self.expected_frame(right, 0) else { return false };

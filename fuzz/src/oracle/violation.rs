@@ -12,7 +12,7 @@ pub(crate) struct Violation {
     pub(crate) kind: ViolationKind,
 }
 
-/// What was wrong.
+/// The kind of a violation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ViolationKind {
     /// The thread's last sample differs from the expected traceback.

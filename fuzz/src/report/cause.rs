@@ -11,7 +11,7 @@
 //!    since neighbouring instructions of one window are one cause;
 //! 3. the **shape** of the shrunk schedule: the set of protocol activities in it, such as `install` (barriers
 //!    go in), `remove`, `unwind`, `copystack`, `traceback`, `rate`. A step has the activity of its operation, and
-//!    that of the point at which it is held. Who does it, operands, repetitions and order are dropped, and so
+//!    that of the point at which it is held. The actor, operands, repetitions and order are dropped, and so
 //!    are steps that only build the stack, allocate or switch. A deadlock names `lock` for all activities that hold
 //!    the stack lock: which of them its holder was at is chance.
 //!

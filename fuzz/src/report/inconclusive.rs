@@ -2,7 +2,7 @@
 //!
 //! "Nothing found" is an answer only where something was run that could have found it. Where it was
 //! not, a command says so: `"inconclusive":"REASON"` in its summary, a sentence for people, and exit
-//! status 3. What was found all the same wins.
+//! status 3. A finding that was made all the same wins.
 
 /// A worker with less of a core than this did not run: what it did is chance.
 pub const LEAST_SHARE: f64 = 0.05;

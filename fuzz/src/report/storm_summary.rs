@@ -171,8 +171,8 @@ pub fn by_reason(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u6
     SkipReason::ALL.iter().map(|reason| reason.name()).zip(counts.skips)
 }
 
-/// The operations that a storm does, by name, and how often it did them. Those that never happen are not among
-/// them: options, and what is about stops.
+/// The operations that a storm does, by name, and how often it did them. Operations that never happen are
+/// left out: options, and those about stops.
 fn by_kind(counts: &StormCounts) -> impl Iterator<Item = (&'static str, u64)> {
     Op::names().zip(counts.kinds).filter(|(_, times)| *times != 0)
 }

@@ -2,8 +2,8 @@
 //!
 //! Steps have a fixed width, so that a mutation of one leaves the others what they
 //! were, and every byte string means something, so that none is wasted. The layout
-//! is in [the module's prose](super). What a step has no use for is ignored here
-//! and written as zero, so that equal schedules have equal bytes.
+//! is in [the module's prose](super). Bits that a step has no use for are ignored
+//! here and written as zero, so that equal schedules have equal bytes.
 
 use super::{Actor, MAX_STEPS, Op, STEP_BYTES, Schedule, Step, Stop};
 use sigstorm_runtime::{FuncId, Point};

@@ -1,11 +1,11 @@
-//! What a storm counts.
+//! The counts of a storm.
 
 use sigstorm_runtime::CodeClass;
 use sigstorm_runtime::profiler::SkipReason;
 
 use crate::schedule::Op;
 
-/// What was counted over a storm so far.
+/// The counts of a storm so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct StormCounts {

@@ -1,4 +1,4 @@
-//! What the runtime calls back for in a storm: nobody is held, but everybody is watched, and delayed
+//! The runtime's callbacks in a storm: no thread is held, but every thread is watched, and delayed
 //! now and then.
 //!
 //! All of it runs on whatever thread came there, in its handler or not, with others at work. Nothing

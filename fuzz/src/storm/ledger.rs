@@ -1,4 +1,4 @@
-//! Who was in which operation: what a skip for a held lock is held against.
+//! Each machine's operations over time: a skip for a held lock is checked against them.
 //!
 //! A handler that could not take the lock says who holds it and for what, as the lock word
 //! said. In a storm nobody stands still while that is checked. So every machine keeps a
@@ -66,7 +66,7 @@ pub(crate) struct Ledger {
     holds: AtomicU8,
     /// The operation that is giving the lock back; zero if none is.
     gives: AtomicU8,
-    /// True while it has stopped the world: it may be removing from any stack.
+    /// Set while the machine has stopped the world: it may be removing from any stack.
     has_world: AtomicBool,
 }
 

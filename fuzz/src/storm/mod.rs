@@ -93,7 +93,7 @@ pub fn run(options: StormOptions) -> ! {
     }
 }
 
-/// What went wrong as a storm was set up.
+/// An error in setting up a storm.
 #[derive(Debug, thiserror::Error)]
 enum StormError {
     #[error(transparent)]

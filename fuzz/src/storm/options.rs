@@ -1,4 +1,4 @@
-//! What a storm is told.
+//! The options of a storm.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub const MAX_RATE: u32 = sigstorm_runtime::profiler::rate::MAX_RATE;
 /// Longest delay, in microseconds.
 pub const MAX_DELAY: u32 = 10_000;
 
-/// What the timers count.
+/// The clock of the timers.
 pub use sigstorm_runtime::profiler::timer::Clock;
 
 /// Delays at scheduling points: how likely, and how long at most.
@@ -38,7 +38,7 @@ impl Display for Delay {
     }
 }
 
-/// What is wrong with a delay.
+/// The mistake in a delay.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DelayError {
     /// No colon.
@@ -71,7 +71,7 @@ impl FromStr for Delay {
     }
 }
 
-/// What a storm is told. The default is the one of the command line, on one thread.
+/// The options of a storm. The default is the one of the command line, on one thread.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StormOptions {
     /// Where it finds `stats`, and leaves what it finds.
@@ -83,7 +83,7 @@ pub struct StormOptions {
     pub rate: u32,
     /// Threads that run goroutines.
     pub threads: usize,
-    /// What the timers go by.
+    /// The clock of the timers.
     #[serde(with = "clock_name")]
     pub clock: Clock,
     /// Delays at scheduling points.
@@ -92,7 +92,7 @@ pub struct StormOptions {
     pub seed: u64,
     /// The cores that it keeps to, counted among the allowed ones; all of them where there are none.
     pub cores: Vec<usize>,
-    /// What is planted in the core.
+    /// The defects planted in the core.
     #[serde(with = "crate::process::task::defect_names")]
     pub defects: Vec<Defect>,
 }

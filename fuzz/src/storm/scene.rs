@@ -1,4 +1,4 @@
-//! What a storm knows of its threads once every one of them is parked.
+//! A storm's record of its threads, once every one of them is parked.
 
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
@@ -62,7 +62,7 @@ impl Scene for Storm {
     }
 }
 
-/// What a thread was at, in a line.
+/// A thread's activity, in a line.
 fn at(storm: &Storm, thread: &StormThread) -> String {
     let mut line = format!("{:<9} {}", thread.name, thread.activity());
     let mut add = |part: String| {

@@ -84,7 +84,7 @@ impl<T> SeqLock<T> {
 #[derive(Debug)]
 pub(crate) struct Shadow {
     stack: SeqLock<ShadowStack>,
-    /// True until the goroutine is begun, and again once it has ended.
+    /// Set until the goroutine is begun, and again once it has ended.
     pub(crate) ended: AtomicBool,
     pub(crate) requests: Requests,
     /// Odd while its stack is being moved.

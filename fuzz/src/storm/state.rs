@@ -1,4 +1,4 @@
-//! What the threads of a storm share.
+//! The state shared by the threads of a storm.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -18,7 +18,7 @@ use crate::oracle::cycle::Cycle;
 use crate::oracle::{ShadowHeap, Violation, ViolationKind};
 
 sigstorm_runtime::named_codes! {
-    /// What the threads are to do.
+    /// The threads' orders.
     pub(crate) enum Stage {
         /// Wait for a round to begin.
         Wait = 0, "wait";
@@ -140,7 +140,7 @@ impl Storm {
         thread.park()
     }
 
-    /// What is wrong.
+    /// The violation, if one was found.
     pub(crate) fn violation(&self) -> Option<Violation> {
         if !self.found.load(Ordering::SeqCst) {
             return None;

@@ -1,4 +1,4 @@
-//! What a storm knows of one of its threads.
+//! A storm's record of one of its threads.
 //!
 //! Its own thread and that thread's handler write; the watchdog, the handlers of others and
 //! the report read. So everything is atomic and nothing is locked. A field is written
@@ -29,24 +29,24 @@ thread_local! {
     static MINE: Cell<*const StormThread> = const { Cell::new(ptr::null()) };
 }
 
-/// What a thread of a storm is at. Where it is at an operation, that operation's kind.
+/// The activity of a storm's thread; during an operation, that operation's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
-    /// It waits for the next round.
+    /// The thread waits for the next round.
     Idle,
-    /// It is between two operations.
+    /// The thread is between two operations.
     Between,
-    /// It takes a goroutine.
+    /// The thread takes a goroutine.
     Take,
-    /// It finishes what it has, at the end of a round.
+    /// The thread finishes what it has, at the end of a round.
     Finish,
-    /// It stays in a system call.
+    /// The thread stays in a system call.
     InSyscall,
-    /// It runs foreign code.
+    /// The thread runs foreign code.
     InForeignCode,
-    /// It sends signals, reads samples and turns the rate.
+    /// The thread sends signals, reads samples and turns the rate.
     Disturbs,
-    /// It carries out an operation of this kind.
+    /// The thread carries out an operation of this kind.
     Op(u8),
 }
 
@@ -124,7 +124,7 @@ impl Count {
     }
 }
 
-/// What a thread and its handler count.
+/// The counts of a thread and its handler.
 #[derive(Debug)]
 pub(crate) struct ThreadCounts {
     // The handler's.
@@ -219,10 +219,10 @@ pub(crate) struct StormThread {
     pub(crate) tid: AtomicI32,
     /// The goroutine that it runs, by index, as the harness knows.
     pub(crate) owned: AtomicUsize,
-    /// True while it takes one: it may have it a moment before the harness knows.
+    /// Set while the thread takes a goroutine: it may have it a moment before the harness knows.
     pub(crate) taking: AtomicBool,
-    /// True from when its goroutine no longer runs: it may have let go of it a moment before
-    /// the harness knows.
+    /// Set once its goroutine no longer runs: the thread may have let go of it a moment
+    /// before the harness knows.
     pub(crate) leaving: AtomicBool,
     /// Whether its goroutine is in a foreign call, and so cannot leave it.
     pub(crate) locked_to_goroutine: AtomicBool,
@@ -240,15 +240,15 @@ pub(crate) struct StormThread {
     /// The last scheduling point that it reached, in its handler or not.
     pub(crate) point: AtomicU8,
     pub(crate) in_handler: AtomicBool,
-    /// What its handler has interrupted.
+    /// The PC that its handler has interrupted.
     pub(crate) pc: AtomicUsize,
-    /// What it waits for, while it does.
+    /// The thread's wait, while it waits.
     pub(crate) wait: AtomicPtr<Wait>,
-    /// How often it looked whether that is over, and it was not.
+    /// Looks of the thread at its wait that found it not over.
     pub(crate) looks: AtomicU64,
     /// Whatever it gets done.
     pub(crate) progress: AtomicU64,
-    /// True once it was stopped for good.
+    /// Set once the thread was stopped for good.
     pub(crate) parked: AtomicBool,
     random: [AtomicU64; 2],
     pub(crate) ledger: Ledger,

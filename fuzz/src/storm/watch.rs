@@ -21,7 +21,7 @@ const LATE: Duration = Duration::from_secs(1);
 const LOOKS: u64 = 1000;
 /// The processor's time after which it had it.
 const USED: Duration = Duration::from_millis(2500);
-/// What another thread must have got done meanwhile, or have used.
+/// The progress that another thread must have made meanwhile, or the processor time used.
 const DONE: u64 = 1000;
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -34,7 +34,7 @@ struct Stand {
     looks: u64,
     /// The processor's time that it has used.
     used: Duration,
-    /// It has nothing to do.
+    /// Whether the thread has nothing to do.
     idle: bool,
 }
 
@@ -118,7 +118,7 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(100);
 
-    /// What a watchdog says of two threads that go on like this for so many looks.
+    /// A watchdog's answer about two threads that go on like this for so many looks.
     fn watch(looks: u32, since: Duration, step: [Stand; 2]) -> Option<usize> {
         let (mut dog, mut now) = (Watchdog::of(2), [Stand::default(); 2]);
         (0..looks).find_map(|_| {

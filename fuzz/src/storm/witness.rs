@@ -1,4 +1,4 @@
-//! What a storm knows of a thread whose handler has taken a sample, and checks of all at once.
+//! A storm's record of a thread whose handler has taken a sample, and checks of all at once.
 //!
 //! The handler has interrupted the very thread that keeps its goroutine's shadow stack, so that stack
 //! stands still while the handler looks, and only the share of samples that came while it was being
@@ -32,13 +32,13 @@ struct InStorm<'a> {
 impl Witness for InStorm<'_> {
     fn runs(&self, goroutine: u8) -> Option<bool> {
         let is_its_own = self.thread.goroutine().is_some_and(|index| index + 1 == usize::from(goroutine));
-        // It may have it a moment before the harness knows.
+        // The thread may have the goroutine a moment before the harness knows.
         (is_its_own || !self.thread.taking.load(Ordering::Relaxed)).then_some(is_its_own)
     }
 
     fn runs_none(&self) -> Option<bool> {
         let none = self.thread.goroutine().is_none();
-        // It may have dropped it a moment before the harness knows.
+        // The thread may have dropped its goroutine a moment before the harness knows.
         (none || !self.thread.leaving.load(Ordering::Relaxed)).then_some(none)
     }
 
@@ -164,7 +164,7 @@ impl Storm {
         }
     }
 
-    /// Looks until nobody was writing. Who writes is never held up by a collector.
+    /// Looks until nobody was writing. A writer is never held up by a collector.
     fn patiently<R>(&self, thread: &StormThread, mut look: impl FnMut() -> Option<R>) -> R {
         loop {
             if let Some(seen) = look() {

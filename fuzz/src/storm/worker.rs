@@ -86,7 +86,7 @@ const KINDS: [(FuncId, u32); 8] = [
     (FuncId::Leaf, 7),
 ];
 
-/// What is drawn first.
+/// The first draw: the kind of the next operation.
 #[derive(Clone, Copy)]
 enum Draw {
     CallOrReturn,

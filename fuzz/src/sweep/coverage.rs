@@ -34,7 +34,7 @@ pub struct InstructionCoverage {
 pub enum UnreachedReason {
     /// None of the schedules comes there.
     NotCrossed,
-    /// It is reached only after a schedule's last step.
+    /// The instruction is reached only after a schedule's last step.
     Afterwards,
     /// Signals are blocked there, and no other thread could go on meanwhile.
     Alone,
@@ -151,17 +151,17 @@ impl Coverage {
         self.places.iter().filter(|place| place.never.is_none() || place.crossed + place.afterwards != 0)
     }
 
-    /// How many that are.
+    /// The number of reachable instructions.
     pub fn boundaries(&self) -> usize {
         self.reachable().count()
     }
 
-    /// At how many of them something was done.
+    /// The number of reachable instructions at which something was done.
     pub fn injected(&self) -> usize {
         self.reachable().filter(|place| place.injected()).count()
     }
 
-    /// Those at which nothing was, with the reason.
+    /// The reachable instructions at which nothing was done, with the reason.
     pub fn unreached(&self) -> impl Iterator<Item = (&InstructionCoverage, UnreachedReason)> {
         self.reachable().filter_map(|place| Some((place, place.why()?)))
     }
