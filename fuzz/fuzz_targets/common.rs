@@ -1,4 +1,4 @@
-//! What the targets that run schedules share: the harness, and what is said of a finding.
+//! Code shared by the targets that run schedules: the harness, and the report of a finding.
 
 use std::cell::RefCell;
 use std::env;

@@ -6,7 +6,7 @@
 //! SIGSTORM_DEFECT=sigprof-spins cargo fuzz run ..    with a planted defect
 //! ```
 //!
-//! What is found goes to standard error, and the process aborts: the core is corrupted
+//! A finding goes to standard error, and the process aborts: the core is corrupted
 //! then, and its threads are wherever they are. libFuzzer leaves the schedule's bytes as
 //! an artifact; the last line that we print is the command that runs it again.
 

@@ -13,11 +13,11 @@ use serde_json::Value;
 use sigstorm::schedule::{Schedule, checks};
 
 const HEADER: &str = "# sigstorm schedule 1\n";
-/// It shows its defect with a stop at an instruction.
+/// A schedule that shows `LEAF_DEFECT` with a stop at an instruction.
 const LEAF: &str = "m1 call leaf @ leaf#2; signal\n";
 const LEAF_DEFECT: &str = "unknown-pc-dereferenced";
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -160,7 +160,7 @@ fn a_replay_without_the_defects_says_so_and_how_to_plant_them() {
         assert_eq!(ran.code, Some(0), "{name}");
         assert!(ran.stderr.contains("add --defect sigprof-spins"), "{name}: {}", ran.stderr);
     }
-    // What `show` prints keeps them.
+    // The output of `show` keeps the defects and the build.
     let shown = sigstorm(&["show", report.join("schedule.txt").to_str().unwrap()]).stdout;
     assert!(shown.contains("# defect sigprof-spins\n# build "), "{shown}");
     let other = folder.file("other.txt", &text.replace("# build ", "# build 0.0.0-"));
@@ -359,7 +359,7 @@ fn a_sweep_of_nothing_leaves_no_page() {
         assert!(ran.code == Some(2) && ran.stderr.contains(says), "{ran:?}");
         assert_eq!((&summary["listing"], &summary["injected"]), (&Value::Null, &0.into()), "{summary}");
     }
-    // What is reached while the profiler is off cannot be interrupted.
+    // Code that is reached while the profiler is off cannot be interrupted.
     let off = folder.file("off.txt", &format!("{HEADER}m1 rate off; g1 call small\n"));
     let ran = sigstorm(&["sweep", &off, "--json", "--reports", &reports]);
     let summary = ran.summary();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const TEXT: &str = "# sigstorm schedule 1\nm1 g1 call small\ngc mark; scan g1\n";
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,

@@ -85,7 +85,7 @@ fn every_kept_stop_has_the_check_value_of_its_instruction() {
             stops += 1;
             of_goroutines += u32::from(function.on_goroutine_stack());
         }
-        // The goroutine side is assembly, the same in every build. What the compiler makes of the rest
+        // The goroutine side is assembly, the same in every build. The compiler's code for the rest
         // differs from one profile to another.
         for doubt in checks::doubts(&schedule, &region) {
             let Some(Stop::Instr { function, .. }) = doubt.what.stop else { continue };

@@ -1,4 +1,4 @@
-//! What was once given a meaning keeps it: kept corpora and reports rely on it.
+//! A code that was once given a meaning keeps it: kept corpora and reports rely on it.
 //!
 //! The table below is written down here a second time, on purpose. A new operation
 //! adds a line; no line is ever changed.

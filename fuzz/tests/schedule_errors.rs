@@ -1,4 +1,4 @@
-//! What people are told when a text is no schedule.
+//! The error messages for a text that is no schedule.
 
 use sigstorm::schedule::{MAX_STEPS, ParseError, Schedule};
 

@@ -1,4 +1,4 @@
-//! What holds for every schedule, every byte string and every text.
+//! Properties of every schedule, every byte string and every text.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ fn check_round_trips(schedule: &Schedule) {
     assert!(text.lines().all(|line| line.len() <= 90), "{text}");
 }
 
-/// What decoding any bytes must give.
+/// Checks the result of decoding any bytes.
 fn check_bytes(bytes: &[u8]) {
     let schedule = Schedule::decode(bytes);
     assert!(schedule.steps.len() <= MAX_STEPS.min(bytes.len() / STEP_BYTES));

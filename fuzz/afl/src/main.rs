@@ -1,6 +1,6 @@
 //! The target for AFL, in persistent mode: every byte string is a schedule.
 //!
-//! `just afl` starts a campaign. What is found aborts the process, and AFL keeps the
+//! `just afl` starts a campaign. A finding aborts the process, and AFL keeps the
 //! schedule's bytes in `out/*/crashes`, for `sigstorm replay`. Outside of AFL the program
 //! runs one schedule from standard input and says what it found.
 

@@ -93,7 +93,7 @@ fn at_instructions(stop: &Stop) -> bool {
     matches!(stop, Stop::Instr { .. })
 }
 
-/// What a schedule of some kind takes and does, on average.
+/// The average cost and counts of one kind of schedule.
 struct Average {
     name: String,
     ns: f64,
@@ -103,7 +103,7 @@ struct Average {
     tracebacks: f64,
 }
 
-/// `hunt` itself for some seconds: the engine chooses by feedback. What a schedule takes on one core.
+/// Runs `hunt` itself for some seconds (its engine chooses by feedback): a schedule's cost on one core.
 fn hunt(seconds: u64) -> Average {
     let children = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("what the children have used");
@@ -157,7 +157,7 @@ fn figure(bench: &Bench, harness: &Shared, schedules: &[Schedule]) -> f64 {
     median(&mut pass, schedules.len(), passes)
 }
 
-/// What schedules of a kind do, on average; what they take is not known yet.
+/// The average counts of one kind of schedule; its cost is not known yet.
 fn what_they_do(harness: &Shared, name: &str, schedules: &[Schedule]) -> Average {
     let (mut all, mut harness) = (Counts::default(), harness.borrow_mut());
     schedules.iter().for_each(|schedule| all.add(&harness.run(schedule, false).counts));
@@ -172,8 +172,8 @@ fn what_they_do(harness: &Shared, name: &str, schedules: &[Schedule]) -> Average
     }
 }
 
-/// What schedules do, and how much of what they take is the kernel's part: what as many hand-overs
-/// and signals take with nothing else done.
+/// Prints the counts of schedules, and the kernel's part of their cost: the cost of as many hand-overs
+/// and signals with nothing else done.
 fn tell(bench: &mut Bench, done: &[Average]) {
     let one = |count: f64| format!("{count:.1}");
     let rows = done.iter().map(|d| {
@@ -203,7 +203,7 @@ fn tell(bench: &mut Bench, done: &[Average]) {
     );
 }
 
-/// What a stop adds to a step: with it, less without it.
+/// The cost that a stop adds to a step: with the stop, less without it.
 fn stops_by_kind(bench: &mut Bench, harness: &Shared) {
     const TIMES: usize = 32;
     let repeat = |body: &str| {

@@ -6,7 +6,7 @@
 //! call and return a profiling signal may come, and its handler tries the lock and walks. A
 //! collector has three cycles: it asks for a scan, which the mutator does at its next call (or
 //! the collector, once the mutator has ended), then stops the world, scans again what lies
-//! below the lowest barrier that was not hit, and takes the barriers out. What two threads
+//! below the lowest barrier that was not hit, and takes the barriers out. Every word that two threads
 //! look at is an atomic of `shuttle`'s, so each access is a place at which another thread may
 //! go on.
 

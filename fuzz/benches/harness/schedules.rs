@@ -31,7 +31,7 @@ pub fn generated(steps: usize, keep: fn(&Stop) -> bool) -> Vec<Schedule> {
 const HELD: [&str; 6] =
     ["lock.acquired", "install.slot:2", "remove.slot", "traceback.frame:2", "lock.release", "install.entry"];
 
-/// What the model for `shuttle` does, step by step: two rounds of eight calls and returns on
+/// The model for `shuttle`, step by step: two rounds of eight calls and returns on
 /// one thread with a signal at one in four of them, three cycles on another, one step in four
 /// held half-way for the other one to go on. After each step, so many times in ten the same
 /// thread goes on; else it is drawn anew.

@@ -1,4 +1,4 @@
-//! What it costs to stop a thread: a breakpoint, a ladder of breakpoints, the trap flag.
+//! The cost of stopping a thread: a breakpoint, a ladder of breakpoints, the trap flag.
 //! Measured on a function of the bench's own, before the harness takes the process over.
 
 use std::arch::naked_asm;

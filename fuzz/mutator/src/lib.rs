@@ -1,4 +1,4 @@
-//! What AFL calls to make an input from another: a library that afl-fuzz loads, by
+//! AFL's custom mutator, which makes an input from another: a library that afl-fuzz loads, by
 //! `AFL_CUSTOM_MUTATOR_LIBRARY`.
 //!
 //! AFL knows bytes. Here they are steps, and most of what is made is a schedule in which most
@@ -12,7 +12,7 @@ use sigstorm::schedule::{MAX_STEPS, STEP_BYTES};
 /// One in so many inputs is crossed with another of the queue.
 const CROSSED: usize = 8;
 
-/// What afl-fuzz keeps for us.
+/// Our state, which afl-fuzz keeps for us.
 #[derive(Debug)]
 pub struct Mutator {
     generator: Generator,

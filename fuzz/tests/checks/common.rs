@@ -17,7 +17,7 @@ use sigstorm_runtime::profiler::Sample;
 use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::{G, M, Phase, Point, Runtime};
 
-/// What a child is: the test, and which run of it.
+/// Environment variables that tell a child its test, and which run of it.
 const NAME: &str = "SIGSTORM_CHECK";
 const KIND: &str = "SIGSTORM_CHECK_KIND";
 const SEED: &str = "SIGSTORM_CHECK_SEED";
@@ -77,7 +77,7 @@ pub struct Check {
     says: &'static str,
     hunt: Tamperer,
     storm: Tamperer,
-    /// Its words in a storm, where they are others.
+    /// The check's words in a storm, where they are others.
     storm_says: &'static str,
     /// The schedule of its hunt; random ones without.
     schedule: Option<&'static str>,
@@ -148,7 +148,7 @@ impl Check {
         }
     }
 
-    /// Nobody says anything in either. What the storm has counted.
+    /// Asserts that no check speaks in either; returns the storm's counts.
     #[track_caller]
     pub fn is_silent(self) -> StormCounts {
         if env::var(NAME).is_ok_and(|name| name == self.name) {
@@ -163,7 +163,7 @@ impl Check {
         counts
     }
 
-    /// Nobody says anything in the storm with this seed. What it has counted.
+    /// Asserts that no check speaks in the storm with this seed; returns its counts.
     #[track_caller]
     pub fn blows(self, seed: u64) -> StormCounts {
         if env::var(NAME).is_ok_and(|name| name == self.name) {
@@ -261,7 +261,7 @@ impl Kind {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 struct Ran {
     finding: Option<Finding>,
     counts: StormCounts,

@@ -115,7 +115,7 @@ fn held_at(way: &str, boundary: &Boundary) -> (Schedule, Stop) {
     (schedule(&format!("{text}\nm1 signal\nm1 resume")), stop)
 }
 
-/// Runs it. True where the thread did come there, and was seen there and nowhere else.
+/// Runs the way; returns whether the thread reached the boundary, and was seen there and nowhere else.
 fn interrupts(harness: &mut Harness, way: &str, boundary: &Boundary) -> bool {
     let (schedule, stop) = held_at(way, boundary);
     let run = run_clean(harness, &schedule, true);

@@ -11,7 +11,7 @@ fn interrupted(run: &Run, class: CodeClass) -> u64 {
     run.counts.interrupted[usize::from(class.code()) - 1]
 }
 
-/// What became of the samples that this thread took, in order.
+/// The outcomes of the samples that this thread took, in order.
 fn samples<'a>(run: &'a Run, actor: &str) -> Vec<&'a str> {
     let of = |event: &'a Event| (event.actor == actor).then(|| event.what.strip_prefix("sample: "))?;
     run.events.iter().filter_map(of).collect()

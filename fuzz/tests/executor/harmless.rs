@@ -41,7 +41,7 @@ fn longest_schedules_are_harmless() {
     });
 }
 
-/// Each once gave an alarm, nearly all false ones. What is held at an instruction is elsewhere
+/// Each once gave an alarm, nearly all false ones. A stop at an instruction is elsewhere
 /// in other builds, and then these are schedules like any other.
 const ALARMS: &[&str] = &[
     // A reader came to a sample that was written, and whose handler had not ended.
@@ -52,7 +52,7 @@ const ALARMS: &[&str] = &[
     // One was putting something into the mailbox while another moved that onto its stack.
     "m1 collect mark; alloc 2; send 2 @ wb.shade\nm2 call nosplit; bulk 1 @ bulk_move#143",
     "gc mark\nm2 alloc 3; send 3 @ wb.shade\nm1 call nosplit; bulk 1 @ bulk_move#147\nm2 alloc 0",
-    // What was to be scanned ended and was made anew while the one that had asked waited.
+    // The goroutine to be scanned ended and was made anew while the one that had asked waited.
     "m1 call nosplit\nm2 syscall\ngc mark\nm1 park; call nosplit; panic @ gopanic#11\nm2 ref 0 = up 1 slot 0; scan g3\n\
      m1 call nosplit; scan g2 @ scan.frame\nm2 call nosplit\nm1 call nosplit; call nosplit",
     // A prologue under foreign frames answers that the goroutine is to go, and it stays.

@@ -39,7 +39,7 @@ fn with_a_wrong_row(argument: &str) -> String {
     }
     // SAFETY: every thread waits, and this process is for this alone.
     unsafe { corrupt(boundary.address(), 8) };
-    // Those first that name the function, or what leads to it.
+    // Schedules that name the function, or what leads to it, come first.
     let word = match boundary.function {
         FuncId::Gopanic => "panic",
         FuncId::Goexit => "exit",

@@ -31,7 +31,7 @@ fn skips(run: &Run, skip: SkipReason) -> u64 {
     run.counts.skips[usize::from(skip.code()) - 1]
 }
 
-/// What was read: tracebacks and samples without a goroutine.
+/// The counts of tracebacks and of samples without a goroutine that were read.
 fn read(run: &Run) -> (u64, u64) {
     (run.counts.read_tracebacks, run.counts.read_alone)
 }
@@ -67,13 +67,13 @@ fn full_buffer_drops_samples_and_counts_them() {
 fn reader_and_handler_meet_in_a_buffer() {
     in_child("profiler::reader_and_handler_meet_in_a_buffer", "", |_| {
         all(&[
-            // What is being copied out still takes its place.
+            // A sample that is being copied out still takes its place.
             (
                 "buffer 1\nm1 g1 call small; signal\next read @ sample.copied\nm1 signal\next resume\n\
                  m1 signal\ngc read",
                 &|run| assert_eq!((read(run), run.counts.dropped), ((2, 0), 1)),
             ),
-            // What is being written is not there yet.
+            // A sample that is being written is not there yet.
             ("m1 g1 call small; signal; signal @ sample.written\next read\nm1 resume\ngc read", &|run| {
                 assert_eq!((read(run), run.counts.dropped), ((2, 0), 0));
                 assert_eq!((times(run, "ext", "sample.copied"), times(run, "gc", "sample.copied")), (1, 1));

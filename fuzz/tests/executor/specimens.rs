@@ -45,7 +45,7 @@ fn expected(defect: Defect) -> &'static [Verdict] {
     }
 }
 
-/// What is safe after all, or a check that is missing and nothing to check: no verdict.
+/// No verdict: the code is safe after all, or a check is missing and there is nothing to check.
 const SILENT: &[Verdict] = &[];
 
 /// The defects that must be caught, or those that must not, by name.
@@ -160,7 +160,7 @@ fn healthy_runtime_is_silent_on_every_specimens_schedule() {
     });
 }
 
-/// What the canary in a defect says after this schedule, whose verdict does not matter.
+/// Whether this schedule reaches and triggers a defect, as its canary says; the verdict does not matter.
 fn canary(defect: Defect, schedule: &Schedule) -> (bool, bool) {
     harness(&[defect]).run(schedule, false);
     (canary::reached(defect), canary::triggered(defect))

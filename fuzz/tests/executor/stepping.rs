@@ -22,7 +22,7 @@ use sigstorm_runtime::{CodeClass, FuncId, marked_code};
 use crate::boundaries;
 use crate::common::{describe, harness, in_child, schedule};
 
-/// What the trap handler needs and notes.
+/// The trap handler's data and notes.
 struct Stepper {
     start: usize,
     end: usize,

@@ -14,7 +14,7 @@ use crate::common::{harness, in_child, run_clean};
 
 const RUNS: usize = 36_000;
 
-/// What has happened, and how often.
+/// The tally of events and scenes: which have happened, and how often.
 #[derive(Default)]
 struct Seen {
     counts: Counts,
@@ -80,7 +80,7 @@ impl Seen {
         self.counts.add(&run.counts);
         let unreadable = schedule.steps.iter().any(|s| s.op == Op::Unreadable { every: 1 });
         let mut goroutines: [Goroutine; 5] = Default::default();
-        // What each thread is held at, and on which goroutine, if it is.
+        // The place at which each held thread is held, and its goroutine.
         let mut held: BTreeMap<&str, (&str, u8)> = BTreeMap::new();
         let mut handling: BTreeSet<&str> = BTreeSet::new();
         let mut detached = false;
@@ -253,7 +253,7 @@ impl Seen {
     }
 }
 
-/// What is known of a goroutine as its trace goes by.
+/// The state of a goroutine as its trace goes by.
 #[derive(Default)]
 struct Goroutine {
     position: usize,
