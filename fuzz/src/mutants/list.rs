@@ -71,7 +71,13 @@ impl Mutant {
             (Some(_), n) if n > 1 && self.within.is_none() => {
                 Err(format!("`{}` is there {n} times", self.find))
             }
-            (Some(at), _) => Ok(from + at),
+            (Some(at), _) => {
+                let before = text[..from + at].chars().next_back();
+                match before.is_some_and(|c| c == '.' || c == '_' || c.is_alphanumeric()) {
+                    true => Err(format!("`{}` begins within a word or a path", self.find)),
+                    false => Ok(from + at),
+                }
+            }
         }
     }
 
@@ -101,6 +107,8 @@ mod tests {
         assert_eq!(mutant(Some("fn b"), "x(1);").locate(TEXT), Ok(TEXT.rfind("x(1)").unwrap()));
         assert!(mutant(Some("fn c"), "x(1);").locate(TEXT).is_err());
         assert!(mutant(None, "z()").locate(TEXT).unwrap_err().contains("not there"));
+        let path = mutant(None, "y()").locate("fn b() { self.y() }").unwrap_err();
+        assert!(path.contains("within a word"), "{path}");
         assert!(mutant(None, "let x = 1;").locate("let x = 1;").unwrap_err().contains("binding"));
     }
 
