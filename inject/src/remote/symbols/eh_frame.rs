@@ -19,17 +19,32 @@ pub(super) struct Range {
     pub(super) end: u64,
     /// The address of the table of call sites.
     pub(super) lsda: Option<u64>,
+    /// The offset of the range's entry in the table.
+    pub(super) entry: usize,
 }
 
 /// The ranges that an object's unwind table covers, in order of address.
 pub(super) fn ranges(image: &Image) -> Vec<Range> {
     let Some((address, bytes)) = section(image) else { return Vec::new() };
-    let frames = EhFrame::new(&bytes, LittleEndian);
+    entries(image, &EhFrame::new(&bytes, LittleEndian), &bases(image, address))
+}
+
+/// The addresses that pointers in the table at `address` may be relative to.
+pub(super) fn bases(image: &Image, address: u64) -> BaseAddresses {
     let at = |name: &str| image.section(name).map_or(0, |section| section.address);
-    let bases = BaseAddresses::default().set_eh_frame(address).set_text(at(".text")).set_got(at(".got"));
+    BaseAddresses::default().set_eh_frame(address).set_text(at(".text")).set_got(at(".got"))
+}
+
+/// The ranges of a table's entries, in order of address. Entries that cannot be read, or that are
+/// for addresses without code in `image`, are left out.
+pub(super) fn entries<'a, S>(image: &Image, table: &S, bases: &BaseAddresses) -> Vec<Range>
+where
+    S: UnwindSection<EndianSlice<'a, LittleEndian>>,
+    S::Offset: std::hash::Hash + Eq,
+{
     let mut ranges = Vec::new();
     let mut cies = HashMap::new();
-    let mut entries = frames.entries(&bases);
+    let mut entries = table.entries(bases);
     while let Ok(Some(entry)) = entries.next() {
         let CieOrFde::Fde(partial) = entry else { continue };
         let parsed = partial.parse(|section, bases, offset| {
@@ -47,16 +62,16 @@ pub(super) fn ranges(image: &Image) -> Vec<Range> {
             _ => None,
         };
         if start < end && image.code_end(start).is_some_and(|limit| end <= limit) {
-            ranges.push(Range { start, end, lsda });
+            ranges.push(Range { start, end, lsda, entry: fde.offset() });
         }
     }
-    ranges.sort_unstable_by_key(|range| (range.start, range.end));
-    ranges.dedup();
+    ranges.sort_unstable_by_key(|range| (range.start, range.end, range.entry));
+    ranges.dedup_by_key(|range| (range.start, range.end, range.lsda));
     ranges
 }
 
 /// The address and the contents of `.eh_frame`.
-fn section(image: &Image) -> Option<(u64, Vec<u8>)> {
+pub(super) fn section(image: &Image) -> Option<(u64, Vec<u8>)> {
     if let Some(section) = image.section(".eh_frame")
         && let Some(contents) = image.contents(section)
     {

@@ -160,16 +160,18 @@ impl Functions {
 
     /// Name and offset of a link-time address, such as `malloc+0x12`; `malloc` for its first byte.
     pub fn describe(&self, address: u64) -> Option<String> {
+        self.describe_in(address, 0)
+    }
+
+    /// As [`Functions::describe`], with `more` added to the offset.
+    pub(super) fn describe_in(&self, address: u64, more: u64) -> Option<String> {
         let f = self.at(address)?;
         let function = &self.functions[f];
         let (name, start) = match function.is_named() {
             true => (self.name(f), function.address),
             false => self.nearest_name(function),
         };
-        Some(match address - start {
-            0 => name.into_owned(),
-            offset => format!("{name}+{offset:#x}"),
-        })
+        Some(with_offset(&name, address - start + more))
     }
 
     /// The parts of functions that compilers put elsewhere (`.cold`): for each base name that has
@@ -214,5 +216,13 @@ impl Functions {
         family.sort_unstable();
         family.dedup();
         family
+    }
+}
+
+/// `name+0x12`, or the name alone.
+pub(super) fn with_offset(name: &str, offset: u64) -> String {
+    match offset {
+        0 => name.to_owned(),
+        offset => format!("{name}+{offset:#x}"),
     }
 }

@@ -69,6 +69,7 @@ mod object;
 mod pattern;
 mod process;
 mod relocations;
+mod rows;
 mod select;
 mod source;
 mod stubs;
@@ -81,6 +82,7 @@ pub use go::{GoFunction, GoTableError, go_functions};
 pub use lines::SourceFrame;
 pub use object::{Linkage, Object};
 pub use pattern::{Pattern, PatternError};
+pub(in crate::remote) use rows::{Cfa, Row, Rule, Unwind};
 pub use select::{FunctionId, Selection, Unmatched};
 
 use maps::MappedFile;
@@ -262,6 +264,11 @@ impl Symbols {
                     .any(|s| own.checked_sub(s.address).is_some_and(|offset| offset < s.memory_size))
         })?;
         Some(Place { object, address: address.wrapping_sub(self.objects[object].bias) })
+    }
+
+    /// Returns whether an object has code mapped at an address of the process.
+    pub(in crate::remote) fn is_code(&self, address: u64) -> bool {
+        self.objects.iter().any(|mapped| mapped.code.iter().any(|code| code.contains(&address)))
     }
 
     /// The function that contains an address of the process.

@@ -18,6 +18,7 @@ use super::image::Image;
 use super::lines::Lines;
 use super::names;
 use super::relocations::{self, Relocation};
+use super::rows::Rows;
 use super::source::Source;
 
 /// How an object is linked.
@@ -58,6 +59,7 @@ pub struct Object {
     linkage: Linkage,
     debug: OnceLock<Option<Image>>,
     unwind: OnceLock<Vec<eh_frame::Range>>,
+    rows: OnceLock<Mutex<Rows>>,
     relocations: OnceLock<Vec<Relocation>>,
     functions: OnceLock<Functions>,
     families: OnceLock<HashMap<String, Vec<usize>>>,
@@ -93,6 +95,7 @@ impl Object {
             linkage,
             debug: OnceLock::new(),
             unwind: OnceLock::new(),
+            rows: OnceLock::new(),
             relocations: OnceLock::new(),
             functions: OnceLock::new(),
             families: OnceLock::new(),
@@ -153,6 +156,10 @@ impl Object {
 
     pub(super) fn unwind(&self) -> &[eh_frame::Range] {
         self.unwind.get_or_init(|| eh_frame::ranges(&self.image))
+    }
+
+    pub(super) fn rows(&self) -> &Mutex<Rows> {
+        self.rows.get_or_init(|| Mutex::new(Rows::new(self)))
     }
 
     pub(super) fn relocations(&self) -> &[Relocation] {

@@ -18,6 +18,12 @@ fn size(section: &str) -> Option<u64> {
 }
 
 impl Object {
+    /// Returns whether a link-time address lies in a stub, or in the code that stubs share.
+    pub(in crate::remote) fn is_stub(&self, address: u64) -> bool {
+        let section = self.image().sections.iter().find(|s| s.executable && s.contains(address));
+        section.is_some_and(|section| size(&section.name).is_some())
+    }
+
     /// The name of the stub that contains a link-time address, such as `malloc@plt`, and its
     /// address.
     pub(super) fn stub(&self, address: u64) -> Option<(String, u64)> {

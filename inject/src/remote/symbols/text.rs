@@ -5,6 +5,7 @@ use iced_x86::{
 };
 
 use super::Symbols;
+use super::functions;
 
 /// No instruction is longer.
 const LONGEST: u64 = 15;
@@ -13,14 +14,20 @@ impl Symbols {
     /// Function and offset of an address, such as `malloc+0x12`; the object and an offset, such as
     /// `libfoo.so+0x1234`, in code without a name; `None` outside all objects.
     pub fn describe(&self, address: u64) -> Option<String> {
+        self.describe_in(address, 0)
+    }
+
+    /// As [`Symbols::describe`], with `more` added to the offset: the name of an address that may be
+    /// the end of the function that contains `address`.
+    pub(in crate::remote) fn describe_in(&self, address: u64, more: u64) -> Option<String> {
         let place = self.find(address)?;
         let object = &self.objects()[place.object].object;
         let stub = || {
             let (name, start) = object.stub(place.address)?;
-            Some(if place.address == start { name } else { format!("{name}+{:#x}", place.address - start) })
+            Some(functions::with_offset(&name, place.address - start + more))
         };
-        let name = object.functions().describe(place.address).or_else(stub);
-        Some(name.unwrap_or_else(|| format!("{}+{:#x}", object.name(), place.address)))
+        let name = object.functions().describe_in(place.address, more).or_else(stub);
+        Some(name.unwrap_or_else(|| format!("{}+{:#x}", object.name(), place.address + more)))
     }
 
     /// The instruction at an address as text, with names for addresses that it refers to, such as
