@@ -347,12 +347,10 @@ fn looking_for_a_word_first_never_loses_a_match() {
 }
 
 #[test]
+#[ignore = "needs /usr/bin/python3"]
 fn python_has_ranges_and_a_hint() {
     let python = Path::new("/usr/bin/python3");
-    let Ok(path) = python.canonicalize() else {
-        eprintln!("no {}: nothing is tested", python.display());
-        return;
-    };
+    let path = python.canonicalize().expect("this test needs /usr/bin/python3");
     let object = open(&path);
     assert!(object.functions().len() > 1000);
     assert_eq!(object.is_stripped(), object.symbols_hint().is_some());
