@@ -23,6 +23,8 @@ pub mod mutants;
 mod oracle;
 pub mod outcome;
 pub mod planted;
+#[cfg(feature = "supervise")]
+pub mod probe;
 pub mod process;
 #[cfg(feature = "supervise")]
 pub mod report;

@@ -10,6 +10,7 @@ use super::convert::{Convert, PACK_EXAMPLES, SHOW_EXAMPLES};
 use super::hunt::Hunt;
 use super::museum::Museum;
 use super::mutants::Mutants;
+use super::probe::Probe;
 use super::replay::Replay;
 use super::shrink::Shrink;
 use super::storm::Storm;
@@ -77,6 +78,8 @@ pub enum Command {
     /// Change the core in small ways, and see whether that is noticed
     #[command(hide = true)]
     Mutants(Mutants),
+    /// Put a signal at every instruction of functions in a program of yours
+    Probe(Box<Probe>),
     /// Disturb schedules at every instruction of the protocol that they reach
     Sweep(Sweep),
     /// Explore, as a child of `hunt`

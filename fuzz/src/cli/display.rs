@@ -5,6 +5,7 @@ use std::time::Duration;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use sigstorm::campaign::hunt::{HuntPlan, Totals};
 use sigstorm::campaign::storm::Blown;
+use sigstorm::probe::campaign::Progress;
 use sigstorm::process::cores;
 use sigstorm::report::storm_summary;
 use sigstorm::shrink::Shrinking;
@@ -249,6 +250,41 @@ impl StormBar {
     /// Takes it off the screen.
     pub fn end(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// The progress of a probe.
+#[derive(Debug)]
+pub struct ProbeBar(ProgressBar);
+
+impl ProbeBar {
+    /// Shown only where somebody looks.
+    pub fn new(out: &Out) -> ProbeBar {
+        let bar = if out.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        bar.set_style(style(BOUNDED));
+        bar.enable_steady_tick(Duration::from_secs(1));
+        ProbeBar(bar)
+    }
+
+    /// Shows how far it is.
+    pub fn show(&self, progress: &Progress) {
+        let counts = &progress.totals.counts;
+        self.0.set_length(progress.budget * 1000);
+        self.0.set_position(((progress.seconds * 1000.0) as u64).min(progress.budget * 1000));
+        self.0.set_prefix(format!("of {} s, {}", progress.budget, progress.phase));
+        self.0.set_message(format!(
+            "{} boundaries, {} signals delivered, {} processes, {} threads, {} findings",
+            HumanCount(progress.boundaries as u64),
+            HumanCount(counts.injected),
+            HumanCount(progress.totals.processes + progress.totals.confirming),
+            counts.threads,
+            progress.findings,
+        ));
+    }
+
+    /// Takes it off the screen.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use console::{StyledObject, style};
+use sigstorm::report::probe::{confidence, site_line};
 use sigstorm::report::words::counted;
 use sigstorm::report::{Report, Source};
 
@@ -16,7 +17,7 @@ pub fn keep(report: &Report, reports: &Path) -> Option<PathBuf> {
         Err(error) => {
             let (name, text) = match &report.source {
                 Source::Schedule(source) => ("schedule", report.schedule_text(source, reports)),
-                Source::Storm(_) => ("report", report.text(reports)),
+                Source::Storm(_) | Source::Probe(_) => ("report", report.text(reports)),
             };
             complain(&format!("error: {error:#}; this is the {name}:\n{text}"));
             None
@@ -45,6 +46,19 @@ pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) 
     let found = format!("found after {:.1} s", report.seconds);
     match &report.source {
         Source::Storm(_) => out.say(&found)?,
+        Source::Probe(source) => {
+            if let Some(site) = &source.group.first.site {
+                out.say(&format!("at      {}", site_line(site)))?;
+            }
+            let more = source.group.sites.len().saturating_sub(1);
+            let more =
+                if more > 0 { format!("; at {} more", counted(more, "boundary")) } else { String::new() };
+            out.say(&format!(
+                "{found}; {}{}",
+                confidence(&source.group),
+                more.replace("boundarys", "boundaries")
+            ))?;
+        }
         Source::Schedule(source) => {
             let (before, after) = (counted(source.steps_before(), "step"), source.schedule.steps.len());
             let shrunk = if source.shrunk { format!("shrunk from {before} to {after}") } else { before };
@@ -61,7 +75,7 @@ pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) 
         Source::Storm(_) => {
             out.say(&format!("again:  {again}   (another storm: what met what is up to the machine)"))
         }
-        Source::Schedule(_) if written.is_some() => out.say(&format!("replay: {again}")),
-        Source::Schedule(_) => Ok(()),
+        Source::Schedule(_) | Source::Probe(_) if written.is_some() => out.say(&format!("replay: {again}")),
+        Source::Schedule(_) | Source::Probe(_) => Ok(()),
     }
 }

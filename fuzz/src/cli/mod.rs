@@ -20,6 +20,7 @@ mod interrupt;
 mod museum;
 mod mutants;
 mod output;
+mod probe;
 mod replay;
 mod shrink;
 mod storm;
@@ -155,6 +156,7 @@ pub fn main() -> ExitCode {
         Some(Command::Storm(args)) => storm::run(&args, &out),
         Some(Command::Mutants(args)) => mutants::run(&args, &out),
         Some(Command::Sweep(args)) => sweep::run(&args, &out),
+        Some(Command::Probe(args)) => probe::run(&args, &out),
         Some(
             Command::Worker(child)
             | Command::Stormer(child)

@@ -20,6 +20,10 @@ pub enum Inconclusive {
     Injections,
     /// A worker had less than [`LEAST_SHARE`] of a core.
     CoreTime,
+    /// The probed program never installed a handler for the signal.
+    Handler,
+    /// The probed program came to none of the boundaries.
+    Boundaries,
 }
 
 impl Inconclusive {
@@ -31,6 +35,8 @@ impl Inconclusive {
             Inconclusive::Steps => "no-steps",
             Inconclusive::Injections => "no-injections",
             Inconclusive::CoreTime => "no-core-time",
+            Inconclusive::Handler => "no-handler",
+            Inconclusive::Boundaries => "no-boundaries-reached",
         }
     }
 
@@ -43,6 +49,12 @@ impl Inconclusive {
             Inconclusive::Injections => "nothing was disturbed, so nothing can be said",
             Inconclusive::CoreTime => {
                 "a worker had less than 5 % of a core, so nothing can be said; try again on a quieter machine"
+            }
+            Inconclusive::Handler => {
+                "the program never had a handler for the signal, so nothing was injected; is it another signal (--signal)?"
+            }
+            Inconclusive::Boundaries => {
+                "the program came to none of these boundaries, so nothing was injected; name others (--at), see --list"
             }
         }
     }

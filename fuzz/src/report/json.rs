@@ -5,11 +5,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::probe::ProbeFinding;
 use super::storm_summary::StormSummary;
 use super::words::command_line;
 use super::{FoundSchedule, FoundStorm, Report, Source};
 use crate::files::origin;
 use crate::outcome::{Event, Finding};
+use crate::probe::finding::Site;
 
 #[derive(Serialize)]
 struct Json<'a> {
@@ -46,6 +48,11 @@ enum SourceJson<'a> {
         again: String,
         storm: Box<StormSummary<'a>>,
     },
+    Probe {
+        again: String,
+        probe: Box<ProbeFinding<'a>>,
+        boundaries: &'a [Site],
+    },
 }
 
 impl Report {
@@ -74,6 +81,10 @@ impl Report {
                 let storm = Box::new(StormSummary::new(options, blown, Some(verdict), None, None));
                 SourceJson::Storm { again, storm }
             }
+            Source::Probe(source) => {
+                let probe = Box::new(ProbeFinding::new(&source.replay, &source.group, None));
+                SourceJson::Probe { again, probe, boundaries: &source.group.sites }
+            }
         };
         let json = Json {
             sigstorm: env!("CARGO_PKG_VERSION"),
@@ -81,8 +92,9 @@ impl Report {
             kind: match &self.source {
                 Source::Schedule(_) => "schedule",
                 Source::Storm(_) => "storm",
+                Source::Probe(_) => "probe",
             },
-            cause: self.cause().to_string(),
+            cause: self.cause(),
             verdict,
             summary,
             evidence,

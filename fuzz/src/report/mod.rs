@@ -10,6 +10,8 @@
 //! | `schedule.txt`, `schedule.bin` | the shrunk schedule, in both forms (not of a storm) |
 //! | `original.bin` | the schedule as it was found (not of a storm) |
 //!
+//! A probe's has `probe.json` in their place: the injection.
+//!
 //! Beside reports there are the summaries of campaigns ([`hunt`], [`storm_summary`], [`summary`]), and
 //! what both print: [`interleaving`] lays out a trace, [`passed_over`] adds the steps without an effect,
 //! [`inconclusive`] says why a run has no answer.
@@ -20,6 +22,7 @@ pub mod inconclusive;
 pub mod interleaving;
 mod json;
 pub mod passed_over;
+pub mod probe;
 pub mod storm_summary;
 pub mod summary;
 mod text;
@@ -32,6 +35,7 @@ use sigstorm_runtime::Defect;
 
 pub use cause::Cause;
 pub use inconclusive::Inconclusive;
+pub use probe::FoundProbe;
 
 use crate::campaign::storm::Blown;
 use crate::files::{self, origin};
@@ -64,6 +68,8 @@ pub enum Source {
     Schedule(Box<FoundSchedule>),
     /// A storm, of which another may show it again.
     Storm(Box<FoundStorm>),
+    /// A probe of another program, whose injection shows it again.
+    Probe(Box<FoundProbe>),
 }
 
 /// The schedule that shows a finding.
@@ -108,13 +114,16 @@ impl Report {
     pub fn schedule(&self) -> Option<&FoundSchedule> {
         match &self.source {
             Source::Schedule(source) => Some(source),
-            Source::Storm(_) => None,
+            Source::Storm(_) | Source::Probe(_) => None,
         }
     }
 
     /// The key of its cause.
-    pub fn cause(&self) -> Cause {
-        Cause::of(&self.finding, self.schedule())
+    pub fn cause(&self) -> String {
+        match &self.source {
+            Source::Probe(source) => source.group.first.cause(),
+            _ => Cause::of(&self.finding, self.schedule()).to_string(),
+        }
     }
 
     /// The name of its folder: the same finding, shrunk to the same schedule, has the same, and so has
@@ -127,6 +136,10 @@ impl Report {
                 let again = self.storm_again(source);
                 let bytes = format!("{} {} {again}", self.seed, self.finding.summary);
                 format!("{verdict}-storm-{:08x}", hash(bytes.as_bytes()))
+            }
+            Source::Probe(source) => {
+                let program = &source.replay.program;
+                format!("{verdict}-{:08x}", hash(format!("{program} {}", self.cause()).as_bytes()))
             }
         }
     }
@@ -146,6 +159,10 @@ impl Report {
                 format!("{replay}{}", self.options())
             }
             Source::Storm(source) => self.storm_again(source),
+            Source::Probe(_) => {
+                let file = self.folder(reports).join("probe.json");
+                format!("cargo run --release -- probe --replay {}", quoted(&file.to_string_lossy()))
+            }
         }
     }
 
@@ -183,6 +200,11 @@ impl Report {
             files::write(&folder.join("schedule.txt"), text.as_bytes())?;
             files::write(&folder.join("schedule.bin"), &source.schedule.encode())?;
             files::write(&folder.join("original.bin"), &source.original)?;
+        }
+        if let Source::Probe(source) = &self.source {
+            let mut replay = serde_json::to_vec_pretty(&source.replay).context("cannot express the probe")?;
+            replay.push(b'\n');
+            files::write(&folder.join("probe.json"), &replay)?;
         }
         files::write(&folder.join("report.txt"), self.text(reports).as_bytes())?;
         files::write(&folder.join("report.json"), &json)?;

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 
-use super::words::one_line;
-use super::{FoundSchedule, FoundStorm, Report, Source, interleaving, storm_summary};
+use super::words::{one_line, quoted};
+use super::{FoundProbe, FoundSchedule, FoundStorm, Report, Source, interleaving, probe, storm_summary};
 use crate::files::origin::Origin;
 
 impl Report {
@@ -29,10 +29,13 @@ impl Report {
         let finding = &self.finding;
         let title = format!("{}: {}", finding.verdict, one_line(&finding.summary));
         writeln!(f, "{title}\n{}\n", "=".repeat(title.chars().count().min(100)))?;
-        let names = self.defect_names();
-        let planted = if names.is_empty() { "nothing".into() } else { names.join(", ") };
-        writeln!(f, "Planted:  {planted}")?;
+        if !matches!(self.source, Source::Probe(_)) {
+            let names = self.defect_names();
+            let planted = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+            writeln!(f, "Planted:  {planted}")?;
+        }
         match &self.source {
+            Source::Probe(source) => self.write_probed(f, source)?,
             Source::Schedule(source) => self.write_found(f, source)?,
             Source::Storm(source) => {
                 let signals = source.blown.counts.signals;
@@ -47,7 +50,24 @@ impl Report {
         match &self.source {
             Source::Schedule(source) => self.write_schedule(f, source),
             Source::Storm(source) => self.write_storm(f, source),
+            Source::Probe(source) => {
+                section(f, "What was wrong", &self.finding.evidence)?;
+                section(f, "The stacks at that moment", &self.finding.dump)?;
+                let sites: Vec<String> = source.group.sites.iter().map(probe::site_line).collect();
+                section(f, "The boundaries at which it was found", &sites)
+            }
         }
+    }
+
+    fn write_probed(&self, f: &mut String, source: &FoundProbe) -> fmt::Result {
+        let (replay, group) = (&source.replay, &source.group);
+        let program = std::iter::once(&replay.program).chain(&replay.args).map(|word| quoted(word));
+        writeln!(f, "Program:  {}", program.collect::<Vec<_>>().join(" "))?;
+        writeln!(f, "Signal:   {}, delivered {}", replay.signal, replay.deliver)?;
+        if let Some(site) = &group.first.site {
+            writeln!(f, "Where:    {}", probe::site_line(site))?;
+        }
+        writeln!(f, "Found:    after {:.1} s; {}", self.seconds, probe::confidence(group))
     }
 
     fn write_found(&self, f: &mut String, source: &FoundSchedule) -> fmt::Result {

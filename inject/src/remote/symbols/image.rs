@@ -57,6 +57,8 @@ pub(super) struct Image {
     /// Whether the file's addresses are the process's (`ET_EXEC`).
     pub(super) fixed: bool,
     pub(super) interpreter: bool,
+    /// The address of its first instruction; 0 for none.
+    pub(super) entry: u64,
     pub(super) segments: Vec<Segment>,
     /// Address and size of `PT_DYNAMIC` and of `PT_GNU_EH_FRAME`.
     pub(super) dynamic: Option<(u64, u64)>,
@@ -163,6 +165,7 @@ impl Image {
         if build_id.is_empty() {
             build_id = build_id_in_sections(header, &cache);
         }
+        let entry = header.e_entry(LE);
         drop(cache);
         let path = path.to_owned();
         Ok(Image {
@@ -170,6 +173,7 @@ impl Image {
             source,
             fixed,
             interpreter,
+            entry,
             dynamic,
             eh_frame_hdr,
             code: code(&segments, &sections),

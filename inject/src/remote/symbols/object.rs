@@ -121,6 +121,11 @@ impl Object {
         self.linkage
     }
 
+    /// The address of the first instruction that a program runs, behind its loader; 0 for a library without one.
+    pub fn entry(&self) -> u64 {
+        self.image.entry
+    }
+
     /// The build id; empty if it has none.
     pub fn build_id(&self) -> &[u8] {
         &self.image.build_id

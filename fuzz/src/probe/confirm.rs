@@ -1,0 +1,126 @@
+//! A finding is tried again in fresh processes, and what was likely is proven, where it can be.
+//!
+//! 1. Ten processes, each with the one injection that the finding is blamed on.
+//! 2. If none shows it again, the injections before it may have done it: the log of its process is replayed, and
+//!    halved as long as a half shows it.
+//! 3. A likely deadlock is proven where, without the signal, the interrupted thread itself releases the lock.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use sigstorm_inject::remote::Error;
+
+use super::campaign::Campaign;
+use super::finding::{Found, Kind};
+use super::session::{Outcome, Round, Target, Task};
+
+/// Fresh processes that try a finding.
+pub const TRIALS: u32 = 10;
+/// Processes that try to prove the owner of a lock.
+const PROOFS: usize = 3;
+/// Halvings of a log.
+const MOST_HALVINGS: u32 = 12;
+
+/// Tries a group's first finding again.
+///
+/// # Errors
+///
+/// If no process can be started any more.
+pub(super) fn confirm(campaign: &mut Campaign<'_>, number: usize) -> Result<(), Error> {
+    let found = campaign.probed.groups[number].first.clone();
+    let Some(site) = &found.site else { return Ok(()) };
+    let target =
+        Target { object: site.object.clone(), address: site.address, visit: site.visit, watch: None };
+    // A finding is worth more than the time: confirmation may take as long as a fifth of it beyond.
+    let deadline = campaign.deadline;
+    campaign.deadline = deadline.max(Instant::now() + Duration::from_secs(campaign.plan.seconds / 5 + 5));
+    let result = tried(campaign, number, &found, &target);
+    campaign.deadline = deadline;
+    result
+}
+
+fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Target) -> Result<(), Error> {
+    let targets: VecDeque<Target> = std::iter::repeat_n(target.clone(), TRIALS as usize).collect();
+    let outcomes = campaign.each_in_a_process(targets)?;
+    let shown = |outcome: &Outcome| outcome.found.iter().any(|again| again.kind == found.kind);
+    let reproduced = outcomes.iter().filter(|outcome| shown(outcome)).count() as u32;
+    let tried = outcomes.len() as u32;
+    campaign.probed.totals.confirming += u64::from(tried);
+    let group = &mut campaign.probed.groups[number];
+    (group.reproduced, group.tried) = (reproduced, tried);
+    if reproduced == 0 && found.log.len() > 1 && found.kind != Kind::State {
+        halve(campaign, number, found)?;
+    }
+    if found.kind == Kind::Deadlock && !found.certain {
+        prove(campaign, number, found, target)?;
+    }
+    Ok(())
+}
+
+/// Replays the injections of a finding's process, and halves them as long as a half shows it.
+fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<(), Error> {
+    let sites: Vec<(String, u64)> = found
+        .log
+        .iter()
+        .map(|(point, _)| {
+            let points = &campaign.kit.points;
+            (points.function(*point).object.to_string_lossy().into_owned(), points.address(*point))
+        })
+        .collect();
+    let shows =
+        |campaign: &mut Campaign<'_>, sites: &[(String, u64)], times: usize| -> Result<(u32, u32), Error> {
+            let only: BTreeSet<(String, u64)> = sites.iter().cloned().collect();
+            let task =
+                move || Task::InPlace(Round { only: Some(only.clone()), visits: 1, ..Round::default() });
+            let tasks: VecDeque<_> = std::iter::repeat_n(task, times).collect();
+            let outcomes = campaign.each_task_in_a_process(tasks, Duration::from_secs(20))?;
+            campaign.probed.totals.confirming += outcomes.len() as u64;
+            let shown =
+                outcomes.iter().filter(|outcome| outcome.found.iter().any(|again| again.kind == found.kind));
+            Ok((shown.count() as u32, outcomes.len() as u32))
+        };
+    let mut sites = sites;
+    if shows(campaign, &sites, 2)?.0 == 0 {
+        return Ok(());
+    }
+    for _ in 0..MOST_HALVINGS {
+        if sites.len() < 2 {
+            break;
+        }
+        let (first, second) = sites.split_at(sites.len() / 2);
+        let (first, second) = (first.to_vec(), second.to_vec());
+        if shows(campaign, &second, 2)?.0 > 0 {
+            sites = second;
+        } else if shows(campaign, &first, 2)?.0 > 0 {
+            sites = first;
+        } else {
+            break;
+        }
+    }
+    let (reproduced, tried) = shows(campaign, &sites, TRIALS as usize)?;
+    let group = &mut campaign.probed.groups[number];
+    (group.reproduced, group.tried) = (reproduced, tried);
+    group.notes.push(format!(
+        "the last injection alone does not show it: {} of the {} before it do, together",
+        sites.len(),
+        found.log.len()
+    ));
+    Ok(())
+}
+
+/// Without the signal, does the interrupted thread itself release the lock?
+fn prove(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Target) -> Result<(), Error> {
+    let Some(word) = found.lock else { return Ok(()) };
+    let watching = Target { watch: Some(word), ..target.clone() };
+    let outcomes = campaign.each_in_a_process(std::iter::repeat_n(watching, PROOFS).collect())?;
+    campaign.probed.totals.confirming += outcomes.len() as u64;
+    if outcomes.iter().any(|outcome| outcome.released) {
+        let group = &mut campaign.probed.groups[number];
+        group.first.certain = true;
+        group.first.evidence.push(
+            "in a fresh process without the signal the interrupted thread itself releases this lock: it was the owner"
+                .into(),
+        );
+    }
+    Ok(())
+}

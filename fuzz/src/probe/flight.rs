@@ -1,0 +1,325 @@
+//! A delivered signal, from its handler's entry to its return.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use sigstorm_inject::remote::{Delivery, Error, Event, Lifetime, Sent, SignalInfo, Waited};
+
+use super::evidence;
+use super::finding::{Found, Kind};
+use super::plan::{Deliver, signal_name};
+use super::session::{Session, TICK};
+use super::state::{self, Frame};
+
+/// Why a thread got the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// It was at the boundary.
+    Here,
+    /// Another thread was held at the boundary.
+    Other,
+    /// The signal was sent while it was blocked.
+    Pending,
+    /// As the second signal, in the handler of the first.
+    Second,
+}
+
+/// A signal whose handler runs, or is about to.
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) signal: i32,
+    /// The boundary and the visit, if it was delivered for one.
+    pub(super) point: Option<(usize, u32)>,
+    pub(super) how: How,
+    pub(super) errno: Option<i32>,
+    pub(super) frame: Option<Frame>,
+    /// When the handler was entered.
+    pub(super) entered: Option<Instant>,
+    /// The thread's processor time when the handler was first looked at.
+    pub(super) run_ns: Option<u64>,
+    pub(super) interrupted: u64,
+}
+
+impl Flight {
+    pub(super) fn new(signal: i32, point: Option<(usize, u32)>, how: How, errno: Option<i32>) -> Flight {
+        Flight { signal, point, how, errno, frame: None, entered: None, run_ns: None, interrupted: 0 }
+    }
+}
+
+/// A signal that does not kill by default is looked at closely so often, since a program may use it.
+const MOST_CAUGHT: usize = 32;
+
+impl Session<'_> {
+    pub(super) fn handler_entered(&mut self, tid: i32, delivery: &Delivery) -> Result<(), Error> {
+        if self.handler.is_none() {
+            let name = self.kit.symbols.describe(delivery.handler);
+            let name = name.unwrap_or_else(|| format!("{:#x}", delivery.handler));
+            self.handler = Some((delivery.handler, name));
+        }
+        let frame = Frame::read(&self.tracer, tid, delivery);
+        let mut is_first = false;
+        if let Some(flight) = self.flights.get_mut(&tid).and_then(|flights| flights.last_mut()) {
+            flight.frame = frame;
+            flight.entered = Some(Instant::now());
+            flight.interrupted = delivery.pc;
+            is_first = flight.how != How::Second;
+        }
+        if is_first {
+            self.plan_hold(tid, delivery.handler)?;
+            if self.plan.deliver == Deliver::Twice {
+                let second = self.plan.second.unwrap_or(self.plan.signal).number;
+                self.tracer.send(tid, second)?;
+            }
+        }
+        self.go(tid)
+    }
+
+    pub(super) fn handler_returned(&mut self, tid: i32, delivery: &Delivery) -> Result<(), Error> {
+        if let Some(flight) = self.pop_flight(tid) {
+            self.counts.returned += 1;
+            self.judge_state(tid, &flight, delivery);
+        }
+        self.landed(tid)?;
+        self.go(tid)
+    }
+
+    pub(super) fn handler_left(&mut self, tid: i32, _: &Delivery) -> Result<(), Error> {
+        self.counts.returned += u64::from(self.pop_flight(tid).is_some());
+        self.landed(tid)
+    }
+
+    fn pop_flight(&mut self, tid: i32) -> Option<Flight> {
+        let flights = self.flights.get_mut(&tid)?;
+        let flight = flights.pop();
+        if flights.is_empty() {
+            self.flights.remove(&tid);
+        }
+        flight
+    }
+
+    /// A handler is through: breakpoints that it lifted are laid again, and who waited for it goes on.
+    fn landed(&mut self, tid: i32) -> Result<(), Error> {
+        self.watch.forget(tid);
+        let pid = self.tracer.process_of(tid).unwrap_or(tid);
+        if self.flights.is_empty() && !self.lifted.is_empty() {
+            let lifted: BTreeSet<u64> =
+                std::mem::take(&mut self.lifted).into_iter().map(|(at, _)| at).collect();
+            match self.tracer.lay(pid, lifted, Lifetime::OneShot) {
+                Err(Error::Memory { .. }) => {}
+                other => other?,
+            }
+        }
+        if !self.flights.contains_key(&tid)
+            && let Some(hold) = &mut self.hold
+            && hold.others.remove(&tid)
+            && hold.others.is_empty()
+        {
+            self.end_hold()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn not_handled(&mut self, tid: i32, signal: i32) -> Result<(), Error> {
+        let flight = self.pop_flight(tid);
+        self.landed(tid)?;
+        // Where a frame does not fit on the stack, the fault follows, and tells more. Where the handler was taken
+        // away in between, nothing was lost.
+        let faults = self.fatal.iter().any(|(of, ..)| *of == tid);
+        if let Some(flight) = flight
+            && flight.entered.is_none()
+            && !faults
+            && self.tracer.kernel_state(tid).is_some()
+            && self.has_handler(tid)?
+        {
+            self.lost = Some((tid, signal, flight));
+        }
+        Ok(())
+    }
+
+    /// A thread is about to receive a signal.
+    pub(super) fn signal(&mut self, tid: i32, info: SignalInfo) -> Result<(), Error> {
+        // The fault of a frame that did not fit comes at once: then no signal was lost, the stack was too small.
+        if info.signal == libc::SIGSEGV {
+            self.lost = None;
+        }
+        const SI_TKILL: i32 = -6;
+        let is_ours = info.code == SI_TKILL && info.sender == std::process::id() as i32;
+        let second = self.plan.second.unwrap_or(self.plan.signal).number;
+        let is_second = self.plan.deliver == Deliver::Twice && info.signal == second;
+        if is_ours && (info.signal == self.plan.signal.number || is_second) {
+            return self.sent_arrives(tid, info.signal);
+        }
+        if is_fatal(info.signal) {
+            self.note_fatal(tid, info)?;
+        }
+        self.go(tid)
+    }
+
+    /// A signal that was sent to the thread, because it was blocked or another thread is at the boundary.
+    fn sent_arrives(&mut self, tid: i32, signal: i32) -> Result<(), Error> {
+        let in_handler = self.flights.contains_key(&tid);
+        let (how, point) = match (in_handler, &self.hold) {
+            (true, _) => (How::Second, None),
+            (_, Some(hold)) if hold.others.contains(&tid) => {
+                (How::Other, self.sent_for.map(|(_, point, visit)| (point, visit)))
+            }
+            _ => (How::Pending, self.log.last().copied()),
+        };
+        let is_caught = self.has_handler(tid)?;
+        if !is_caught && signal == self.plan.signal.number {
+            self.arrived_late = Some((tid, self.log.last().copied()));
+            return self.go(tid);
+        }
+        let errno = state::errno(&self.tracer, self.errno.as_ref(), tid);
+        match self.tracer.deliver(tid, signal, Some(self.plan.signal.origin))? {
+            Sent::Delivered => {
+                self.counts.injected += u64::from(how == How::Other);
+                self.flights.entry(tid).or_default().push(Flight::new(signal, point, how, errno));
+                Ok(())
+            }
+            Sent::Blocked => {
+                self.counts.masked += 1;
+                self.tracer.resume_without_signal(tid)
+            }
+            Sent::Gone => Ok(()),
+        }
+    }
+
+    /// Notes a signal that may end the process, with the stack of the thread that gets it.
+    fn note_fatal(&mut self, tid: i32, info: SignalInfo) -> Result<(), Error> {
+        let caught = match self.tracer.signal_sets(tid) {
+            Ok(sets) => sigstorm_inject::remote::has_signal(sets.caught, info.signal),
+            Err(_) => false,
+        };
+        self.caught_fatal += usize::from(caught);
+        let lines = match caught && self.caught_fatal > MOST_CAUGHT {
+            true => Vec::new(),
+            false => self.stack_of(tid),
+        };
+        if self.fatal.len() == 8 {
+            self.fatal.pop_front();
+        }
+        self.fatal.push_back((tid, info, lines));
+        Ok(())
+    }
+
+    fn judge_state(&mut self, tid: i32, flight: &Flight, delivery: &Delivery) {
+        let mut changes = Vec::new();
+        let after = state::errno(&self.tracer, self.errno.as_ref(), tid);
+        changes.extend(state::errno_change(flight.errno, after));
+        if let Some((before, after)) = flight.frame.as_ref().zip(Frame::read(&self.tracer, tid, delivery)) {
+            changes.extend(before.changes(&after, self.plan.strict_state));
+        }
+        let handler = self.handler_name();
+        for change in changes {
+            // One for each thing that the handler changes: the boundaries are counted.
+            let place = format!("{} by {handler}", change.name);
+            let site = flight.point.map(|(point, visit)| self.site(point, visit));
+            let signal = signal_name(flight.signal);
+            self.found.push(Found {
+                kind: Kind::State,
+                summary: format!("{} is not as before after {handler} has handled {signal}", change.name),
+                evidence: vec![
+                    format!("before the handler: {} is {}", change.name, change.before),
+                    format!("after it:           {} is {}", change.name, change.after),
+                ],
+                stacks: Vec::new(),
+                site,
+                place,
+                lock: None,
+                thread: tid,
+                certain: true,
+                log: Vec::new(),
+            });
+        }
+    }
+
+    /// A signal that was delivered has vanished, and no fault explains it.
+    pub(super) fn judge_lost(&mut self) {
+        let Some((tid, signal, flight)) = self.lost.take() else { return };
+        let site = flight.point.map(|(point, visit)| self.site(point, visit));
+        self.found.push(Found {
+            kind: Kind::LostSignal,
+            summary: format!("{} was delivered, and its handler did not run", signal_name(signal)),
+            evidence: vec!["the process catches it, and the thread did not block it".into()],
+            stacks: Vec::new(),
+            site,
+            place: signal_name(signal),
+            lock: None,
+            thread: tid,
+            certain: true,
+            log: Vec::new(),
+        });
+    }
+
+    pub(super) fn handler_name(&self) -> String {
+        self.handler
+            .as_ref()
+            .map_or_else(|| "the handler".into(), |(_, name)| evidence::bare(name).to_owned())
+    }
+
+    /// Stops every thread of the process but one. Returns whether that one is still held.
+    pub(super) fn hold_all_but(&mut self, tid: i32) -> Result<bool, Error> {
+        let pid = self.tracer.process_of(tid).unwrap_or(tid);
+        let mut waited: BTreeSet<i32> = BTreeSet::new();
+        for other in self.tracer.threads(pid) {
+            if other != tid && !self.tracer.is_held(other) {
+                self.tracer.interrupt(other)?;
+                waited.insert(other);
+            }
+        }
+        let deadline = Instant::now() + 100 * TICK;
+        while !waited.is_empty() && Instant::now() < deadline {
+            match self.tracer.next_event(Some(TICK))? {
+                // Whatever stops a thread stops it.
+                Waited::Event(event) => {
+                    let ended = match event {
+                        Event::ThreadExited { tid, .. } => Some(tid),
+                        _ => event.held(),
+                    };
+                    if let Some(ended) = ended {
+                        waited.remove(&ended);
+                    }
+                }
+                Waited::TimedOut => {}
+                Waited::AllHeld | Waited::Ended => break,
+            }
+        }
+        Ok(self.tracer.is_held(tid))
+    }
+
+    /// Runs one instruction of a thread while the others are held. Returns whether that was possible: a system
+    /// call that waits is not.
+    pub(super) fn step_alone(&mut self, tid: i32) -> Result<bool, Error> {
+        if !self.tracer.is_held(tid) {
+            return Ok(false);
+        }
+        self.tracer.step(tid)?;
+        let deadline = Instant::now() + 20 * TICK;
+        while Instant::now() < deadline {
+            match self.tracer.next_event(Some(TICK))? {
+                Waited::Event(Event::Stepped { tid: stepped }) if stepped == tid => return Ok(true),
+                // A breakpoint at the next instruction, or a signal: it is held again.
+                Waited::Event(event) if event.held() == Some(tid) => return Ok(true),
+                Waited::Event(_) | Waited::TimedOut => {}
+                Waited::AllHeld => return Ok(self.tracer.is_held(tid)),
+                Waited::Ended => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Signals that a mistake raises, and that kill by default.
+fn is_fatal(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGSEGV
+            | libc::SIGBUS
+            | libc::SIGILL
+            | libc::SIGFPE
+            | libc::SIGABRT
+            | libc::SIGTRAP
+            | libc::SIGSYS
+    )
+}

@@ -1,0 +1,96 @@
+//! `probe.json`: a finding's injection, to be done again.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use serde::{Deserialize, Serialize};
+use sigstorm_inject::remote::symbols::Pattern;
+
+use super::finding::{Group, Kind, Site};
+use super::plan::{Deliver, ProbePlan, ProbeSignal};
+
+/// The contents of `probe.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replay {
+    /// The version of sigstorm that wrote it.
+    pub sigstorm: String,
+    /// The program, by its path or its name in `PATH`.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The signal, as `--signal` takes it.
+    pub signal: String,
+    /// Who gets it, as `--deliver` takes it.
+    pub deliver: String,
+    /// The functions in which the handler is held.
+    #[serde(default)]
+    pub handler: Vec<String>,
+    /// The second signal, if it is another.
+    #[serde(default)]
+    pub second: Option<String>,
+    /// The function at whose first call injections begin.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// What was found.
+    pub kind: Kind,
+    /// The boundary.
+    pub site: Option<Site>,
+}
+
+impl Replay {
+    /// Of a finding.
+    pub fn new(plan: &ProbePlan, group: &Group) -> Replay {
+        let text = |word: &OsStr| String::from_utf8_lossy(word.as_bytes()).into_owned();
+        Replay {
+            sigstorm: env!("CARGO_PKG_VERSION").into(),
+            program: text(&plan.program),
+            args: plan.args.iter().map(|arg| text(arg)).collect(),
+            signal: plan.signal.to_string(),
+            deliver: plan.deliver.name().into(),
+            handler: plan.handler.iter().map(|pattern| pattern.text().to_owned()).collect(),
+            second: plan.second.map(|second| second.to_string()),
+            from: plan.from.as_ref().map(|from| from.text().to_owned()),
+            kind: group.first.kind,
+            site: group.first.site.clone(),
+        }
+    }
+
+    /// Reads a file's contents.
+    ///
+    /// # Errors
+    ///
+    /// If it is no such file, with what is wrong.
+    pub fn parse(text: &str) -> Result<Replay, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// The plan that does it again.
+    ///
+    /// # Errors
+    ///
+    /// If a signal, a pattern or a word is unknown.
+    pub fn plan(&self) -> Result<ProbePlan, String> {
+        let pattern = |text: &String| Pattern::new(text).map_err(|error| error.to_string());
+        let word = |text: &String| OsString::from_vec(text.clone().into_bytes());
+        Ok(ProbePlan {
+            program: word(&self.program),
+            args: self.args.iter().map(word).collect(),
+            at: Vec::new(),
+            signal: ProbeSignal::parse(&self.signal)?,
+            deliver: Deliver::from_name(&self.deliver)
+                .ok_or_else(|| format!("`{}` is no way to deliver", self.deliver))?,
+            handler: self.handler.iter().map(pattern).collect::<Result<_, _>>()?,
+            second: self.second.as_deref().map(ProbeSignal::parse).transpose()?,
+            fresh: true,
+            visits: 1,
+            from: self.from.as_ref().map(pattern).transpose()?,
+            seconds: 30,
+            jobs: 1,
+            same_output: false,
+            allow_exit: Vec::new(),
+            follow: false,
+            strict_state: false,
+            seed: 1,
+        })
+    }
+}

@@ -1,0 +1,697 @@
+//! One traced process of a probe: from its start, to where the signal has a handler, through its injections, to
+//! its end.
+//!
+//! | file | |
+//! |---|---|
+//! | here | the process, its stages, the loop over events |
+//! | `serve.rs` | a boundary is reached: deliver, or not |
+//! | `flight.rs` | a delivered signal's handler, from entry to return |
+//! | `stuck.rs` | a handler that does not return |
+//! | `evidence.rs` | stacks, locks and words for findings |
+//!
+//! # Stages
+//!
+//! *Starting*: every system call stops, so that the one that installs the handler is seen. It would be dear for
+//! a program that never installs one, so after [`PATIENCE`] the kernel is asked now and then instead. *Waiting*
+//! for the first call of `--from`. *Armed*: breakpoints are laid.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sigstorm_inject::remote::symbols::{FunctionId, Pattern, Symbols, Unmatched};
+use sigstorm_inject::remote::{
+    Error, Event, Launch, Lifetime, SignalInfo, Stream, Tracer, Waited, has_signal,
+};
+
+use super::defaults;
+use super::finding::Found;
+use super::flight::Flight;
+use super::plan::{Deliver, ProbePlan};
+use super::points::Points;
+use super::state::ErrnoLocation;
+use super::stuck::Watch;
+
+/// The time for which system calls are traced to see the handler being installed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a session looks up from its events.
+pub(super) const TICK: Duration = Duration::from_millis(5);
+/// How often it looks for objects that were loaded since.
+const OBJECTS: Duration = Duration::from_millis(250);
+/// How long a program whose boundaries have all been served goes on.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a session is for.
+#[derive(Debug)]
+pub enum Task {
+    /// No signal: the program as it is.
+    Undisturbed,
+    /// The signal at each boundary as it is reached.
+    InPlace(Round),
+    /// The signal at one boundary.
+    Point(Target),
+}
+
+/// A run through a program that serves boundaries as they are reached.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The visits that each point passes before it is served.
+    pub skips: HashMap<usize, u32>,
+    /// The points that are not served.
+    pub excluded: BTreeSet<usize>,
+    /// The injections that each point gets.
+    pub visits: u32,
+    /// The only points that are served, by object and address; all where there are none.
+    pub only: Option<BTreeSet<(String, u64)>>,
+    /// Boundaries are counted, and no signal is sent.
+    pub count_only: bool,
+}
+
+/// The boundary of a fresh process.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The object's path.
+    pub object: String,
+    /// The address in the object's file.
+    pub address: u64,
+    /// Which visit, from 1.
+    pub visit: u32,
+    /// The signal is not delivered: what the thread does next is watched ([`Released`]).
+    pub watch: Option<u64>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself.
+    Exited(ExitStatus),
+    /// It was killed because there was a finding.
+    Found,
+    /// It was killed because there was nothing left to do, or no time.
+    Killed,
+}
+
+/// The numbers of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// Signals delivered at a boundary.
+    pub injected: u64,
+    /// Handlers that returned, or were left by a long jump.
+    pub returned: u64,
+    /// Signals that the thread blocked at the boundary: they arrived later, elsewhere.
+    pub masked: u64,
+    /// Visits of boundaries.
+    pub visits: u64,
+    /// Boundaries at which a handler itself arrived.
+    pub in_handler: u64,
+    /// Visits in restartable sequences.
+    pub restartable: u64,
+    /// The greatest number of threads at a time.
+    pub threads: usize,
+}
+
+/// What became of a process.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// What went wrong, the one that ended it last.
+    pub found: Vec<Found>,
+    /// The counts.
+    pub counts: SessionCounts,
+    /// Whether the signal ever had a handler.
+    pub armed: bool,
+    /// The handler's name, once it has run.
+    pub handler: Option<String>,
+    /// All that the program has printed.
+    pub output: Vec<u8>,
+    /// The patterns without a match.
+    pub unmatched: Vec<Unmatched>,
+    /// The points that were reached.
+    pub reached: BTreeSet<usize>,
+    /// Whether the target was reached and served.
+    pub served: bool,
+    /// Of a watch: whether the interrupted thread itself released the word.
+    pub released: bool,
+    /// The time from the first boundary on.
+    pub armed_for: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The signal has no handler yet.
+    Starting,
+    /// The breakpoint of `--from` has this address.
+    Waiting(u64),
+    Armed,
+}
+
+/// Threads that are kept from going on while others get the signal, or while others go on.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) tid: i32,
+    pub(super) until: Instant,
+    /// The threads whose handlers are waited for; empty for a hold that only lasts.
+    pub(super) others: BTreeSet<i32>,
+}
+
+/// What is shared by the processes of one thread of the probe.
+#[derive(Debug, Default)]
+pub struct Kit {
+    /// The objects that were opened.
+    pub symbols: Symbols,
+    /// The boundaries.
+    pub points: Points,
+}
+
+pub(super) struct Session<'a> {
+    pub(super) plan: &'a ProbePlan,
+    pub(super) kit: &'a mut Kit,
+    pub(super) task: Task,
+    pub(super) tracer: Tracer,
+    stop: &'a AtomicBool,
+    deadline: Instant,
+    stage: Stage,
+    started: Instant,
+    /// Threads that are in the call that installs the handler.
+    installing: BTreeSet<i32>,
+    /// System calls are traced.
+    tracing: bool,
+    /// The points by their addresses in the process.
+    pub(super) at: HashMap<u64, usize>,
+    /// The injections of each point.
+    pub(super) served: HashMap<usize, u32>,
+    pub(super) visited: HashMap<usize, u32>,
+    pub(super) flights: BTreeMap<i32, Vec<Flight>>,
+    /// Breakpoints that a handler ran into, to be laid again when none runs.
+    pub(super) lifted: Vec<(u64, Lifetime)>,
+    pub(super) hold: Option<Hold>,
+    pub(super) errno: Option<ErrnoLocation>,
+    pub(super) counts: SessionCounts,
+    pub(super) found: Vec<Found>,
+    pub(super) is_over: bool,
+    /// Signals that may kill, and the stack of the thread that got one.
+    pub(super) fatal: VecDeque<(i32, SignalInfo, Vec<String>)>,
+    /// How many of them were caught.
+    pub(super) caught_fatal: usize,
+    pub(super) watch: Watch,
+    /// How often the signal was blocked at a point.
+    pub(super) masked: HashMap<usize, u32>,
+    /// The thread that is held at a boundary for the others, the point and the visit.
+    pub(super) sent_for: Option<(i32, usize, u32)>,
+    /// A signal whose handler has not run, unless a fault explains it.
+    pub(super) lost: Option<(i32, i32, Flight)>,
+    /// A signal that arrived after its handler was taken away, and where it was sent.
+    pub(super) arrived_late: Option<(i32, Option<(usize, u32)>)>,
+    pub(super) log: Vec<(usize, u32)>,
+    pub(super) handler: Option<(u64, String)>,
+    /// The boundaries at which a handler is held, and which is next.
+    pub(super) handler_points: (Vec<u64>, usize),
+    /// `/proc` said at this time that the signal has a handler.
+    pub(super) handler_seen: Instant,
+    pub(super) expected: &'a super::Expected,
+    unmatched: Vec<Unmatched>,
+    last_objects: Instant,
+    armed_at: Option<Instant>,
+    /// All boundaries have been served since.
+    idle_since: Option<Instant>,
+    pub(super) target_served: bool,
+    pub(super) released: bool,
+    output: File,
+    status: Option<ExitStatus>,
+}
+
+/// Starts the program.
+///
+/// # Errors
+///
+/// If it cannot be started, or the kernel refuses to trace it.
+fn launch(plan: &ProbePlan) -> Result<(Tracer, File), Error> {
+    let start = |source| Error::Start { program: plan.program.to_string_lossy().into_owned(), source };
+    let output = tempfile::tempfile().map_err(start)?;
+    let stream = || -> Result<Stream, Error> { Ok(Stream::File(output.try_clone().map_err(start)?.into())) };
+    let launch = Launch::new(&plan.program)
+        .args(&plan.args)
+        .stdin(Stream::Null)
+        .stdout(stream()?)
+        .stderr(stream()?)
+        .follow(plan.follow);
+    Ok((Tracer::spawn(&launch)?, output))
+}
+
+/// Runs the program once.
+///
+/// # Errors
+///
+/// If it cannot be started or traced.
+pub fn run(
+    plan: &ProbePlan,
+    task: Task,
+    kit: &mut Kit,
+    expected: &super::Expected,
+    deadline: Instant,
+    stop: &AtomicBool,
+) -> Result<Outcome, Error> {
+    let (tracer, output) = launch(plan)?;
+    let now = Instant::now();
+    let session = Session {
+        plan,
+        kit,
+        tracing: !matches!(task, Task::Undisturbed),
+        task,
+        tracer,
+        stop,
+        deadline,
+        stage: Stage::Starting,
+        started: now,
+        installing: BTreeSet::new(),
+        at: HashMap::new(),
+        served: HashMap::new(),
+        visited: HashMap::new(),
+        flights: BTreeMap::new(),
+        lifted: Vec::new(),
+        hold: None,
+        errno: None,
+        counts: SessionCounts::default(),
+        found: Vec::new(),
+        is_over: false,
+        fatal: VecDeque::new(),
+        caught_fatal: 0,
+        watch: Watch::default(),
+        masked: HashMap::new(),
+        sent_for: None,
+        lost: None,
+        arrived_late: None,
+        log: Vec::new(),
+        handler: None,
+        handler_points: (Vec::new(), 0),
+        handler_seen: now,
+        expected,
+        unmatched: Vec::new(),
+        last_objects: now,
+        armed_at: None,
+        idle_since: None,
+        target_served: false,
+        released: false,
+        output,
+        status: None,
+    };
+    session.run()
+}
+
+/// Starts the program, and reads its objects once the loader has mapped them.
+///
+/// # Errors
+///
+/// If it cannot be started or traced.
+pub fn map(plan: &ProbePlan, kit: &mut Kit) -> Result<(), Error> {
+    let (mut tracer, _) = launch(plan)?;
+    let pid = tracer.pid();
+    // At the program's own entry its libraries are mapped.
+    let refresh = |kit: &mut Kit| kit.symbols.refresh(pid).unwrap_or(false);
+    refresh(kit);
+    let entry = kit.symbols.objects().iter().find(|mapped| mapped.is_program).and_then(|mapped| {
+        let entry = mapped.object.entry();
+        (entry != 0).then(|| entry.wrapping_add(mapped.bias))
+    });
+    let Some(entry) = entry else { return Ok(()) };
+    tracer.lay(pid, [entry], Lifetime::OneShot)?;
+    tracer.resume(pid)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        match tracer.next_event(Some(TICK))? {
+            Waited::Event(Event::Breakpoint { .. }) => break,
+            Waited::Event(event) => match event.held() {
+                Some(tid) => tracer.resume(tid)?,
+                None => continue,
+            },
+            Waited::TimedOut => {}
+            Waited::AllHeld | Waited::Ended => break,
+        }
+    }
+    refresh(kit);
+    Ok(())
+}
+
+impl Session<'_> {
+    fn run(mut self) -> Result<Outcome, Error> {
+        let root = self.tracer.pid();
+        self.go(root)?;
+        let mut last = Instant::now();
+        let end = loop {
+            if self.is_over {
+                break End::Found;
+            }
+            let now = Instant::now();
+            if self.stop.load(Ordering::SeqCst) || now >= self.deadline || self.has_nothing_to_do(now) {
+                break End::Killed;
+            }
+            match self.tracer.next_event(Some(TICK))? {
+                Waited::Event(event) => self.on_event(event)?,
+                Waited::TimedOut => {}
+                Waited::AllHeld => self.end_hold()?,
+                Waited::Ended => match self.status {
+                    Some(status) => break End::Exited(status),
+                    None => break End::Killed,
+                },
+            }
+            if let Some(status) = self.status {
+                break End::Exited(status);
+            }
+            if last.elapsed() >= TICK {
+                last = Instant::now();
+                self.tick(last)?;
+            }
+        };
+        if let End::Exited(status) = end {
+            self.judge_end(status);
+        }
+        self.tracer.kill();
+        let mut output = Vec::new();
+        if self.output.rewind().is_ok() {
+            // What cannot be read is not compared.
+            let _ = self.output.read_to_end(&mut output);
+        }
+        Ok(Outcome {
+            end,
+            found: self.found,
+            counts: self.counts,
+            armed: self.armed_at.is_some(),
+            handler: self.handler.map(|(_, name)| name),
+            output,
+            unmatched: self.unmatched,
+            reached: self.visited.keys().copied().collect(),
+            served: self.target_served,
+            released: self.released,
+            armed_for: self.armed_at.map_or(Duration::ZERO, |armed| armed.elapsed()),
+        })
+    }
+
+    /// Returns whether everything was served, and the program has had time to show what came of it.
+    fn has_nothing_to_do(&mut self, now: Instant) -> bool {
+        let is_done = match &self.task {
+            Task::Undisturbed => false,
+            Task::Point(_) => self.target_served && self.flights.is_empty() && self.hold.is_none(),
+            Task::InPlace(_) => {
+                self.stage == Stage::Armed
+                    && self.flights.is_empty()
+                    && self.lifted.is_empty()
+                    && self.tracer.laid(self.tracer.pid()) == 0
+            }
+        };
+        if !is_done {
+            self.idle_since = None;
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        now - since >= LINGER
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Breakpoint { tid, address, .. } => self.at_breakpoint(tid, address),
+            Event::HandlerEntered { tid, delivery } => self.handler_entered(tid, &delivery),
+            Event::HandlerReturned { tid, delivery } => self.handler_returned(tid, &delivery),
+            Event::HandlerLeft { tid, delivery } => self.handler_left(tid, &delivery),
+            Event::NotHandled { tid, signal } => self.not_handled(tid, signal),
+            Event::Signal { tid, info } => self.signal(tid, info),
+            Event::SyscallEntered { tid, number, args } => {
+                let is_install = number as i64 == libc::SYS_rt_sigaction
+                    && args[0] as i32 == self.plan.signal.number
+                    && args[1] != 0;
+                if is_install {
+                    self.installing.insert(tid);
+                }
+                self.go(tid)
+            }
+            Event::SyscallReturned { tid, result } => {
+                if self.installing.remove(&tid) && result == 0 && self.has_handler(tid)? {
+                    self.begin(tid)?;
+                }
+                self.go(tid)
+            }
+            Event::ThreadStarted { tid, .. } => {
+                self.counts.threads = self.counts.threads.max(self.tracer.threads(self.tracer.pid()).len());
+                self.go(tid)
+            }
+            Event::Executed { tid, .. } => {
+                if tid == self.tracer.pid() {
+                    self.stage = Stage::Starting;
+                    self.at.clear();
+                    self.flights.clear();
+                    self.lifted.clear();
+                    self.errno = None;
+                    self.tracing = !matches!(self.task, Task::Undisturbed);
+                    self.started = Instant::now();
+                }
+                self.go(tid)
+            }
+            Event::Interrupted { tid } | Event::Stepped { tid } | Event::Forked { tid, .. } => self.go(tid),
+            Event::ProcessExited { pid, status } => {
+                if pid == self.tracer.pid() {
+                    self.status = Some(status);
+                }
+                Ok(())
+            }
+            Event::ThreadExited { tid, .. } => {
+                self.flights.remove(&tid);
+                if let Some(hold) = &mut self.hold {
+                    hold.others.remove(&tid);
+                }
+                Ok(())
+            }
+            _ => match event.held() {
+                Some(tid) => self.go(tid),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Lets a held thread go on.
+    pub(super) fn go(&mut self, tid: i32) -> Result<(), Error> {
+        if !self.tracer.is_held(tid) {
+            return Ok(());
+        }
+        let tracing = self.tracing && self.stage == Stage::Starting;
+        self.tracer.trace_syscalls(tid, tracing)?;
+        self.tracer.resume(tid)
+    }
+
+    /// Returns whether the signal has a handler.
+    pub(super) fn has_handler(&self, tid: i32) -> Result<bool, Error> {
+        match self.tracer.signal_sets(tid) {
+            Ok(sets) => Ok(has_signal(sets.caught, self.plan.signal.number)),
+            // It has just ended.
+            Err(_) if self.tracer.kernel_state(tid).is_none() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The signal has a handler: injections begin, or the wait for `--from`.
+    fn begin(&mut self, tid: i32) -> Result<(), Error> {
+        if self.stage != Stage::Starting || matches!(self.task, Task::Undisturbed) {
+            return Ok(());
+        }
+        self.refresh()?;
+        if let Some(from) = self.plan.from.clone() {
+            let selection = self.kit.symbols.select(&[from]);
+            self.unmatched = selection.unmatched;
+            let addresses: Vec<u64> =
+                selection.functions.iter().filter_map(|id| self.kit.symbols.address(*id)).collect();
+            let Some(&first) = addresses.first() else { return Ok(()) };
+            self.tracer.lay(self.tracer.pid(), [first], Lifetime::OneShot)?;
+            self.stage = Stage::Waiting(first);
+            return Ok(());
+        }
+        self.arm(tid)
+    }
+
+    fn arm(&mut self, tid: i32) -> Result<(), Error> {
+        self.stage = Stage::Armed;
+        let now = Instant::now();
+        (self.armed_at, self.handler_seen, self.last_objects) = (Some(now), now, now);
+        self.counts.threads = self.counts.threads.max(self.tracer.threads(self.tracer.pid()).len());
+        self.errno = ErrnoLocation::find(&self.tracer, &self.kit.symbols, self.tracer.pid());
+        // Stops are five times as cheap where tracer and program share a core.
+        self.tracer.pin()?;
+        let _ = tid;
+        self.lay_points()
+    }
+
+    /// Reads the process's objects. Returns whether they are others than before.
+    fn refresh(&mut self) -> Result<bool, Error> {
+        // A process that is gone has no objects: its end comes next.
+        Ok(self.kit.symbols.refresh(self.tracer.pid()).unwrap_or(false))
+    }
+
+    /// Lays the breakpoints of all points that are still to be served.
+    fn lay_points(&mut self) -> Result<(), Error> {
+        let addresses = match &self.task {
+            Task::Undisturbed => return Ok(()),
+            Task::Point(target) => {
+                let Kit { symbols, points, .. } = &mut *self.kit;
+                let found =
+                    symbols.objects().iter().find(|mapped| mapped.path.to_string_lossy() == target.object);
+                let Some(mapped) = found else { return Ok(()) };
+                let address = target.address.wrapping_add(mapped.bias);
+                let functions = mapped.object.functions();
+                let Some(function) = functions.at(target.address) else { return Ok(()) };
+                points.add(mapped, function, None);
+                let Some(point) = points.find(&mapped.path, target.address) else { return Ok(()) };
+                self.at.insert(address, point);
+                vec![address]
+            }
+            Task::InPlace(_) => self.choose()?,
+        };
+        let pid = self.tracer.pid();
+        let lifetime = match &self.task {
+            Task::Point(target) if target.visit > 1 => Lifetime::Stays,
+            _ => Lifetime::OneShot,
+        };
+        match self.tracer.lay(pid, addresses.iter().copied(), lifetime) {
+            // Unmapped since, or a kernel that refuses one page: what can be laid is laid.
+            Err(Error::Memory { .. }) => {
+                for address in addresses {
+                    match self.tracer.lay(pid, [address], lifetime) {
+                        Err(Error::Memory { .. }) => {
+                            *self.kit.points.boundaries_left_out.entry("unwritable").or_default() += 1;
+                        }
+                        other => other?,
+                    }
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// The addresses of all points that this round serves and that are not laid yet.
+    fn choose(&mut self) -> Result<Vec<u64>, Error> {
+        let chosen = choose(&self.plan.at, &self.kit.symbols);
+        if !self.plan.at.is_empty() {
+            self.unmatched = chosen.unmatched;
+        }
+        let Task::InPlace(round) = &self.task else { return Ok(Vec::new()) };
+        let Kit { symbols, points, .. } = &mut *self.kit;
+        let mut addresses = Vec::new();
+        for (id, reason) in chosen.functions {
+            let mapped = &symbols.objects()[id.object];
+            let Some(number) = points.add(mapped, id.function, reason) else { continue };
+            let function = &points.functions()[number];
+            for point in function.points.clone() {
+                let address = points.address(point).wrapping_add(mapped.bias);
+                let is_wanted = !round.excluded.contains(&point)
+                    && (round.count_only || self.served.get(&point).is_none_or(|n| *n < round.visits))
+                    && is_among(round, points, point);
+                if self.at.insert(address, point).is_none() && is_wanted {
+                    addresses.push(address);
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        if self.hold.as_ref().is_some_and(|hold| now >= hold.until) {
+            self.end_hold()?;
+        }
+        match self.stage {
+            Stage::Starting if !matches!(self.task, Task::Undisturbed) => {
+                if self.tracing && now - self.started > PATIENCE {
+                    self.tracing = false;
+                }
+                if !self.tracing && self.has_handler(self.tracer.pid())? {
+                    self.begin(self.tracer.pid())?;
+                }
+            }
+            Stage::Armed => {
+                if matches!(self.task, Task::InPlace(_)) && now - self.last_objects > OBJECTS {
+                    self.last_objects = now;
+                    if self.refresh()? {
+                        self.objects_changed()?;
+                    }
+                }
+                self.watch_handlers(now)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Objects were loaded or unloaded: new boundaries are laid, and those of what is gone forgotten.
+    fn objects_changed(&mut self) -> Result<(), Error> {
+        let symbols = &self.kit.symbols;
+        let gone: Vec<u64> =
+            self.at.keys().copied().filter(|address| symbols.find(*address).is_none()).collect();
+        let pid = self.tracer.pid();
+        for address in gone {
+            self.at.remove(&address);
+            self.tracer.forget(pid, address..address + 1)?;
+        }
+        self.lay_points()
+    }
+
+    /// The hit of a breakpoint that is no boundary's: `--from`.
+    pub(super) fn at_from(&mut self, tid: i32, address: u64) -> Result<bool, Error> {
+        if self.stage != Stage::Waiting(address) {
+            return Ok(false);
+        }
+        self.arm(tid)?;
+        self.go(tid)?;
+        Ok(true)
+    }
+
+    /// Lets the thread go on that was held for the others' sake.
+    pub(super) fn end_hold(&mut self) -> Result<(), Error> {
+        match self.hold.take() {
+            Some(hold) => self.go(hold.tid),
+            // Held by nobody: threads whose events were lost would wait for ever.
+            None => {
+                let held: Vec<i32> = self.tracer.threads(self.tracer.pid());
+                held.into_iter().try_for_each(|tid| self.go(tid))
+            }
+        }
+    }
+
+    /// Returns whether this delivery interrupts threads other than the one at the boundary.
+    pub(super) fn is_for_others(&self) -> bool {
+        self.plan.deliver == Deliver::Others
+    }
+}
+
+fn is_among(round: &Round, points: &Points, point: usize) -> bool {
+    round.only.as_ref().is_none_or(|only| {
+        let object = points.function(point).object.to_string_lossy().into_owned();
+        only.contains(&(object, points.address(point)))
+    })
+}
+
+/// Functions, each with the reason for which it was chosen where nobody named it.
+pub(super) struct ChosenFunctions {
+    pub(super) functions: Vec<(FunctionId, Option<&'static str>)>,
+    pub(super) unmatched: Vec<Unmatched>,
+}
+
+/// The functions that are attacked: those that the patterns name, or else the usual victims and, where there
+/// are none, the program's own.
+pub(super) fn choose(at: &[Pattern], symbols: &Symbols) -> ChosenFunctions {
+    if !at.is_empty() {
+        let selection = symbols.select(at);
+        let functions = selection.functions.into_iter().map(|id| (id, None)).collect();
+        return ChosenFunctions { functions, unmatched: selection.unmatched };
+    }
+    let mut victims = defaults::victims(symbols);
+    if victims.is_empty() {
+        victims.push(defaults::own(symbols));
+    }
+    let mut seen = BTreeSet::new();
+    let mut functions = Vec::new();
+    for chosen in victims {
+        let fresh = chosen.functions.into_iter().filter(|id| seen.insert(*id));
+        functions.extend(fresh.map(|id| (id, Some(chosen.reason))));
+    }
+    ChosenFunctions { functions, unmatched: Vec::new() }
+}
