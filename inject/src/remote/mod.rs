@@ -8,7 +8,8 @@
 //! thread stopped, *held*, while the others go on; the caller reads its registers and its memory,
 //! lays breakpoints, and lets it go on: [`resume`](Tracer::resume) as if nothing had happened,
 //! [`deliver`](Tracer::deliver) with a signal exactly at the boundary where it is,
-//! [`step`](Tracer::step) for one instruction.
+//! [`step`](Tracer::step) for one instruction. [`Tracer::stack`] tells where a held thread is, and
+//! from where each function was called.
 //!
 //! # Book-keeping
 //!

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use sigstorm_inject::remote::{Event, Lifetime, Origin, ReturnBy, Sent};
 
+use crate::stacks::{Kind, Run};
 use crate::victim::Victim;
 
 const BOUNDARIES: u32 = 10_000;
@@ -116,4 +117,20 @@ fn measure(by: ReturnBy) {
     println!("  of which waiting for the handler's entry, its return, the next boundary: {parts:?}");
     println!("hit of a breakpoint that stays, out of line {hit:?}: {:.2} bare stops", ratio(hit));
     println!("{BOUNDARIES} breakpoints laid in {laid:?}, to stay in {laid_to_stay:?}");
+}
+
+#[test]
+fn stacks_are_measured() {
+    let run = Run::to(Kind::Usual, &["calls"], "leaf");
+    let pid = run.victim.pid();
+    let start = Instant::now();
+    let stack = run.stack(pid);
+    let first = start.elapsed();
+    let again = (0..1000).map(|_| {
+        let start = Instant::now();
+        assert_eq!(run.stack(pid), stack);
+        start.elapsed()
+    });
+    let again = median(again.collect());
+    println!("a stack of {} frames: {first:?} at first, then {again:?}", stack.frames.len());
 }

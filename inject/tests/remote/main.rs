@@ -14,5 +14,7 @@ mod cost;
 mod handlers;
 mod rust_program;
 mod signals;
+mod stacks;
+mod stacks_damaged;
 mod staying;
 mod victim;

@@ -10,8 +10,9 @@
 //! 2. The object's unwind tables have a row for the PC. All general registers are kept, and DWARF
 //!    expressions may read memory (`evaluate.rs`): functions that align their stack, and the lazy
 //!    resolver, cannot be walked otherwise.
-//! 3. The thread has only just come there by a call: it is in a linker's stub, or a bad pointer was
-//!    called. The word at SP is then the return address.
+//! 3. The thread has only just come there by a call: it is in a linker's stub, at a function's first
+//!    instructions or its return, or a bad pointer was called. The return address is then at SP, or
+//!    near it.
 //! 4. RBP points to a saved RBP and a return address (frame pointers).
 //!
 //! A return address must lie in code, and by the last two ways it must lie behind a call instruction.

@@ -1,6 +1,6 @@
 //! From frame to frame.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 
@@ -92,19 +92,24 @@ impl<'a> Walk<'a> {
                 }
                 Ok(evaluate::caller(&row, values, &mut self.memory)?.map(|caller| (caller, via)))
             }
+            Unwind::None if frame.is_return_address() => self.by_frame_pointer(frame, values),
             Unwind::None => {
-                let is_code = self.is_code(frame.pc);
                 let is_stub = mapped.is_some_and(|m| m.object.is_stub(frame.pc.wrapping_sub(m.bias)));
-                if !frame.is_return_address() && (is_stub || !is_code) {
-                    // A stub for the lazy resolver pushes up to two words.
-                    let pushed = if is_stub { 2 } else { 0 };
-                    return match self.entered(frame.sp, pushed, values) {
-                        Some(caller) => Ok(Some((caller, Via::Entry))),
-                        None if is_code => Err(Lost::NoRow { pc: frame.pc }),
-                        None => Err(Lost::NotCode { pc: frame.pc }),
-                    };
+                let is_code = self.is_code(frame.pc);
+                let pushed = match (is_code, is_stub) {
+                    (false, _) => Some(0..=0),
+                    // The lazy resolver's arguments.
+                    (true, true) => Some(0..=2),
+                    (true, false) => self.pushed(frame.pc).map(|pushed| pushed..=pushed),
+                };
+                if let Some(caller) = pushed.and_then(|pushed| self.entered(frame.sp, pushed, values)) {
+                    return Ok(Some((caller, Via::Entry)));
                 }
-                self.by_frame_pointer(frame, values)
+                match (is_code, is_stub) {
+                    (false, _) => Err(Lost::NotCode { pc: frame.pc }),
+                    (true, true) => Err(Lost::NoRow { pc: frame.pc }),
+                    (true, false) => self.by_frame_pointer(frame, values),
+                }
             }
         }
     }
@@ -127,10 +132,30 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The caller of code that was entered by a call and has pushed at most so many words.
-    fn entered(&mut self, sp: u64, pushed: u64, values: &Values) -> Option<Values> {
-        (0..=pushed).find_map(|index| {
-            let at = sp.wrapping_add(8 * index);
+    /// The number of words that lie between SP and the return address where RBP is not yet, or no
+    /// longer, the function's own: at its start, behind `push rbp`, and at `ret`.
+    fn pushed(&mut self, pc: u64) -> Option<u64> {
+        const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+        const PUSH_RBP: u8 = 0x55;
+        const RET: u8 = 0xc3;
+        let mut code = [0; 5];
+        if self.memory.read(pc, &mut code[..1]).is_some() && code[0] == RET {
+            return Some(0);
+        }
+        let start = self.symbols.address(self.symbols.function_at(pc)?)?;
+        self.memory.read(start, &mut code)?;
+        let push = if code.starts_with(&ENDBR64) { ENDBR64.len() } else { 0 };
+        match pc - start {
+            offset if offset == 0 || offset == push as u64 => Some(0),
+            offset if offset == push as u64 + 1 && code[push] == PUSH_RBP => Some(1),
+            _ => None,
+        }
+    }
+
+    /// The caller of code that was entered by a call and has pushed so many words.
+    fn entered(&mut self, sp: u64, mut pushed: RangeInclusive<u64>, values: &Values) -> Option<Values> {
+        pushed.find_map(|pushed| {
+            let at = sp.wrapping_add(8 * pushed);
             let pc = self.memory.word(at).ok().filter(|pc| self.is_behind_call(*pc))?;
             let mut caller = *values;
             caller.set(RA, Some(pc));
