@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -128,6 +129,20 @@ static int play_lazy(int argc, char **argv) {
     return 0;
 }
 
+/* Runs code of the kernel's. */
+PLAIN unsigned long clocked(struct timespec *now) {
+    unsigned long result = clock_gettime(CLOCK_MONOTONIC, now);
+    sink++;
+    return result;
+}
+
+static int play_clock(int argc, char **argv) {
+    (void)argc, (void)argv;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return clocked(&now);
+}
+
 static void (*volatile bad)(void);
 
 PLAIN void call_bad(void) {
@@ -182,7 +197,7 @@ unsigned long words[2048] __attribute__((aligned(4096)));
 
 int main(int argc, char **argv) {
     static const struct { const char *name; int (*play)(int, char **); } parts[] = {
-        {"calls", play_calls}, {"mutex", play_mutex}, {"lazy", play_lazy},
+        {"calls", play_calls}, {"mutex", play_mutex}, {"lazy", play_lazy}, {"clock", play_clock},
         {"bad", play_bad}, {"context", play_context}, {"inlined", play_inlined},
     };
     for (size_t i = 0; argc > 1 && i < sizeof parts / sizeof *parts; i++) {

@@ -317,37 +317,59 @@ fn waiting_thread_shows_what_it_waits_in_down_to_its_start() {
     }
 }
 
+/// Where a function's callees led.
+#[derive(Debug, Default)]
+struct Walked {
+    steps: u32,
+    /// How callers were found.
+    ways: BTreeSet<u8>,
+    functions: BTreeSet<String>,
+    objects: BTreeSet<String>,
+}
+
+/// Steps from the first instruction of `function` until it has returned, and asserts that each stack
+/// ends with `function` and its callers.
+fn step_through(kind: Kind, args: &[&str], function: &str) -> Walked {
+    let mut run = Run::to(kind, args, function);
+    let pid = run.victim.pid();
+    let sp = run.victim.tracer.registers(pid).expect("held").sp();
+    let outside = run.stack(pid).frames[1..].to_vec();
+    let mut walked = Walked::default();
+    while run.victim.tracer.registers(pid).expect("held").sp() <= sp {
+        let stack = run.stack(pid);
+        let names = run.names(&stack.frames);
+        assert_eq!(stack.end, End::Root, "step {}: {names:?}", walked.steps);
+        let inside = stack.frames.len() - outside.len();
+        assert_eq!(stack.frames[inside..], outside, "step {}: {names:?}", walked.steps);
+        assert_eq!(names[inside - 1], function, "step {}: {names:?}", walked.steps);
+        walked.ways.extend(stack.frames[1..].iter().map(|frame| frame.via as u8));
+        walked.functions.insert(names[0].clone());
+        let place = run.symbols.find(stack.frames[0].pc).expect("an object");
+        walked.objects.insert(run.symbols.objects()[place.object].object.name());
+        run.victim.tracer.step(pid).expect("held");
+        run.victim.run_to(|event| matches!(event, Event::Stepped { .. }));
+        walked.steps += 1;
+    }
+    walked
+}
+
 #[test]
 fn stack_is_right_at_every_step_through_a_stub_and_the_lazy_resolver() {
     for (kind, entries) in [(Kind::Usual, false), (Kind::BareStubs, true)] {
-        let mut run = Run::to(kind, &["lazy", "123"], "lazily");
-        let pid = run.victim.pid();
-        let sp = run.victim.tracer.registers(pid).expect("held").sp();
-        let outside = run.stack(pid).frames[1..].to_vec();
-        let (mut steps, mut ways, mut functions) = (0, BTreeSet::new(), BTreeSet::new());
-        loop {
-            let stack = run.stack(pid);
-            let names = run.names(&stack.frames);
-            assert_eq!(stack.end, End::Root, "step {steps}: {names:?}");
-            let inside = stack.frames.len() - outside.len();
-            assert_eq!(stack.frames[inside..], outside, "step {steps}: {names:?}");
-            let here = &run.names(&stack.frames[inside - 1..inside])[0];
-            assert_eq!(here, "lazily", "step {steps}: {names:?}");
-            ways.extend(stack.frames[1..].iter().map(|frame| frame.via as u8));
-            functions.insert(names[0].clone());
-            run.victim.tracer.step(pid).expect("held");
-            run.victim.run_to(|event| matches!(event, Event::Stepped { .. }));
-            steps += 1;
-            if run.victim.tracer.registers(pid).expect("held").sp() > sp {
-                break;
-            }
-        }
-        assert!(steps > 500, "the loader looked the function up: {steps} steps");
-        assert!(functions.iter().any(|name| name.starts_with("_dl_runtime_resolve")), "{functions:?}");
-        assert!(functions.contains("_dl_fixup"), "{functions:?}");
-        assert_eq!(ways.contains(&(Via::Entry as u8)), entries, "the stub's rows");
-        assert!(!ways.contains(&(Via::FramePointer as u8)));
+        let walked = step_through(kind, &["lazy", "123"], "lazily");
+        assert!(walked.steps > 500, "the loader looked the function up: {walked:?}");
+        let resolver = walked.functions.iter().any(|name| name.starts_with("_dl_runtime_resolve"));
+        assert!(resolver && walked.functions.contains("_dl_fixup"), "{walked:?}");
+        assert_eq!(walked.ways.contains(&(Via::Entry as u8)), entries, "the stub's rows");
+        assert!(!walked.ways.contains(&(Via::FramePointer as u8)));
     }
+}
+
+#[test]
+fn stack_is_right_at_every_step_through_the_kernels_own_object() {
+    let walked = step_through(Kind::Usual, &["clock"], "clocked");
+    assert!(walked.objects.contains("[vdso]"), "{walked:?}");
+    assert_eq!(walked.ways, BTreeSet::from([Via::Table as u8]));
 }
 
 #[test]

@@ -34,7 +34,11 @@ pub(super) fn caller(row: &Row, values: &Values, memory: &mut Pages<'_>) -> Resu
         };
         caller.set(*register, value);
     }
-    Ok(has_caller.then_some(caller))
+    match has_caller {
+        true if caller.get(RA).is_none() => Err(broken),
+        true => Ok(Some(caller)),
+        false => Ok(None),
+    }
 }
 
 struct Context<'a, 'b> {

@@ -169,8 +169,8 @@ impl Rows {
         let mut row = self.tables.iter().find_map(|table| table.row(address, context));
         if row.is_none() && !self.complete {
             self.complete = true;
-            let sources = [Some(object.image()), object.debug()].into_iter().flatten();
-            let table = sources.map(|source| Table::debug_frame(object.image(), source)).find_map(|t| t);
+            let mut sources = [Some(object.image()), object.debug()].into_iter().flatten();
+            let table = sources.find_map(|source| Table::debug_frame(object.image(), source));
             row = table.as_ref().and_then(|table| table.row(address, context));
             self.tables.extend(table);
         }
