@@ -143,6 +143,34 @@ static int play_clock(int argc, char **argv) {
     return clocked(&now);
 }
 
+/* Its last instruction is a call: the return address is the next function's start. */
+void last_call(void);
+void stop_here(void);
+__asm__(
+    ".text\n.type last_call, @function\nlast_call:\n"
+    "    .cfi_startproc\n"
+    "    sub $24, %rsp\n"
+    "    .cfi_def_cfa_offset 32\n"
+    "    call stop_here\n"
+    "    .cfi_endproc\n"
+    ".size last_call, .-last_call\n"
+    ".type behind_it, @function\nbehind_it:\n"
+    "    .cfi_startproc\n"
+    "    ret\n"
+    "    .cfi_endproc\n"
+    ".size behind_it, .-behind_it\n");
+
+PLAIN void stop_here(void) {
+    marker(2);
+    exit(0);
+}
+
+static int play_last(int argc, char **argv) {
+    (void)argc, (void)argv;
+    last_call();
+    return sink;
+}
+
 static void (*volatile bad)(void);
 
 PLAIN void call_bad(void) {
@@ -197,7 +225,7 @@ unsigned long words[2048] __attribute__((aligned(4096)));
 
 int main(int argc, char **argv) {
     static const struct { const char *name; int (*play)(int, char **); } parts[] = {
-        {"calls", play_calls}, {"mutex", play_mutex}, {"lazy", play_lazy}, {"clock", play_clock},
+        {"calls", play_calls}, {"mutex", play_mutex}, {"lazy", play_lazy}, {"clock", play_clock}, {"last", play_last},
         {"bad", play_bad}, {"context", play_context}, {"inlined", play_inlined},
     };
     for (size_t i = 0; argc > 1 && i < sizeof parts / sizeof *parts; i++) {

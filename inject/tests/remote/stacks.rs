@@ -400,6 +400,17 @@ fn stack_of_a_context_ends_where_it_starts() {
 }
 
 #[test]
+fn function_that_ends_with_a_call_is_not_taken_for_the_next_one() {
+    let run = Run::to(Kind::Usual, &["last"], "marker");
+    let stack = run.stack(run.victim.pid());
+    let names = run.names(&stack.frames);
+    assert_eq!(names[..5], ["marker", "stop_here", "last_call", "play_last", "main"]);
+    assert_eq!(stack.end, End::Root);
+    assert_eq!(stack.frames[2].pc, run.victim.address("behind_it"));
+    assert!(run.symbols.frame_lines(&stack.frames[2])[0].starts_with("stacks!last_call+0x9"));
+}
+
+#[test]
 fn stack_is_cut_at_the_depth_that_is_asked_for() {
     let run = Run::to(Kind::Usual, &["inlined"], "marker");
     let pid = run.victim.pid();
