@@ -1,57 +1,28 @@
 //! The command line, from outside: whatever is typed and whatever a file holds, it says
 //! something that helps and exits as it promises. No panic, no hang.
 
+mod command;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
+use command::{Ran, children_of, command, interrupt, is_worker, sigstorm, with_input, within_seconds};
+use nix::unistd::Pid;
+use serde_json::Value;
+
 const TEXT: &str = "# sigstorm schedule 1\nm1 g1 call small\ngc mark; scan g1\n";
-
-/// The result of a run.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    stdout: Vec<u8>,
-    stderr: String,
-}
-
-impl Ran {
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.stdout).unwrap()
-    }
-
-    /// The last line of `--json`, every line of which must be an object.
-    fn summary(&self) -> serde_json::Value {
-        let objects: Vec<serde_json::Value> =
-            self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let last = objects.last().expect("a summary").clone();
-        assert_eq!(last["type"], "summary", "{last}");
-        last
-    }
-}
-
-fn sigstorm(args: &[&str], stdin: &[u8]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut pipe = child.stdin.take().unwrap();
-    let bytes = stdin.to_vec();
-    // It need not read any of it.
-    let writer = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    let stderr = String::from_utf8(stderr).unwrap();
-    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
-    Ran { code: status.code(), stdout, stderr }
-}
 
 fn file(dir: &Path, name: &str, content: &[u8]) -> String {
     let path = dir.join(name);
     fs::write(&path, content).unwrap();
     path.to_str().unwrap().into()
 }
+
+/// The commands in `sigstorm --help`, by name. `mutants` and those of child processes are hidden.
+const LISTED: [&str; 9] = ["collect", "hunt", "museum", "pack", "replay", "show", "shrink", "storm", "sweep"];
 
 /// Ten mebibytes of anything.
 fn noise() -> Vec<u8> {
@@ -65,18 +36,26 @@ fn noise() -> Vec<u8> {
 
 #[test]
 fn sigstorm_without_a_command_prints_help() {
-    let ran = sigstorm(&[], b"");
+    let ran = sigstorm(&[]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     for part in ["hunt", "replay", "Exit status", "--help"] {
         assert!(ran.text().contains(part), "{part}");
     }
-    for command in ["hunt", "replay", "show", "pack", "shrink", "museum", "storm", "collect"] {
-        let ran = sigstorm(&[command, "--help"], b"");
-        assert_eq!(ran.code, Some(0));
-        assert!(ran.text().contains("Examples:"), "{command}");
+    for command in LISTED.into_iter().chain(["mutants"]) {
+        let ran = sigstorm(&[command, "--help"]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
+        assert!(ran.text().contains("\nExamples"), "{command}: {}", ran.text());
     }
-    let listed = sigstorm(&["--help"], b"");
-    assert!(!listed.text().contains("worker") && !listed.text().contains("stormer"));
+    for child in ["worker", "stormer", "runner", "sweeper"] {
+        let ran = sigstorm(&[child, "--help"]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{child}");
+        assert!(ran.text().contains("as a child of `") && ran.text().contains("<ORDERS>"), "{}", ran.text());
+    }
+    let help = sigstorm(&["--help"]);
+    let commands = help.text().split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let mut listed: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, LISTED, "{commands}");
 }
 
 #[test]
@@ -95,7 +74,7 @@ fn files_that_cannot_be_read_are_named() {
             (&newer, "version 2"),
             (&not_text, "UTF-8"),
         ] {
-            let ran = sigstorm(&[command, path], b"");
+            let ran = sigstorm(&[command, path]);
             assert_eq!(ran.code, Some(2), "{command} {path}: {ran:?}");
             assert!(
                 ran.stderr.contains(says) && ran.stderr.contains(path),
@@ -105,27 +84,27 @@ fn files_that_cannot_be_read_are_named() {
             assert!(ran.stdout.is_empty(), "{command} {path}");
         }
     }
-    assert!(sigstorm(&["show", &bad], b"").stderr.contains("did you mean `call`?"));
+    assert!(sigstorm(&["show", &bad]).stderr.contains("did you mean `call`?"));
 }
 
 #[test]
 fn show_and_pack_convert_both_forms_to_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let text = file(dir.path(), "a.txt", TEXT.as_bytes());
-    let packed = sigstorm(&["pack", &text], b"");
+    let packed = sigstorm(&["pack", &text]);
     assert_eq!((packed.code, packed.stdout.len()), (Some(0), 4 * 8));
-    let shown = sigstorm(&["show", "-"], &packed.stdout);
-    assert_eq!(sigstorm(&["pack", "-"], &shown.stdout).stdout, packed.stdout);
+    let shown = with_input(&["show", "-"], &packed.stdout);
+    assert_eq!(with_input(&["pack", "-"], &shown.stdout).stdout, packed.stdout);
 
     let out = dir.path().join("out.bin");
-    let ran = sigstorm(&["pack", &text, "-o", out.to_str().unwrap()], b"");
+    let ran = sigstorm(&["pack", &text, "-o", out.to_str().unwrap()]);
     assert!(ran.code == Some(0) && ran.stdout.is_empty());
     assert_eq!(fs::read(&out).unwrap(), packed.stdout);
 
-    let json = sigstorm(&["show", &text, "--json"], b"").summary();
+    let json = sigstorm(&["show", &text, "--json"]).summary();
     assert_eq!((&json["command"], &json["steps"]), (&"show".into(), &4.into()));
     assert_eq!(json["text"].as_str().unwrap().as_bytes(), shown.stdout);
-    let json = sigstorm(&["--json", "pack", &text], b"").summary();
+    let json = sigstorm(&["--json", "pack", &text]).summary();
     assert_eq!(json["hex"].as_str().unwrap().len(), 4 * 16);
 }
 
@@ -135,70 +114,66 @@ fn output_that_cannot_be_written_is_an_error() {
     let text = file(dir.path(), "a.txt", TEXT.as_bytes());
     let nowhere = dir.path().join("no/such/folder");
     for out in [dir.path(), &nowhere, Path::new("/dev/full")] {
-        let ran = sigstorm(&["show", &text, "-o", out.to_str().unwrap()], b"");
+        let ran = sigstorm(&["show", &text, "-o", out.to_str().unwrap()]);
         assert_eq!(ran.code, Some(2), "{}", out.display());
         assert!(ran.stderr.contains("cannot write"), "{}", ran.stderr);
     }
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let binary = env!("CARGO_BIN_EXE_sigstorm");
-    let status = Command::new(binary).args(["show", &text]).stdout(full).stderr(Stdio::null()).status();
-    assert_eq!(status.unwrap().code(), Some(2));
+    let ran = Ran::end_of(command(&["show", &text]).stdout(full).spawn().unwrap());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
 }
 
 #[test]
 fn closed_standard_output_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let noise = file(dir.path(), "noise", &noise());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-    command.args(["show", &noise]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = command(&["show", &noise]).spawn().unwrap();
     drop(child.stdout.take());
-    let ran = child.wait_with_output().unwrap();
-    assert_eq!(ran.status.code(), Some(0));
-    assert!(!String::from_utf8(ran.stderr).unwrap().contains("panicked"));
+    let ran = Ran::end_of(child);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
 #[test]
 fn any_bytes_are_a_schedule() {
     let dir = tempfile::tempdir().unwrap();
     let (empty, noise) = (file(dir.path(), "empty", b""), file(dir.path(), "noise", &noise()));
-    assert_eq!(sigstorm(&["show", &empty], b"").text(), "# sigstorm schedule 1\n");
-    assert_eq!(sigstorm(&["pack", &empty], b"").stdout, b"");
-    let shown = sigstorm(&["show", &noise], b"");
+    assert_eq!(sigstorm(&["show", &empty]).text(), "# sigstorm schedule 1\n");
+    assert_eq!(sigstorm(&["pack", &empty]).stdout, b"");
+    let shown = sigstorm(&["show", &noise]);
     assert_eq!(shown.code, Some(0));
     assert!(shown.stderr.contains("4096 steps"), "{}", shown.stderr);
-    let packed = sigstorm(&["pack", &noise], b"");
+    let packed = sigstorm(&["pack", &noise]);
     assert_eq!((packed.code, packed.stdout.len()), (Some(0), 4096 * 8));
-    assert_eq!(sigstorm(&["pack", "-"], &shown.stdout).stdout, packed.stdout);
+    assert_eq!(with_input(&["pack", "-"], &shown.stdout).stdout, packed.stdout);
 }
 
 #[test]
 fn any_schedule_is_run() {
     let dir = tempfile::tempdir().unwrap();
     let (empty, noise) = (file(dir.path(), "empty", b""), file(dir.path(), "noise", &noise()));
-    let ran = sigstorm(&["replay", &empty, "--times", "3", "--json", "--trace"], b"");
+    let ran = sigstorm(&["replay", &empty, "--times", "3", "--json", "--trace"]);
     assert_eq!(ran.code, Some(3), "nothing was run: {ran:?}");
     let summary = ran.summary();
     assert_eq!((&summary["runs"], &summary["divergent"]), (&3.into(), &0.into()));
-    assert_eq!((&summary["files"], &summary["verdict"]), (&1.into(), &serde_json::Value::Null));
+    assert_eq!((&summary["files"], &summary["verdict"]), (&1.into(), &Value::Null));
 
     // Whatever it comes to: it is run, and judged.
-    let ran = sigstorm(&["replay", &noise, "--json"], b"");
+    let ran = sigstorm(&["replay", &noise, "--json"]);
     let summary = ran.summary();
     let verdict = summary["verdict"].as_str();
     assert!(matches!((ran.code, verdict), (Some(0), None) | (Some(1), Some(_))), "{ran:?}");
 
     let missing = dir.path().join("missing");
-    let ran = sigstorm(&["replay", missing.to_str().unwrap(), &empty, "--json"], b"");
+    let ran = sigstorm(&["replay", missing.to_str().unwrap(), &empty, "--json"]);
     assert_eq!((ran.code, &ran.summary()["files"]), (Some(2), &1.into()), "the other one is still run");
 }
 
 #[test]
 fn shrink_says_where_there_is_nothing_to_shrink() {
-    let ran = sigstorm(&["shrink", "-"], b"");
+    let ran = sigstorm(&["shrink", "-"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.stderr.contains("nothing is violated"), "{}", ran.stderr);
-    assert_eq!(sigstorm(&["shrink", "-", "--json"], b"").summary()["verdict"], serde_json::Value::Null);
+    assert_eq!(sigstorm(&["shrink", "-", "--json"]).summary()["verdict"], Value::Null);
 }
 
 #[test]
@@ -226,7 +201,7 @@ fn wrong_usage_is_explained() {
         (&["storm", "--delay", "7:10"], "a number from 0 to 1"),
         (&["storm", "--delay", "0.1:99999999"], "microseconds from 0 to 10000"),
     ] {
-        let ran = sigstorm(args, b"");
+        let ran = sigstorm(args);
         assert_eq!(ran.code, Some(2), "{args:?}");
         assert!(ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
     }
@@ -239,7 +214,7 @@ fn folders_are_checked_before_the_hunt() {
     let below = format!("{occupied}/below");
     for (option, folder) in [("--reports", &occupied), ("--reports", &below), ("--corpus", &occupied)] {
         let begun = Instant::now();
-        let ran = sigstorm(&["hunt", "--seconds", "30", option, folder], b"");
+        let ran = sigstorm(&["hunt", "--seconds", "30", option, folder]);
         assert_eq!(ran.code, Some(2), "{option} {folder}");
         assert!(ran.stderr.contains("directory") && ran.stderr.contains(&occupied), "{}", ran.stderr);
         assert!(begun.elapsed() < Duration::from_secs(10));
@@ -252,10 +227,8 @@ fn a_hunt_ends_with_its_budget() {
     let in_dir = |name: &str| -> PathBuf { dir.path().join(name) };
     let (reports, corpus) = (in_dir("reports"), in_dir("corpus"));
     let folders = ["--reports", reports.to_str().unwrap(), "--corpus", corpus.to_str().unwrap()];
-    let ran = sigstorm(
-        &[&["hunt", "--runs", "20", "--jobs", "3", "--seed", "7", "--json"], &folders[..]].concat(),
-        b"",
-    );
+    let ran =
+        sigstorm(&[&["hunt", "--runs", "20", "--jobs", "3", "--seed", "7", "--json"], &folders[..]].concat());
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let summary = ran.summary();
     assert_eq!((&summary["schedules"], &summary["jobs"]), (&20.into(), &3.into()));
@@ -263,36 +236,19 @@ fn a_hunt_ends_with_its_budget() {
     assert!(corpus.is_dir());
 }
 
-/// A hunt without a budget, once its workers run, and the workers' process ids.
-fn endless_hunt(reports: &Path) -> (std::process::Child, Vec<String>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-    command.args(["hunt", "--jobs", "2", "--json", "--reports"]).arg(reports);
-    let hunt = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", hunt.id());
+/// A hunt without a budget, once its workers run, and the workers.
+fn endless_hunt(reports: &Path) -> (Child, Vec<Pid>) {
+    let args = ["hunt", "--jobs", "2", "--json", "--reports", reports.to_str().unwrap()];
+    let hunt = command(&args).spawn().unwrap();
     let workers = within_seconds(|| {
-        let pids: Vec<_> = fs::read_to_string(&children).ok()?.split_whitespace().map(String::from).collect();
-        // A child that is not yet what it will be cannot yet look after itself.
-        let runs = |pid: &String| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sigstorm\0worker"))
-        };
-        (pids.len() == 2 && pids.iter().all(runs)).then_some(pids)
+        let pids = children_of(&hunt);
+        (pids.len() == 2 && pids.iter().copied().all(is_worker)).then_some(pids)
     });
     (hunt, workers)
 }
 
-fn within_seconds<T>(mut what: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(result) = what() {
-            return result;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "it does not happen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Gone, or a zombie for whoever inherits it to bury.
-fn has_ended(pid: &str) -> bool {
+fn has_ended(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
 }
@@ -302,18 +258,18 @@ fn an_interrupt_ends_a_hunt_with_its_summary() {
     let dir = tempfile::tempdir().unwrap();
     let (mut hunt, workers) = endless_hunt(dir.path());
     // Once it has run something: before that there is no answer.
-    let mut lines = BufReader::new(hunt.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let ran_some = |line: &String| {
-        let progress: serde_json::Value = serde_json::from_str(line).unwrap();
+    let mut lines = BufReader::new(hunt.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let ran_some = |line: String| {
+        let progress: Value = serde_json::from_str(&line).unwrap();
         progress["schedules"].as_u64() > Some(0)
     };
-    assert!(lines.any(|line| ran_some(&line)));
-    let pid = nix::unistd::Pid::from_raw(hunt.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
-    let stdout = lines.last().unwrap().into_bytes();
-    let ran = Ran { code: hunt.wait().unwrap().code(), stdout, stderr: String::new() };
+    assert!(lines.any(ran_some));
+    interrupt(&hunt);
+    // Whatever it still prints, down to the summary.
+    let stdout = lines.map(|line| line + "\n").collect::<String>().into_bytes();
+    let ran = Ran { stdout, ..Ran::end_of(hunt) };
     assert_eq!((ran.code, &ran.summary()["jobs"]), (Some(0), &2.into()));
-    assert!(workers.iter().all(|pid| has_ended(pid)));
+    assert!(workers.into_iter().all(has_ended));
 }
 
 #[test]
@@ -322,7 +278,7 @@ fn workers_do_not_outlive_a_hunt_that_is_killed() {
     let (mut hunt, workers) = endless_hunt(dir.path());
     hunt.kill().unwrap();
     hunt.wait().unwrap();
-    within_seconds(|| workers.iter().all(|pid| has_ended(pid)).then_some(()));
+    within_seconds(|| workers.iter().copied().all(has_ended).then_some(()));
 }
 
 #[test]
@@ -333,14 +289,13 @@ fn the_museum_tabulates_how_soon_a_specimen_is_found() {
                 --baseline random --baseline hunt --reports";
     let mut args: Vec<&str> = args.split_whitespace().collect();
     args.push(reports.to_str().unwrap());
-    let ran = sigstorm(&args, b"");
+    let ran = sigstorm(&args);
     let summary = ran.summary();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     for (key, number) in [("specimens", 2), ("caught", 2), ("silent", 0), ("false_alarms", 0), ("seed", 5)] {
         assert_eq!(summary[key], number, "{key}");
     }
-    let objects: Vec<serde_json::Value> =
-        ran.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let objects = ran.objects();
     let of_type = |name: &str| objects.iter().filter(|o| o["type"] == name).collect::<Vec<_>>();
     assert_eq!((of_type("trial").len(), of_type("specimen").len()), (8, 4));
     for tally in of_type("specimen") {
@@ -367,19 +322,19 @@ fn the_museum_tabulates_how_soon_a_specimen_is_found() {
     // The schedule beside the page shows what the page says.
     let schedule = reports.join("museum/sigprof-spins.txt");
     let again = ["replay", schedule.to_str().unwrap(), "--json", "--defect", "sigprof-spins"];
-    assert_eq!(sigstorm(&again, b"").summary()["verdict"], "deadlock");
+    assert_eq!(sigstorm(&again).summary()["verdict"], "deadlock");
 }
 
 #[test]
 fn the_museum_is_silent_where_it_must_be() {
-    let ran = sigstorm(&["museum", "--json", "--trials", "1", "--budget", "1", "--defect", "none"], b"");
+    let ran = sigstorm(&["museum", "--json", "--trials", "1", "--budget", "1", "--defect", "none"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let summary = ran.summary();
     assert_eq!(
         (&summary["specimens"], &summary["must_be_silent"], &summary["silent"]),
         (&0.into(), &1.into(), &1.into())
     );
-    assert_eq!(sigstorm(&["museum", "--defect", "nothing"], b"").code, Some(2));
+    assert_eq!(sigstorm(&["museum", "--defect", "nothing"]).code, Some(2));
 }
 
 #[test]
@@ -387,34 +342,28 @@ fn museum_replaces_kept_tables_only_where_it_is_asked_to() {
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("reports/museum.md");
     let museum = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-        command.args(["museum", "--trials", "1", "--budget", "1", "--defect", "sigprof-spins"]).args(more);
-        command.current_dir(dir.path()).output().unwrap()
+        let args = ["museum", "--trials", "1", "--budget", "1", "--defect", "sigprof-spins"];
+        Ran::end_of(command(&args).args(more).current_dir(dir.path()).spawn().unwrap())
     };
     let plain = museum(&[]);
-    assert!(String::from_utf8_lossy(&plain.stdout).contains("sigprof-spins"), "{plain:?}");
+    assert!(plain.text().contains("sigprof-spins"), "{plain:?}");
     assert!(!dir.path().join("reports").exists(), "the table is printed, and nothing is written");
     let named = museum(&["--reports", "named"]);
     assert!(dir.path().join("named/museum.md").is_file() && !kept.exists(), "{named:?}");
     let keep = museum(&["--keep"]);
     assert!(kept.is_file() && dir.path().join("reports/museum/sigprof-spins.md").is_file(), "{keep:?}");
-    assert_eq!(museum(&["--keep", "--reports", "named"]).status.code(), Some(2));
+    assert_eq!(museum(&["--keep", "--reports", "named"]).code, Some(2));
 }
 
 #[test]
 fn museum_that_is_ended_early_says_so_in_its_table() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-    command.args(["museum", "--budget", "1000", "--jobs", "1", "--defect", "none", "--reports"]);
-    let museum = command.arg(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    within_seconds(|| {
-        let tasks = fs::read_dir(format!("/proc/{}/task", museum.id())).ok()?.map_while(Result::ok);
-        let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        tasks.map(of).any(|children| !children.is_empty()).then_some(())
-    });
-    let pid = nix::unistd::Pid::from_raw(museum.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
-    assert_eq!(museum.wait_with_output().unwrap().status.code(), Some(1));
+    let args = ["museum", "--budget", "1000", "--jobs", "1", "--defect", "none", "--reports"];
+    let museum = command(&args).arg(dir.path()).spawn().unwrap();
+    within_seconds(|| (!children_of(&museum).is_empty()).then_some(()));
+    interrupt(&museum);
+    let ran = Ran::end_of(museum);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
     let table = fs::read_to_string(dir.path().join("museum.md")).unwrap();
     assert!(table.contains("ended early, after 0 of 10 trials"), "{table}");
 }
@@ -426,13 +375,26 @@ fn a_child_refuses_orders_that_make_no_sense() {
         (r#"{"parent":1,"task":{"worker":{}}}"#, "missing field"),
         (r#"{"parent":1,"task":{"runner":{"core":null,"defects":["typo"]}}}"#, "no defect `typo`"),
     ] {
-        let ran = sigstorm(&["worker", orders], b"");
+        let ran = sigstorm(&["worker", orders]);
         assert!(ran.code == Some(78) && ran.stderr.contains(says), "{orders}: {ran:?}");
     }
-    // A child of a process that is not its parent ends at once.
-    let orphan = r#"{"parent":1,"task":{"runner":{"core":null,"defects":[]}}}"#;
-    let ran = sigstorm(&["runner", orphan], b"");
-    assert_eq!((ran.code, ran.text()), (Some(0), ""), "{ran:?}");
+}
+
+#[test]
+fn a_runner_whose_parent_is_gone_ends_before_it_reads_a_request() {
+    let run = |parent: u32| {
+        let runner = serde_json::json!({"runner": {"core": null, "defects": []}});
+        let orders = serde_json::json!({"parent": parent, "task": runner}).to_string();
+        // The empty schedule, and no flags. The runner's parent is the thread that starts it, which lives as
+        // long as it runs.
+        with_input(&["runner", &orders], &[0; 5])
+    };
+    let ran = run(std::process::id());
+    let answers = ran.objects();
+    assert_eq!((ran.code, answers.len()), (Some(0), 1), "{ran:?}");
+    assert!(answers[0]["steps"] == 0 && answers[0]["finding"].is_null(), "{ran:?}");
+    let orphan = run(1);
+    assert_eq!((orphan.code, orphan.text()), (Some(0), ""), "{orphan:?}");
 }
 
 #[test]
@@ -451,7 +413,7 @@ fn a_sweeper_leaves_the_first_violation_and_counts_its_runs() {
         }});
         let orders = serde_json::json!({"parent": std::process::id(), "task": task}).to_string();
         // Its parent is the thread that starts it, which lives as long as it runs.
-        let ran = sigstorm(&["sweeper", &orders], b"");
+        let ran = sigstorm(&["sweeper", &orders]);
         let stats = fs::read(folder.join("stats")).unwrap();
         let runs = u64::from_le_bytes(stats[..8].try_into().unwrap());
         (ran.code, runs, fs::read_to_string(folder.join("finding.json")).ok())
@@ -465,19 +427,11 @@ fn a_sweeper_leaves_the_first_violation_and_counts_its_runs() {
 
 #[test]
 fn an_interrupt_ends_the_museum_with_its_summary() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-    command.args(["museum", "--json", "--budget", "1000", "--jobs", "2", "--defect", "none"]);
-    let museum = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let children = || -> usize {
-        let tasks = fs::read_dir(format!("/proc/{}/task", museum.id())).unwrap().map_while(Result::ok);
-        let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        tasks.map(|task| of(task).split_whitespace().count()).sum()
-    };
-    within_seconds(|| (children() == 2).then_some(()));
-    let pid = nix::unistd::Pid::from_raw(museum.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
-    let Output { status, stdout, .. } = museum.wait_with_output().unwrap();
-    let ran = Ran { code: status.code(), stdout, stderr: String::new() };
+    let args = ["museum", "--json", "--budget", "1000", "--jobs", "2", "--defect", "none"];
+    let museum = command(&args).spawn().unwrap();
+    within_seconds(|| (children_of(&museum).len() == 2).then_some(()));
+    interrupt(&museum);
+    let ran = Ran::end_of(museum);
     let summary = ran.summary();
     assert_eq!((ran.code, &summary["complete"], &summary["silent"]), (Some(1), &false.into(), &0.into()));
 }
@@ -486,10 +440,10 @@ fn an_interrupt_ends_the_museum_with_its_summary() {
 fn a_storm_in_the_healthy_core_blows_over() {
     let dir = tempfile::tempdir().unwrap();
     let reports = dir.path().to_str().unwrap();
-    let ran = sigstorm(&["storm", "--seconds", "5", "--threads", "2", "--json", "--reports", reports], b"");
+    let ran = sigstorm(&["storm", "--seconds", "5", "--threads", "2", "--json", "--reports", reports]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let summary = ran.summary();
-    assert_eq!((&summary["verdict"], &summary["violations"]), (&serde_json::Value::Null, &0.into()));
+    assert_eq!((&summary["verdict"], &summary["violations"]), (&Value::Null, &0.into()));
     for what in ["signals", "tracebacks", "cycles", "copies", "recoveries", "barriers", "rounds", "syscalls"]
     {
         assert!(summary[what].as_u64().unwrap() > 0, "{what}: {summary}");
@@ -505,10 +459,8 @@ fn a_storm_in_the_healthy_core_blows_over() {
 fn a_storm_finds_a_handler_that_waits_for_itself() {
     let dir = tempfile::tempdir().unwrap();
     let reports = dir.path().to_str().unwrap();
-    let ran = sigstorm(
-        &["storm", "--seconds", "30", "--json", "--reports", reports, "--defect", "sigprof-spins"],
-        b"",
-    );
+    let ran =
+        sigstorm(&["storm", "--seconds", "30", "--json", "--reports", reports, "--defect", "sigprof-spins"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     let summary = ran.summary();
     assert_eq!((&summary["verdict"], &summary["violations"]), (&"deadlock".into(), &1.into()));
@@ -520,21 +472,18 @@ fn a_storm_finds_a_handler_that_waits_for_itself() {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
     let json = fs::read(folder.join("report.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["verdict"], "deadlock");
 }
 
 #[test]
 fn an_interrupt_ends_a_storm_with_its_summary() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sigstorm"));
-    command.args(["storm", "--threads", "3", "--json", "--reports"]).arg(dir.path());
-    let storm = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let args = ["storm", "--threads", "3", "--json", "--reports"];
+    let storm = command(&args).arg(dir.path()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(700));
-    let pid = nix::unistd::Pid::from_raw(storm.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
-    let Output { status, stdout, .. } = storm.wait_with_output().unwrap();
-    let ran = Ran { code: status.code(), stdout, stderr: String::new() };
+    interrupt(&storm);
+    let ran = Ran::end_of(storm);
     let summary = ran.summary();
     assert_eq!((ran.code, &summary["threads"]), (Some(0), &3.into()), "{summary}");
     assert!(summary["signals"].as_u64().unwrap() > 0, "{summary}");
@@ -546,14 +495,14 @@ fn findings_of_engines_are_collected_into_reports() {
     let crashes = dir.path().join("out/main/crashes");
     fs::create_dir_all(&crashes).unwrap();
     let spins = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/schedule/sigprof-spins.txt");
-    let packed = sigstorm(&["pack", spins], b"").stdout;
+    let packed = sigstorm(&["pack", spins]).stdout;
     fs::write(crashes.join("id:000000,sig:06"), &packed).unwrap();
     fs::write(crashes.join("README.txt"), "no schedule").unwrap();
     fs::write(dir.path().join("out/crash-00aa"), &packed).unwrap();
     let (out, reports) = (dir.path().join("out"), dir.path().join("reports"));
     let collect = |more: &[&str]| {
         let places = ["collect", out.to_str().unwrap(), "--reports", reports.to_str().unwrap(), "--json"];
-        sigstorm(&[&places, more].concat(), b"")
+        sigstorm(&[&places, more].concat())
     };
     let ran = collect(&["--defect", "sigprof-spins"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -565,7 +514,7 @@ fn findings_of_engines_are_collected_into_reports() {
 
     let healthy = collect(&[]);
     assert_eq!((healthy.code, &healthy.summary()["violations"]), (Some(0), &0.into()), "{healthy:?}");
-    let missing = sigstorm(&["collect", dir.path().join("missing").to_str().unwrap()], b"");
+    let missing = sigstorm(&["collect", dir.path().join("missing").to_str().unwrap()]);
     assert!(missing.code == Some(2) && missing.stderr.contains("missing"), "{missing:?}");
 }
 
@@ -573,7 +522,7 @@ fn findings_of_engines_are_collected_into_reports() {
 fn a_hunt_accounts_for_every_signal() {
     let dir = tempfile::tempdir().unwrap();
     let reports = dir.path().to_str().unwrap();
-    let ran = sigstorm(&["hunt", "--runs", "4000", "--seed", "3", "--json", "--reports", reports], b"");
+    let ran = sigstorm(&["hunt", "--runs", "4000", "--seed", "3", "--json", "--reports", reports]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let summary = ran.summary();
     let accounting = summary["accounting"].as_object().unwrap();
@@ -593,7 +542,7 @@ fn a_storm_with_harmless_defects_is_silent() {
     let reports = dir.path().to_str().unwrap();
     for defect in ["order-check-inverted", "set-next-barrier-unlocked"] {
         let storm = ["storm", "--seconds", "1", "--json", "--defect", defect, "--reports", reports];
-        let ran = sigstorm(&storm, b"");
+        let ran = sigstorm(&storm);
         assert_eq!(ran.code, Some(0), "{defect}: {}", ran.text());
         assert!(ran.summary()["signals"].as_u64() > Some(0), "{defect}: {}", ran.text());
     }
