@@ -1,5 +1,6 @@
 //! The kept inputs of the fuzz targets: few, small, and what they are said to be.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -48,22 +49,41 @@ fn texts_survive_both_ways_or_are_refused_with_words() {
     assert!(read > 20 && refused > 20, "{read} are read, {refused} refused: some of each are wanted");
 }
 
+/// The folders of kept schedules, the extensions of the files there, and the fewest schedules in such files.
+const KEPT: [(&str, &str, usize); 5] = [
+    ("corpus/schedule", "txt", 20),
+    ("corpus/stops", "", 200),
+    ("corpus/sweep", "txt", 40),
+    ("reports/museum", "md", 20),
+    ("reports/museum", "txt", 20),
+];
+
 /// Every schedule that is kept, by its file: those of the corpora, and those of the museum's pages.
 fn kept() -> Vec<(PathBuf, Schedule)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut kept = Vec::new();
-    for folder in ["corpus/schedule", "corpus/sweep", "corpus/stops", "reports/museum"] {
+    let mut counts = BTreeMap::new();
+    for folder in KEPT.map(|(folder, ..)| folder).into_iter().collect::<BTreeSet<_>>() {
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let bytes = fs::read(&path).unwrap();
-            let schedule = match path.extension().and_then(|extension| extension.to_str()) {
-                Some("md") => in_page(&String::from_utf8(bytes).unwrap()),
-                Some("svg") => None,
+            let extension = path.extension().unwrap_or_default().to_str().unwrap().to_owned();
+            let schedule = match extension.as_str() {
+                "md" => in_page(&String::from_utf8(bytes).unwrap()),
+                "svg" => None,
                 _ => Some(Schedule::from_file_bytes(&bytes).unwrap()),
             };
-            kept.extend(schedule.map(|schedule| (path, schedule)));
+            if let Some(schedule) = schedule {
+                *counts.entry((folder, extension)).or_insert(0) += 1;
+                kept.push((path, schedule));
+            }
         }
     }
+    for (folder, extension, fewest) in KEPT {
+        let count = counts.remove(&(folder, extension.to_owned())).unwrap_or(0);
+        assert!(count >= fewest, "{folder}: {count} schedules in files `.{extension}`");
+    }
+    assert!(counts.is_empty(), "schedules in files of another kind: {counts:?}");
     kept
 }
 
@@ -99,11 +119,17 @@ fn every_kept_stop_has_the_check_value_of_its_instruction() {
 fn kept_schedules_of_defects_name_them() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for folder in ["corpus/schedule", "reports/museum"] {
-        let texts = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
-        for path in texts.filter(|path| path.extension().is_some_and(|extension| extension == "txt")) {
+        let mut count = 0;
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "txt") {
+                continue;
+            }
+            count += 1;
             let name = path.file_stem().unwrap().to_str().unwrap();
             let line = format!("\n# defect {name}\n");
             assert!(fs::read_to_string(&path).unwrap().contains(&line), "{}", path.display());
         }
+        assert!(count >= 20, "{folder}: {count} texts");
     }
 }
