@@ -2,26 +2,32 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio, exit};
+use std::process::exit;
 use std::sync::{Condvar, Mutex};
 use std::{env, fs, iter};
 
 use sigstorm::executor::Harness;
 use sigstorm::generate::Generator;
-use sigstorm::outcome::{Finding, Verdict};
+use sigstorm::outcome::{Counts, Finding, Verdict};
 use sigstorm::process::{Status, mailbox};
 use sigstorm::schedule::Schedule;
 use sigstorm::storm::{self, StormCounts, StormOptions};
 use sigstorm::tamper::{self, Tamperer, Told};
-use sigstorm_runtime::profiler::Sample;
+use sigstorm_runtime::instrument::tamper::{read, write};
+use sigstorm_runtime::profiler::trace_buffer::Event;
+use sigstorm_runtime::profiler::{Profiler, Sample};
 use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::{G, M, Phase, Point, Runtime};
 
-/// Environment variables that tell a child its test, and which run of it.
+use crate::child;
+
+/// What a child is: the test, and which run of it.
 const NAME: &str = "SIGSTORM_CHECK";
 const KIND: &str = "SIGSTORM_CHECK_KIND";
 const SEED: &str = "SIGSTORM_CHECK_SEED";
 const DIR: &str = "SIGSTORM_CHECK_DIR";
+/// The file in a hunt's folder with what it has counted.
+const HUNT_COUNTS: &str = "hunt";
 
 /// Schedules of one hunt.
 const SCHEDULES: usize = 1_500;
@@ -77,7 +83,7 @@ pub struct Check {
     says: &'static str,
     hunt: Tamperer,
     storm: Tamperer,
-    /// The check's words in a storm, where they are others.
+    /// Its words in a storm, where they are others.
     storm_says: &'static str,
     /// The schedule of its hunt; random ones without.
     schedule: Option<&'static str>,
@@ -129,41 +135,44 @@ impl Check {
             self.child();
         }
         for (kind, says) in [(Kind::Hunt, self.says), (Kind::Storm, self.storm_says)] {
+            // The same schedule comes to the same end every time.
+            let tries = if kind == Kind::Hunt && self.schedule.is_some() { 1 } else { TRIES };
             let mut others = Vec::new();
-            let fired = (0..TRIES).any(|seed| match self.run(kind, seed).finding {
-                Some(finding) if finding.verdict == self.verdict.name() && finding.summary.contains(says) => {
-                    true
-                }
-                Some(Finding { verdict, summary, .. }) => {
-                    others.push(format!("{verdict}: {summary}"));
-                    false
-                }
-                None => {
+            let fired = (0..tries).any(|seed| {
+                let Some(Finding { verdict, summary, .. }) = self.run(kind, seed).finding else {
                     others.push("nothing".to_owned());
-                    false
+                    return false;
+                };
+                assert_ne!(verdict, Verdict::HarnessError.name(), "{kind:?} {seed}: {summary}");
+                let fired = verdict == self.verdict.name() && summary.contains(says);
+                if !fired {
+                    others.push(format!("{verdict}: {summary}"));
                 }
+                fired
             });
             println!("{} {kind:?}: others spoke first in {} runs", self.name, others.len());
             assert!(fired, "{kind:?}: nobody says \"{says}\" ({}), but\n{}", self.verdict, others.join("\n"));
         }
     }
 
-    /// Asserts that no check speaks in either; returns the storm's counts.
+    /// Nobody says anything in either, and the hunt has run its schedules. What the storm has counted.
     #[track_caller]
     pub fn is_silent(self) -> StormCounts {
         if env::var(NAME).is_ok_and(|name| name == self.name) {
             self.child();
         }
-        let mut counts = StormCounts::default();
-        for kind in [Kind::Hunt, Kind::Storm] {
+        let [hunt, storm] = [Kind::Hunt, Kind::Storm].map(|kind| {
             let ran = self.run(kind, 1);
             assert!(ran.finding.is_none(), "{kind:?}: {:?}", ran.finding);
-            counts = ran.counts;
-        }
-        counts
+            ran
+        });
+        let Counts { schedules, steps, signals, tracebacks, .. } = hunt.hunt;
+        assert_eq!(schedules, SCHEDULES as u64, "schedules of the hunt");
+        assert!(steps > schedules && signals > schedules && tracebacks > 0, "{:?}", hunt.hunt);
+        storm.storm
     }
 
-    /// Asserts that no check speaks in the storm with this seed; returns its counts.
+    /// Nobody says anything in the storm with this seed. What it has counted.
     #[track_caller]
     pub fn blows(self, seed: u64) -> StormCounts {
         if env::var(NAME).is_ok_and(|name| name == self.name) {
@@ -171,7 +180,7 @@ impl Check {
         }
         let ran = self.run(Kind::Storm, seed);
         assert!(ran.finding.is_none(), "{:?}", ran.finding);
-        ran.counts
+        ran.storm
     }
 
     fn tamperer(&self, kind: Kind) -> Tamperer {
@@ -187,23 +196,24 @@ impl Check {
         let _turn = Turn::take();
         let dir = Folder::new(self.name, kind, seed);
         mailbox::create(&dir.0).expect("to write the storm's counts");
-        let output = Command::new(env::current_exe().expect("the test's own path"))
-            .args([self.name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(NAME, self.name)
-            .env(KIND, kind.name())
-            .env(SEED, seed.to_string())
-            .env(DIR, &dir.0)
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .output()
-            .expect("a child process");
+        let ended = child::run(self.name, |command| {
+            command.env(NAME, self.name).env(KIND, kind.name()).env(SEED, seed.to_string()).env(DIR, &dir.0);
+        });
         let finding = fs::read(dir.0.join("finding.json")).ok();
         let finding: Option<Finding> =
             finding.map(|json| serde_json::from_slice(&json).expect("a finding as JSON"));
-        let expected = if finding.is_some() { Some(Status::Found.code()) } else { Some(Status::Done.code()) };
-        let broken = finding.as_ref().is_some_and(|f| f.verdict == Verdict::HarnessError.name());
-        assert!(broken || output.status.code() == expected, "{kind:?} {seed}: {}", told(&output));
-        Ran { finding, counts: counts(&dir.0) }
+        let status = match &finding {
+            Some(finding) if finding.verdict == Verdict::HarnessError.name() => Status::Broken,
+            Some(_) => Status::Found,
+            None => Status::Done,
+        };
+        assert!(ended.ended_with(status.code()), "{kind:?} {seed}: {finding:?}\n{}", ended.told());
+        let storm = StormCounts::from_words(words(&dir.0.join("stats")));
+        let hunt = match kind {
+            Kind::Hunt => Counts::from_words(words(&dir.0.join(HUNT_COUNTS))),
+            Kind::Storm => Counts::default(),
+        };
+        Ran { finding, storm, hunt }
     }
 
     /// The child's side: never comes back.
@@ -223,17 +233,23 @@ impl Check {
                 ..StormOptions::default()
             }),
             Kind::Hunt => {
-                let Some(finding) = hunt(seed, self.schedule) else { exit(0) };
+                let (finding, counts) = hunt(seed, self.schedule);
+                let words: Vec<u8> = counts.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
+                fs::write(dir.join(HUNT_COUNTS), words).expect("to write the hunt's counts");
+                let Some(finding) = finding else { exit(Status::Done.code()) };
                 fs::write(dir.join("finding.json"), serde_json::to_vec(&finding).expect("JSON"))
                     .expect("to write the finding");
+                if finding.verdict == Verdict::HarnessError.name() {
+                    Status::Broken.exit()
+                }
                 Status::Found.exit()
             }
         }
     }
 }
 
-/// The first finding of a hunt.
-fn hunt(seed: u64, text: Option<&str>) -> Option<Finding> {
+/// The first finding of a hunt, and what was counted until then.
+fn hunt(seed: u64, text: Option<&str>) -> (Option<Finding>, Counts) {
     let mut harness = Harness::new(sigstorm_inject::nearest(), &[]).expect("a harness");
     let mut generator = Generator::new(seed, None);
     let fixed = text.map(|text| {
@@ -242,7 +258,13 @@ fn hunt(seed: u64, text: Option<&str>) -> Option<Finding> {
     });
     let times = if fixed.is_some() { 1 } else { SCHEDULES };
     let mut schedules = iter::repeat_with(|| fixed.clone().unwrap_or_else(|| generator.schedule()));
-    (0..times).find_map(|_| harness.run(&schedules.next()?, false).finding)
+    let mut counts = Counts::default();
+    let finding = (0..times).find_map(|_| {
+        let run = harness.run(&schedules.next()?, false);
+        counts.add(&run.counts);
+        run.finding
+    });
+    (finding, counts)
 }
 
 /// Which kind of run.
@@ -261,24 +283,22 @@ impl Kind {
     }
 }
 
-/// The result of a run.
+/// What a run came to.
 struct Ran {
     finding: Option<Finding>,
-    counts: StormCounts,
+    storm: StormCounts,
+    hunt: Counts,
 }
 
-fn counts(dir: &Path) -> StormCounts {
-    let bytes = fs::read(dir.join("stats")).expect("the storm's counts");
-    let mut words = [0; StormCounts::WORDS];
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+/// The words in a file of counts.
+fn words<const N: usize>(path: &Path) -> [u64; N] {
+    let bytes = fs::read(path).expect("the counts of the run");
+    assert!(bytes.len() >= N * 8, "{}: {} bytes", path.display(), bytes.len());
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
     }
-    StormCounts::from_words(words)
-}
-
-fn told(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
+    words
 }
 
 /// A folder for one run, which goes with it.
@@ -345,6 +365,28 @@ pub fn each_sample(point: Point, change: impl FnOnce(&mut Sample)) -> Told {
     Told::Yes
 }
 
+/// Changes each event as it is traced.
+pub fn each_event(point: Point, change: impl FnOnce(&mut Event)) -> Told {
+    if point == Point::TraceEvent
+        && let Some(m) = M::of_thread()
+    {
+        meddle!(m.change_event(change));
+    }
+    Told::Yes
+}
+
+/// Puts a value into an empty slot of the innermost frame, as that has changed its caller's PC.
+pub fn overwrite_empty_slot(point: Point, value: usize) -> Told {
+    if point == Point::SetPcDone
+        && let Some((_, g)) = asking(point)
+        && let Some(slot) = meddle!(g.slot_address(0, 0))
+        && meddle!(read(slot)) == 0
+    {
+        meddle!(write(slot, value));
+    }
+    Told::Yes
+}
+
 /// The calling thread's machine and goroutine, where its goroutine asks and its handler comes to its end
 /// or has begun, or it changes its caller's PC.
 pub fn asking(point: Point) -> Option<(&'static M, &'static G)> {
@@ -366,11 +408,17 @@ pub fn at_the_end(point: Point) -> Option<(&'static Runtime, &'static M)> {
     (all && ends()).then_some((m.runtime, m))
 }
 
-/// Has the profiler's buffers to itself for a moment, if nobody reads them.
-pub fn without_reader(m: &'static M, change: impl FnOnce()) {
-    let profiler = m.runtime.profiler();
-    if !meddle!(profiler.pretend_reading(true)) {
-        change();
-        meddle!(profiler.pretend_reading(false));
+/// At a handler's end, if nobody reads the profiler's buffers: has them to itself for a moment, with the
+/// machine that was interrupted.
+pub fn between_reads(point: Point, change: impl FnOnce(&'static M, &'static Profiler)) -> Told {
+    if point == Point::HandlerEnd
+        && let Some(m) = M::of_thread()
+    {
+        let profiler = m.runtime.profiler();
+        if !meddle!(profiler.pretend_reading(true)) {
+            change(m, profiler);
+            meddle!(profiler.pretend_reading(false));
+        }
     }
+    Told::Yes
 }

@@ -7,6 +7,8 @@
 //! Tampering is part of debug builds only, as `cargo test` makes them.
 #![cfg(debug_assertions)]
 
+#[path = "../child/mod.rs"]
+mod child;
 mod common;
 mod gc;
 mod leaks;

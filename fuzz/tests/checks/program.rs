@@ -9,7 +9,7 @@ use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::unwind::functab::{Table, functab, info};
 use sigstorm_runtime::{FuncId, G, M, Point};
 
-use crate::common::{asking, check, first, meddle};
+use crate::common::{asking, check, first, meddle, overwrite_empty_slot};
 
 /// No pointer, and not the value of any slot.
 const JUNK: usize = 0x10;
@@ -187,16 +187,7 @@ check!(
     slot_of_the_innermost_frame_that_changes_is_noticed,
     Fault,
     "a slot does not hold what was written there",
-    |point, _, _| {
-        if point == Point::SetPcDone
-            && let Some((_, g)) = asking(point)
-            && let Some(slot) = meddle!(g.slot_address(0, 0))
-            && meddle!(read(slot)) == 0
-        {
-            meddle!(write(slot, JUNK));
-        }
-        Told::Yes
-    },
+    |point, _, _| overwrite_empty_slot(point, JUNK),
     schedule("m1 g1 call small*2; setpc; ret")
 );
 

@@ -7,7 +7,7 @@ use sigstorm_runtime::profiler::buffer::{DEFAULT_BUFFER, Record};
 use sigstorm_runtime::profiler::{Outcome, SampleDisposition, SkipReason};
 use sigstorm_runtime::{G, M, Point};
 
-use crate::common::{check, first, in_storm, meddle, without_reader};
+use crate::common::{between_reads, check, first, in_storm, meddle};
 
 check!(
     kept_sample_that_was_never_written_is_noticed,
@@ -56,18 +56,14 @@ check!(
 
 /// Changes the oldest sample that a machine has kept, as the next one is kept.
 fn change_oldest(point: Point, detail: usize, hidden: bool, change: fn(&mut Record)) -> Told {
-    if point == Point::HandlerEnd
-        && detail == SampleDisposition::Kept as usize
-        && let Some(m) = M::of_thread()
-    {
-        let profiler = m.runtime.profiler();
-        without_reader(m, || {
-            if profiler.unread(m.id) != 0 {
-                meddle!(profiler.change_oldest(m.id, hidden, change));
-            }
-        });
+    if detail != SampleDisposition::Kept as usize {
+        return Told::Yes;
     }
-    Told::Yes
+    between_reads(point, |m, profiler| {
+        if profiler.unread(m.id) != 0 {
+            meddle!(profiler.change_oldest(m.id, hidden, change));
+        }
+    })
 }
 
 check!(
@@ -103,19 +99,11 @@ check!(
     sample_read_twice_is_noticed,
     BadTraceback,
     "one was read twice, or was never taken",
-    |point, _, _| {
-        if point == Point::HandlerEnd
-            && let Some(m) = M::of_thread()
-        {
-            let profiler = m.runtime.profiler();
-            without_reader(m, || {
-                if profiler.unread(m.id) == 0 && profiler.read_so_far(m.id) != 0 {
-                    meddle!(profiler.pretend_read(m.id, -1));
-                }
-            });
+    |point, _, _| between_reads(point, |m, profiler| {
+        if profiler.unread(m.id) == 0 && profiler.read_so_far(m.id) != 0 {
+            meddle!(profiler.pretend_read(m.id, -1));
         }
-        Told::Yes
-    },
+    }),
     // Profiling is off by then: the second signal leaves no sample, and its handler changes the buffer.
     schedule("m1 g1 call small; signal; ext read; rate off; m1 signal")
 );

@@ -17,5 +17,5 @@ fn healthy_runtime_is_not_accused() {
 fn healthy_runtime_with_few_signals_is_not_accused() {
     let name = "silent::healthy_runtime_with_few_signals_is_not_accused";
     let counts = Check::new(name, Verdict::HarnessError, "", |_, _, _| Told::Yes).blow(QUIET).is_silent();
-    assert!(counts.operations > 1_000 && counts.rounds > 0, "{counts:?}");
+    assert!(counts.signals > 0 && counts.operations > 1_000 && counts.rounds > 0, "{counts:?}");
 }

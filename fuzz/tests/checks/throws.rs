@@ -1,11 +1,10 @@
 //! The runtime's own checks, which throw: a run takes each for what it is.
 
 use sigstorm::tamper::Told;
-use sigstorm_runtime::instrument::tamper::{read, write};
 use sigstorm_runtime::stack::memory::POISON;
 use sigstorm_runtime::{M, Phase, Point};
 
-use crate::common::{asking, check, meddle, without_reader};
+use crate::common::{asking, between_reads, check, meddle, overwrite_empty_slot};
 
 check!(lost_barrier_is_noticed, BarrierLost, "barrier lost", |point, g, _| {
     if let Some(g) = g.filter(|_| point == Point::RemoveBegin) {
@@ -60,16 +59,7 @@ check!(
     slot_of_a_freed_stack_is_noticed,
     Fault,
     "a read of a freed stack",
-    |point, _, _| {
-        if point == Point::SetPcDone
-            && let Some((_, g)) = asking(point)
-            && let Some(slot) = meddle!(g.slot_address(0, 0))
-            && meddle!(read(slot)) == 0
-        {
-            meddle!(write(slot, POISON));
-        }
-        Told::Yes
-    },
+    |point, _, _| overwrite_empty_slot(point, POISON),
     schedule("m1 g1 call small*2; setpc; move 1 = 0")
 );
 
@@ -87,15 +77,9 @@ check!(
 );
 
 check!(sample_torn_in_its_buffer_is_noticed, BadTraceback, "is not as it was written", |point, _, _| {
-    if point == Point::HandlerEnd
-        && let Some(m) = M::of_thread()
-    {
-        let profiler = m.runtime.profiler();
-        without_reader(m, || {
-            if profiler.unread(m.id) != 0 {
-                meddle!(profiler.corrupt(m.id, false));
-            }
-        });
-    }
-    Told::Yes
+    between_reads(point, |m, profiler| {
+        if profiler.unread(m.id) != 0 {
+            meddle!(profiler.corrupt(m.id, false));
+        }
+    })
 });

@@ -7,7 +7,7 @@ use sigstorm_runtime::stack::lock::{Operation, Owner};
 use sigstorm_runtime::unwind::traceback::WalkError;
 use sigstorm_runtime::{M, Point};
 
-use crate::common::{check, each_sample, meddle};
+use crate::common::{check, each_event, each_sample};
 
 check!(
     sample_with_wrong_rate_is_noticed,
@@ -167,19 +167,9 @@ check!(
 );
 
 check!(event_with_wrong_frame_is_noticed, BadTraceback, "the tracer's event", |point, _, _| {
-    if point == Point::TraceEvent
-        && let Some(m) = M::of_thread()
-    {
-        meddle!(m.change_event(|event| event.frames[0].pc += 1));
-    }
-    Told::Yes
+    each_event(point, |event| event.frames[0].pc += 1)
 });
 
 check!(event_of_another_goroutine_is_noticed, BadTraceback, "the tracer's event", |point, _, _| {
-    if point == Point::TraceEvent
-        && let Some(m) = M::of_thread()
-    {
-        meddle!(m.change_event(|event| event.goroutine ^= 1));
-    }
-    Told::Yes
+    each_event(point, |event| event.goroutine ^= 1)
 });

@@ -1,22 +1,20 @@
 //! A test's body in a process of its own, and the harness there.
 
 use std::env;
-use std::io::Read;
-use std::process::{Command, Stdio, exit};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::exit;
 
 use sigstorm::executor::Harness;
 use sigstorm::outcome::{Finding, Run};
 use sigstorm::schedule::Schedule;
 use sigstorm_runtime::Defect;
 
+use crate::child;
+
 const NAME: &str = "SIGSTORM_TEST_CHILD";
 const ARGUMENT: &str = "SIGSTORM_TEST_ARGUMENT";
 /// Around what a body returns: a child that ran no body at all prints neither.
 const BEGINS: &str = "\n--- the body returned\n";
 const ENDS: &str = "\n--- and has ended\n";
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs `body` in a child, which must come to its end, and gives what it returned there.
 /// `name` is the calling test's full name.
@@ -28,47 +26,14 @@ pub fn in_child(name: &str, argument: &str, body: fn(&str) -> String) -> String 
         print!("{BEGINS}{result}{ENDS}");
         exit(0);
     }
-    let mut child = Command::new(env::current_exe().expect("the test's own path"))
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(NAME, name)
-        .env(ARGUMENT, argument)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a child process");
-    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-    let end = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("the child's state") {
-            break status;
-        }
-        if Instant::now() > end {
-            child.kill().expect("to end the child");
-            break child.wait().expect("the child's state");
-        }
-        thread::sleep(Duration::from_millis(1));
-    };
-    let text = |reader: thread::JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&reader.join().expect("the child's output")).into_owned()
-    };
-    let (stdout, stderr) = (text(stdout), text(stderr));
-    let result = stdout.split_once(BEGINS).and_then(|(_, rest)| rest.split_once(ENDS));
+    let ended = child::run(name, |command| {
+        command.env(NAME, name).env(ARGUMENT, argument);
+    });
+    let result = ended.stdout.split_once(BEGINS).and_then(|(_, rest)| rest.split_once(ENDS));
     match result {
-        Some((result, _)) if status.success() => result.to_owned(),
-        _ => panic!("{name} {argument}: {status}\n--- its output\n{stdout}\n--- its errors\n{stderr}"),
+        Some((result, _)) if ended.ended_with(0) => result.to_owned(),
+        _ => panic!("{name} {argument}: {}", ended.told()),
     }
-}
-
-/// Reads a pipe to its end meanwhile, so that the child never waits for it.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    let mut pipe = pipe.expect("a piped stream");
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("to read the child's output");
-        bytes
-    })
 }
 
 /// The process's harness.

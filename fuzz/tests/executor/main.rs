@@ -6,6 +6,8 @@
 
 mod batch;
 mod boundaries;
+#[path = "../child/mod.rs"]
+mod child;
 mod common;
 mod determinism;
 mod every_instruction;
