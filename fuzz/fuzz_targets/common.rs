@@ -1,11 +1,13 @@
-//! Code shared by the targets that run schedules: the harness, and the report of a finding.
+//! The targets that run schedules share the harness, the mutations, and the report of a finding.
 
 use std::cell::RefCell;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{abort, exit};
 
+use libfuzzer_sys::{fuzz_crossover, fuzz_mutator};
 use sigstorm::executor::Harness;
+use sigstorm::generate::Generator;
 use sigstorm::outcome::{Finding, Run};
 use sigstorm::planted;
 use sigstorm::schedule::{Schedule, checks};
@@ -20,6 +22,15 @@ thread_local! {
 /// Runs a schedule. After a finding this must not be called again.
 pub fn run(schedule: &Schedule) -> Run {
     HARNESS.with_borrow_mut(|harness| harness.get_or_insert_with(start).run(schedule, false))
+}
+
+/// Runs the schedule that an input's bytes are, and returns it. Ends the process where that finds something.
+pub fn run_input(bytes: &[u8]) -> Schedule {
+    let schedule = Schedule::decode(bytes);
+    if let Some(finding) = run(&schedule).finding {
+        report(&finding, &schedule, bytes);
+    }
+    schedule
 }
 
 /// The defects to plant. Ends the process where a name is not known.
@@ -105,3 +116,13 @@ fn sha1(bytes: &[u8]) -> [u8; 20] {
     unsafe { compute_sha1(bytes.as_ptr(), bytes.len(), sum.as_mut_ptr()) };
     sum
 }
+
+// The engine wants the same mutation for the same seed, so each has a generator of its own.
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    let max_size = max_size.min(data.len());
+    Generator::new(u64::from(seed), None).next_bytes(&mut data[..max_size], size)
+});
+
+fuzz_crossover!(|one: &[u8], other: &[u8], out: &mut [u8], seed: u32| {
+    Generator::new(u64::from(seed), None).cross_bytes(one, other, out)
+});

@@ -17,24 +17,9 @@
 #[path = "common.rs"]
 mod common;
 
-use common::{defects, report, run};
-use libfuzzer_sys::{fuzz_crossover, fuzz_mutator, fuzz_target};
-use sigstorm::generate::Generator;
-use sigstorm::schedule::Schedule;
+use common::{defects, run_input};
+use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(init: { defects(); }, |bytes: &[u8]| -> () {
-    let schedule = Schedule::decode(bytes);
-    if let Some(finding) = run(&schedule).finding {
-        report(&finding, &schedule, bytes);
-    }
-});
-
-// The engine wants the same mutation for the same seed, so each has a generator of its own.
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    let max_size = max_size.min(data.len());
-    Generator::new(u64::from(seed), None).next_bytes(&mut data[..max_size], size)
-});
-
-fuzz_crossover!(|one: &[u8], other: &[u8], out: &mut [u8], seed: u32| {
-    Generator::new(u64::from(seed), None).cross_bytes(one, other, out)
+    run_input(bytes);
 });

@@ -13,32 +13,18 @@
 #[path = "common.rs"]
 mod common;
 
-use common::{defects, keep, report, run};
-use libfuzzer_sys::{fuzz_crossover, fuzz_mutator, fuzz_target};
-use sigstorm::generate::{Generator, stopped};
-use sigstorm::schedule::Schedule;
+use common::{defects, keep, report, run, run_input};
+use libfuzzer_sys::fuzz_target;
+use sigstorm::generate::stopped;
 
 /// So often a schedule is run with a stop.
 const STOPS: usize = 4;
 
 fuzz_target!(init: { defects(); }, |bytes: &[u8]| -> () {
-    let schedule = Schedule::decode(bytes);
-    if let Some(finding) = run(&schedule).finding {
-        report(&finding, &schedule, bytes);
-    }
+    let schedule = run_input(bytes);
     for variant in stopped(&schedule, STOPS) {
         if let Some(finding) = run(&variant).finding {
             report(&finding, &variant, &keep(&variant));
         }
     }
-});
-
-// The engine wants the same mutation for the same seed, so each has a generator of its own.
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    let max_size = max_size.min(data.len());
-    Generator::new(u64::from(seed), None).next_bytes(&mut data[..max_size], size)
-});
-
-fuzz_crossover!(|one: &[u8], other: &[u8], out: &mut [u8], seed: u32| {
-    Generator::new(u64::from(seed), None).cross_bytes(one, other, out)
 });
