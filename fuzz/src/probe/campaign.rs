@@ -28,7 +28,7 @@ const MOST_SKIPS: u32 = 8;
 /// How far a probe is.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    /// What it does, in a word.
+    /// The present activity, in a word.
     pub phase: &'static str,
     /// Seconds since it began.
     pub seconds: f64,
@@ -72,13 +72,13 @@ impl Totals {
 pub struct Probed {
     /// The program as it is.
     pub expected: Expected,
-    /// What was found, by cause, in the order in which it was.
+    /// The findings by cause, in the order in which they came.
     pub groups: Vec<Group>,
     /// The numbers.
     pub totals: Totals,
     /// The boundaries.
     pub points: Points,
-    /// Those that were reached.
+    /// The boundaries that were reached.
     pub reached: BTreeSet<usize>,
     /// Seconds that it took.
     pub seconds: f64,
@@ -166,7 +166,7 @@ impl Campaign<'_> {
         }
         let expected = &self.probed.expected;
         if expected.runs() < UNDISTURBED {
-            // What ends now and then is not judged by how.
+            // An end that comes now and then is not judged by its status.
             self.probed.expected = Expected {
                 statuses: expected
                     .statuses
@@ -219,7 +219,7 @@ impl Campaign<'_> {
             self.merge(&outcome);
             for found in outcome.found {
                 if let (true, Some(site)) = (ended && found.kind != Kind::State, &found.site) {
-                    // What is found is left out of what follows, so that more can be.
+                    // A boundary with a finding is left out of later rounds, so that others can be found.
                     excluded.extend(self.kit.points.find(site.object.as_ref(), site.address));
                 }
                 self.add(found)?;
@@ -437,14 +437,14 @@ pub fn list(plan: &ProbePlan, patterns: &[Pattern]) -> Result<Listed, Error> {
     Ok(Listed { points: kit.points, unmatched })
 }
 
-/// What became of an injection that was done again.
+/// An injection that was done again.
 #[derive(Debug, Default)]
 pub struct Again {
     /// Fresh processes.
     pub tried: u32,
-    /// Those that came to the boundary.
+    /// The processes that came to the boundary.
     pub reached: u32,
-    /// What they found.
+    /// Their findings.
     pub found: Vec<Found>,
 }
 

@@ -48,7 +48,7 @@ impl Session<'_> {
 
     /// Stops every thread of a process. Returns each one's stack, and all of them in lines for a report.
     pub(super) fn stacks(&mut self, pid: i32) -> Result<(BTreeMap<i32, Vec<String>>, Vec<String>), Error> {
-        self.hold_all_but(0)?;
+        self.hold_all_but(pid, None)?;
         let _ = self.kit.symbols.refresh(pid);
         let mut stacks = BTreeMap::new();
         let mut lines = Vec::new();
@@ -147,6 +147,7 @@ impl Session<'_> {
                     How::Here => "in the handler of the signal",
                     How::Other => "in the handler of another thread, while one was held at the boundary",
                     How::Pending => "in the handler of a signal that was pending",
+                    How::Asleep => "in the handler of a signal that came while it slept in the system call",
                     How::Second => "in the handler of the second signal",
                 };
                 (flight.point.or_else(|| self.log.last().copied()), Some(how.to_owned()))

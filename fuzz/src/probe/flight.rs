@@ -20,6 +20,8 @@ pub(super) enum How {
     Other,
     /// The signal was sent while it was blocked.
     Pending,
+    /// It slept in the system call at the boundary.
+    Asleep,
     /// As the second signal, in the handler of the first.
     Second,
 }
@@ -78,6 +80,7 @@ impl Session<'_> {
         if let Some(flight) = self.pop_flight(tid) {
             self.counts.returned += 1;
             self.judge_state(tid, &flight, delivery);
+            self.expect_sleep(tid, &flight);
         }
         self.landed(tid)?;
         self.go(tid)
@@ -146,6 +149,9 @@ impl Session<'_> {
         let is_ours = info.code == SI_TKILL && info.sender == std::process::id() as i32;
         let second = self.plan.second.unwrap_or(self.plan.signal).number;
         let is_second = self.plan.deliver == Deliver::Twice && info.signal == second;
+        if !is_ours {
+            self.asleep.remove(&tid);
+        }
         if is_ours && (info.signal == self.plan.signal.number || is_second) {
             return self.sent_arrives(tid, info.signal);
         }
@@ -158,8 +164,10 @@ impl Session<'_> {
     /// A signal that was sent to the thread, because it was blocked or another thread is at the boundary.
     fn sent_arrives(&mut self, tid: i32, signal: i32) -> Result<(), Error> {
         let in_handler = self.flights.contains_key(&tid);
+        let asleep = self.asleep.remove(&tid).filter(|asleep| asleep.sent);
         let (how, point) = match (in_handler, &self.hold) {
             (true, _) => (How::Second, None),
+            _ if asleep.is_some() => (How::Asleep, asleep.map(|asleep| (asleep.point, asleep.visit))),
             (_, Some(hold)) if hold.others.contains(&tid) => {
                 (How::Other, self.sent_for.map(|(_, point, visit)| (point, visit)))
             }
@@ -173,7 +181,8 @@ impl Session<'_> {
         let errno = state::errno(&self.tracer, self.errno.as_ref(), tid);
         match self.tracer.deliver(tid, signal, Some(self.plan.signal.origin))? {
             Sent::Delivered => {
-                self.counts.injected += u64::from(how == How::Other);
+                self.counts.injected += u64::from(matches!(how, How::Other | How::Asleep));
+                self.last_injection = Some(Instant::now());
                 self.flights.entry(tid).or_default().push(Flight::new(signal, point, how, errno));
                 Ok(())
             }
@@ -258,12 +267,11 @@ impl Session<'_> {
             .map_or_else(|| "the handler".into(), |(_, name)| evidence::bare(name).to_owned())
     }
 
-    /// Stops every thread of the process but one. Returns whether that one is still held.
-    pub(super) fn hold_all_but(&mut self, tid: i32) -> Result<bool, Error> {
-        let pid = self.tracer.process_of(tid).unwrap_or(tid);
+    /// Stops every thread of a process but one. Returns whether that one is still held.
+    pub(super) fn hold_all_but(&mut self, pid: i32, tid: Option<i32>) -> Result<bool, Error> {
         let mut waited: BTreeSet<i32> = BTreeSet::new();
         for other in self.tracer.threads(pid) {
-            if other != tid && !self.tracer.is_held(other) {
+            if Some(other) != tid && !self.tracer.is_held(other) {
                 self.tracer.interrupt(other)?;
                 waited.insert(other);
             }
@@ -285,7 +293,7 @@ impl Session<'_> {
                 Waited::AllHeld | Waited::Ended => break,
             }
         }
-        Ok(self.tracer.is_held(tid))
+        Ok(tid.is_some_and(|tid| self.tracer.is_held(tid)))
     }
 
     /// Runs one instruction of a thread while the others are held. Returns whether that was possible: a system

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sigstorm_inject::remote::symbols::Mapped;
+use sigstorm_inject::remote::symbols::{Kind, Mapped};
 
 /// A boundary: an instruction of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Point {
     pub function: usize,
     /// Bytes from the function's first.
     pub offset: u32,
+    /// Whether it is a system call.
+    pub is_syscall: bool,
 }
 
 /// A function whose boundaries are points.
@@ -70,6 +72,11 @@ impl Points {
     /// A point.
     pub fn get(&self, point: usize) -> Point {
         self.all[point]
+    }
+
+    /// Returns whether a point is a system call.
+    pub fn is_syscall(&self, point: usize) -> bool {
+        self.all[point].is_syscall
     }
 
     /// The functions.
@@ -132,7 +139,11 @@ impl Points {
                 continue;
             };
             entry.insert(self.all.len());
-            self.all.push(Point { function: number, offset: boundary.offset });
+            self.all.push(Point {
+                function: number,
+                offset: boundary.offset,
+                is_syscall: boundary.kind == Kind::Syscall,
+            });
         }
         if code.unreached > 0 {
             *self.boundaries_left_out.entry("not-reached-by-descent").or_default() +=

@@ -17,13 +17,39 @@ const OTHERS: Duration = Duration::from_millis(20);
 const HELD: Duration = Duration::from_millis(5);
 /// A boundary at which the signal was blocked so often is given up.
 const MOST_MASKED: u32 = 16;
-/// How long the kernel's word that the signal has a handler is believed.
+/// How long the kernel is asked at each injection whether the signal has a handler, after the program began to
+/// change that.
+const UNSURE: Duration = Duration::from_millis(50);
+/// How long the kernel's word that it has one is believed otherwise.
 const BELIEF: Duration = Duration::from_millis(2);
+
+/// How long after its handler's return a thread is taken to sleep in the system call.
+const SLEEP: Duration = Duration::from_millis(2);
+
+/// A thread that may sleep in the system call at a boundary.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asleep {
+    pub(super) point: usize,
+    pub(super) visit: u32,
+    since: Instant,
+    /// The signal was sent.
+    pub(super) sent: bool,
+}
 
 impl Session<'_> {
     pub(super) fn at_breakpoint(&mut self, tid: i32, address: u64) -> Result<(), Error> {
+        self.asleep.remove(&tid);
         if self.at_from(tid, address)? {
             return Ok(());
+        }
+        if self.sentinels.contains(&address) {
+            let changes = self.tracer.registers(tid)?.0.rdi as i32 == self.plan.signal.number;
+            if changes {
+                self.unsure_until = Instant::now() + UNSURE;
+            }
+            if !self.at.contains_key(&address) {
+                return self.go(tid);
+            }
         }
         if self.handler_points.0.contains(&address) && !self.tracer.deliveries(tid).is_empty() {
             return self.hold_handler(tid, address);
@@ -66,13 +92,14 @@ impl Session<'_> {
             return self.go(tid);
         }
         let now = Instant::now();
-        if now - self.handler_seen > BELIEF {
+        if now < self.unsure_until || now - self.handler_seen > BELIEF {
             if !self.has_handler(tid)? {
                 // It would kill, or be ignored: neither says anything.
                 return self.pass(tid, address);
             }
             self.handler_seen = now;
         }
+        self.last_injection = Some(now);
         if self.is_for_others() {
             self.interrupt_others(tid, address, point, visit)
         } else {
@@ -156,6 +183,34 @@ impl Session<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A thread whose handler has returned to a system call may sleep in it next: then it gets the signal there.
+    pub(super) fn expect_sleep(&mut self, tid: i32, flight: &Flight) {
+        let Some((point, visit)) = flight.point.filter(|_| flight.how == How::Here) else { return };
+        if self.kit.points.is_syscall(point) {
+            self.asleep.insert(tid, Asleep { point, visit, since: Instant::now(), sent: false });
+        }
+    }
+
+    /// Sends the signal to threads that sleep in the system call at a boundary that was served.
+    pub(super) fn disturb_sleepers(&mut self, now: Instant) -> Result<(), Error> {
+        let ripe = |asleep: &Asleep| !asleep.sent && now - asleep.since > SLEEP;
+        let tids: Vec<i32> =
+            self.asleep.iter().filter(|(_, asleep)| ripe(asleep)).map(|(tid, _)| *tid).collect();
+        for tid in tids {
+            // It has not slept, or it has woken and gone on.
+            if self.tracer.kernel_state(tid) != Some('S') || !self.has_handler(tid)? {
+                self.asleep.remove(&tid);
+                continue;
+            }
+            if let Some(asleep) = self.asleep.get_mut(&tid) {
+                asleep.sent = true;
+                self.log.push((asleep.point, asleep.visit));
+            }
+            self.tracer.send(tid, self.plan.signal.number)?;
+        }
+        Ok(())
     }
 
     fn counts_masked(&mut self, point: usize) -> u32 {
@@ -256,7 +311,7 @@ impl Session<'_> {
         self.target_served = true;
         self.is_over = true;
         let pid = self.tracer.process_of(tid).unwrap_or(tid);
-        if !self.hold_all_but(tid)? {
+        if !self.hold_all_but(pid, Some(tid))? {
             return Ok(());
         }
         let read = |session: &Self| {

@@ -32,6 +32,7 @@ use super::finding::Found;
 use super::flight::Flight;
 use super::plan::{Deliver, ProbePlan};
 use super::points::Points;
+use super::serve::Asleep;
 use super::state::ErrnoLocation;
 use super::stuck::Watch;
 
@@ -43,6 +44,9 @@ pub(super) const TICK: Duration = Duration::from_millis(5);
 const OBJECTS: Duration = Duration::from_millis(250);
 /// How long a program whose boundaries have all been served goes on.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// The functions by which programs change a signal's handler.
+const SENTINELS: [&str; 4] = ["__libc_sigaction", "__sigaction", "sigaction", "runtime.rt_sigaction"];
 
 /// What a session is for.
 #[derive(Debug)]
@@ -136,7 +140,7 @@ pub struct Outcome {
     pub served: bool,
     /// Of a watch: whether the interrupted thread itself released the word.
     pub released: bool,
-    /// The time from the first boundary on.
+    /// The time from when injections began to the last one.
     pub armed_for: Duration,
 }
 
@@ -210,6 +214,13 @@ pub(super) struct Session<'a> {
     pub(super) handler: Option<(u64, String)>,
     /// The boundaries at which a handler is held, and which is next.
     pub(super) handler_points: (Vec<u64>, usize),
+    /// The entries of functions that change what the process does with a signal.
+    pub(super) sentinels: BTreeSet<u64>,
+    /// Until then the kernel is asked at each injection.
+    pub(super) unsure_until: Instant,
+    /// Threads that may sleep in a system call that was served.
+    pub(super) asleep: HashMap<i32, Asleep>,
+    pub(super) last_injection: Option<Instant>,
     /// `/proc` said at this time that the signal has a handler.
     pub(super) handler_seen: Instant,
     pub(super) expected: &'a super::Expected,
@@ -288,6 +299,10 @@ pub fn run(
         log: Vec::new(),
         handler: None,
         handler_points: (Vec::new(), 0),
+        sentinels: BTreeSet::new(),
+        unsure_until: now,
+        asleep: HashMap::new(),
+        last_injection: None,
         handler_seen: now,
         expected,
         unmatched: Vec::new(),
@@ -386,7 +401,7 @@ impl Session<'_> {
             reached: self.visited.keys().copied().collect(),
             served: self.target_served,
             released: self.released,
-            armed_for: self.armed_at.map_or(Duration::ZERO, |armed| armed.elapsed()),
+            armed_for: self.armed_at.zip(self.last_injection).map_or(Duration::ZERO, |(from, to)| to - from),
         })
     }
 
@@ -394,12 +409,15 @@ impl Session<'_> {
     fn has_nothing_to_do(&mut self, now: Instant) -> bool {
         let is_done = match &self.task {
             Task::Undisturbed => false,
-            Task::Point(_) => self.target_served && self.flights.is_empty() && self.hold.is_none(),
+            Task::Point(_) => {
+                self.target_served && self.flights.is_empty() && self.hold.is_none() && self.asleep.is_empty()
+            }
             Task::InPlace(_) => {
                 self.stage == Stage::Armed
                     && self.flights.is_empty()
                     && self.lifted.is_empty()
-                    && self.tracer.laid(self.tracer.pid()) == 0
+                    && self.asleep.is_empty()
+                    && self.tracer.laid(self.tracer.pid()) <= self.sentinels.len()
             }
         };
         if !is_done {
@@ -458,6 +476,7 @@ impl Session<'_> {
             }
             Event::ThreadExited { tid, .. } => {
                 self.flights.remove(&tid);
+                self.asleep.remove(&tid);
                 if let Some(hold) = &mut self.hold {
                     hold.others.remove(&tid);
                 }
@@ -518,7 +537,26 @@ impl Session<'_> {
         // Stops are five times as cheap where tracer and program share a core.
         self.tracer.pin()?;
         let _ = tid;
-        self.lay_points()
+        self.lay_points()?;
+        self.lay_sentinels()
+    }
+
+    /// Lays breakpoints at the entries of functions that change what the process does with a signal.
+    fn lay_sentinels(&mut self) -> Result<(), Error> {
+        let patterns: Vec<Pattern> = SENTINELS.iter().filter_map(|name| Pattern::new(name).ok()).collect();
+        let symbols = &self.kit.symbols;
+        let entries = symbols.select(&patterns).functions.into_iter().filter_map(|id| symbols.address(id));
+        self.sentinels = entries.collect();
+        // One that is a boundary, too, is met there as often as it is served.
+        let alone: Vec<u64> =
+            self.sentinels.iter().copied().filter(|entry| !self.at.contains_key(entry)).collect();
+        match self.tracer.lay(self.tracer.pid(), alone, Lifetime::Stays) {
+            Err(Error::Memory { .. } | Error::OutOfLine { .. }) => {
+                self.sentinels.clear();
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Reads the process's objects. Returns whether they are others than before.
@@ -614,6 +652,7 @@ impl Session<'_> {
                         self.objects_changed()?;
                     }
                 }
+                self.disturb_sleepers(now)?;
                 self.watch_handlers(now)?;
             }
             _ => {}

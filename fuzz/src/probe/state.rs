@@ -167,7 +167,7 @@ impl Frame {
 /// Something that a handler did not leave as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
     /// The value before the handler.
     pub before: String,

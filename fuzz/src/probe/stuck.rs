@@ -41,7 +41,7 @@ pub(super) const MOST_STEPS: u32 = 20_000;
 /// Times that the same registers must come again.
 const REPETITIONS: u32 = 4;
 
-/// What was seen of handlers that take long.
+/// Observations of handlers that take long.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     last: Option<Instant>,
@@ -81,7 +81,7 @@ impl Session<'_> {
             .filter(|(_, flights)| flights.iter().any(is_long))
             .map(|(tid, _)| *tid)
             .collect();
-        // Who waits for a thread that is held here is no evidence.
+        // A wait for a thread that is held here is no evidence.
         if long.is_empty() || self.hold.is_some() || self.watch.last.is_some_and(|last| now - last < BETWEEN)
         {
             return Ok(());

@@ -206,7 +206,7 @@ pub fn inconclusive(_: &ProbePlan, probed: &Probed) -> Option<Inconclusive> {
         Some(Inconclusive::Handler)
     } else if probed.reached.is_empty() {
         Some(Inconclusive::Boundaries)
-    } else if counts.injected == 0 {
+    } else if counts.injected + counts.masked == 0 {
         Some(Inconclusive::Injections)
     } else {
         None
@@ -232,7 +232,7 @@ fn left_out(probed: &Probed) -> BTreeMap<String, u64> {
     left_out
 }
 
-/// What was attacked, and what came of it, for people.
+/// The attack and its outcome, for people.
 pub fn table(plan: &ProbePlan, probed: &Probed) -> String {
     let counts = &probed.totals.counts;
     let count = |number: u64| HumanCount(number).to_string();
