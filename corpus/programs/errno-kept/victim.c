@@ -1,0 +1,3 @@
+/* The control of errno-clobbered: the handler saves errno first and restores it last. */
+#define KEEP_ERRNO
+#include "../errno-clobbered/victim.c"
