@@ -5,12 +5,14 @@
  *   T2: SIGPROF; its handler waits for A
  *   T1: waits for B
  *
- * T1 waits for the code that T2's handler interrupted, and the handler waits for T1. Neither thread
- * takes a lock twice, and the code outside the handler takes the locks in one order everywhere. Only
- * T2's handler takes a lock: T1's and main's return at once.
+ * The threads go in step, so that T2 holds B whenever T1 has just taken A; undisturbed, T2 then releases
+ * B and T1 goes on. With the signal T1 waits for the code that T2's handler interrupted, and the handler
+ * waits for T1. Neither thread takes a lock twice, and the code outside the handler takes the locks in
+ * one order everywhere. Only T2's handler takes a lock: T1's and main's return at once.
  */
 #define _GNU_SOURCE
 #include <sched.h>
+#include <stdatomic.h>
 
 #include "../victim.h"
 
@@ -18,6 +20,7 @@ static pthread_mutex_t lock_a = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t lock_b = PTHREAD_MUTEX_INITIALIZER;
 static long count;
 static long guarded_by_a, guarded_by_b;
+static atomic_long b_taken, a_taken, both_released; /* rounds in which that has happened */
 static _Thread_local volatile sig_atomic_t handler_takes_a;
 
 static void on_profile(int signal) {
@@ -30,41 +33,49 @@ static void on_profile(int signal) {
     pthread_mutex_unlock(&lock_a);
 }
 
-static OWN_FUNCTION void take_both(void) {
+/* Lets the other threads run until a counter has reached a round. */
+static void wait_for(const atomic_long *counter, long round) {
+    while (*counter < round) sched_yield();
+}
+
+static OWN_FUNCTION void take_both(long round) {
     pthread_mutex_lock(&lock_a);
     guarded_by_a++;
+    a_taken = round;
     pthread_mutex_lock(&lock_b);
     guarded_by_b++;
     pthread_mutex_unlock(&lock_b);
     pthread_mutex_unlock(&lock_a);
 }
 
-static OWN_FUNCTION void hold_b(void) {
+static OWN_FUNCTION void hold_b(long round) {
     pthread_mutex_lock(&lock_b);
-    for (volatile int work = 0; work < 300; work++) {}
+    b_taken = round;
+    wait_for(&a_taken, round);
     guarded_by_b++;
     pthread_mutex_unlock(&lock_b);
 }
 
 static void *run_t1(void *unused) {
-    for (long i = 0; i < count; i++) {
-        take_both();
-        sched_yield();
+    for (long round = 1; round <= count; round++) {
+        wait_for(&b_taken, round);
+        take_both(round);
+        both_released = round;
     }
     return unused;
 }
 
 static void *run_t2(void *unused) {
     handler_takes_a = 1;
-    for (long i = 0; i < count; i++) {
-        hold_b();
-        sched_yield();
+    for (long round = 1; round <= count; round++) {
+        wait_for(&both_released, round - 1);
+        hold_b(round);
     }
     return unused;
 }
 
 int main(int argc, char **argv) {
-    count = rounds(argc, argv, 120000);
+    count = rounds(argc, argv, 100000);
     install(SIGPROF, on_profile, SA_RESTART);
     pthread_t t1 = start(run_t1, NULL), t2 = start(run_t2, NULL);
     join(t1);

@@ -66,7 +66,8 @@ fn main() {
         eprintln!("the handler cannot be installed");
         exit(2);
     }
-    let threads: Vec<_> = (1..=THREADS).map(|seed| thread::spawn(move || count_words(rounds, seed))).collect();
+    let threads: Vec<_> =
+        (1..=THREADS).map(|seed| thread::spawn(move || count_words(rounds, seed))).collect();
     let total: u64 = threads.into_iter().map(|thread| thread.join().expect("no thread panics")).sum();
     println!("rust-threads: {THREADS} threads, the sum is {total}");
 }
