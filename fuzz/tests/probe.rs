@@ -88,9 +88,13 @@ fn is_found(name: &str) {
     let found = findings(&ran);
     let wanted = |finding: &&Value| {
         finding["kind"] == program.expect.as_str()
-            && program.function.as_ref().is_none_or(|part| finding["function"].as_str().unwrap().contains(part))
+            && program
+                .function
+                .as_ref()
+                .is_none_or(|part| finding["function"].as_str().unwrap().contains(part))
     };
-    let finding = found.iter().find(wanted).unwrap_or_else(|| panic!("no {} is found: {ran:?}", program.expect));
+    let finding =
+        found.iter().find(wanted).unwrap_or_else(|| panic!("no {} is found: {ran:?}", program.expect));
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert_eq!(finding["confirmed"], true, "{finding}");
     // A mistake that is there is no other: what else is found is of the same kind.
@@ -167,7 +171,12 @@ fn every_program_of_the_manifest_has_a_test_and_every_twin_is_there() {
     let tested: BTreeSet<&str> = planted::NAMES.iter().chain(control::NAMES).copied().collect();
     assert_eq!(names, tested);
     for program in &programs {
-        assert_eq!(program.expect == "silent", control::NAMES.contains(&program.name.as_str()), "{}", program.name);
+        assert_eq!(
+            program.expect == "silent",
+            control::NAMES.contains(&program.name.as_str()),
+            "{}",
+            program.name
+        );
         if let Some(twin) = &program.twin {
             assert!(planted::NAMES.contains(&twin.as_str()), "{twin}");
         }
@@ -180,7 +189,8 @@ fn programs_that_cannot_be_probed_are_named() {
     let reports = dir.path().join("r");
     let text = dir.path().join("text");
     std::fs::write(&text, "no program").unwrap();
-    let probe = |more: &[&str]| sigstorm(&[&["probe", "--reports", reports.to_str().unwrap()], more].concat());
+    let probe =
+        |more: &[&str]| sigstorm(&[&["probe", "--reports", reports.to_str().unwrap()], more].concat());
     for (args, said) in [
         (&["--", "/no/such/program"][..], "cannot be started"),
         (&["--", text.to_str().unwrap()], "cannot be started"),
@@ -201,7 +211,16 @@ fn programs_that_cannot_be_probed_are_named() {
 #[test]
 fn program_without_a_handler_has_no_answer() {
     let dir = tempfile::tempdir().unwrap();
-    let ran = sigstorm(&["probe", "--json", "--seconds", "3", "--reports", dir.path().to_str().unwrap(), "--", "true"]);
+    let ran = sigstorm(&[
+        "probe",
+        "--json",
+        "--seconds",
+        "3",
+        "--reports",
+        dir.path().to_str().unwrap(),
+        "--",
+        "true",
+    ]);
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert_eq!(ran.summary()["inconclusive"], "no-handler");
 }
@@ -211,7 +230,8 @@ fn patterns_are_listed_and_misspelt_ones_corrected() {
     let program = program("list-walk").compile();
     let ran = sigstorm(&["probe", "--json", "--list", "unlink_*", "--", &program]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    let functions: Vec<Value> = ran.objects().into_iter().filter(|object| object["type"] == "function").collect();
+    let functions: Vec<Value> =
+        ran.objects().into_iter().filter(|object| object["type"] == "function").collect();
     assert_eq!(functions.len(), 1, "{ran:?}");
     assert_eq!(functions[0]["function"], "unlink_second");
     assert!(functions[0]["boundaries"].as_u64().unwrap() > 5);

@@ -32,11 +32,14 @@ impl Session<'_> {
         }
         let Ok(stack) = self.tracer.stack(&self.kit.symbols, tid, DEPTH) else { return Vec::new() };
         let mut lines = Vec::new();
-        for frame in &stack.frames {
+        for (number, frame) in stack.frames.iter().enumerate() {
             if frame.is_interrupted() {
                 lines.push("-- interrupted here by the signal --".to_owned());
             }
-            lines.extend(self.kit.symbols.frame_lines(frame));
+            // The restorer, to which the handler returns, is nobody's call.
+            if stack.frames.get(number + 1).is_none_or(|outer| !outer.is_interrupted()) {
+                lines.extend(self.kit.symbols.frame_lines(frame));
+            }
         }
         match stack.end {
             StackEnd::Root => {}

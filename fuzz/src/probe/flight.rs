@@ -80,7 +80,9 @@ impl Session<'_> {
         if let Some(flight) = self.pop_flight(tid) {
             self.counts.returned += 1;
             self.judge_state(tid, &flight, delivery);
-            self.expect_sleep(tid, &flight);
+            self.landed(tid)?;
+            self.go(tid)?;
+            return self.disturb_sleep(tid, &flight);
         }
         self.landed(tid)?;
         self.go(tid)
@@ -164,10 +166,10 @@ impl Session<'_> {
     /// A signal that was sent to the thread, because it was blocked or another thread is at the boundary.
     fn sent_arrives(&mut self, tid: i32, signal: i32) -> Result<(), Error> {
         let in_handler = self.flights.contains_key(&tid);
-        let asleep = self.asleep.remove(&tid).filter(|asleep| asleep.sent);
+        let asleep = self.asleep.remove(&tid);
         let (how, point) = match (in_handler, &self.hold) {
             (true, _) => (How::Second, None),
-            _ if asleep.is_some() => (How::Asleep, asleep.map(|asleep| (asleep.point, asleep.visit))),
+            _ if asleep.is_some() => (How::Asleep, asleep),
             (_, Some(hold)) if hold.others.contains(&tid) => {
                 (How::Other, self.sent_for.map(|(_, point, visit)| (point, visit)))
             }

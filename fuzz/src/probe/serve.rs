@@ -23,18 +23,9 @@ const UNSURE: Duration = Duration::from_millis(50);
 /// How long the kernel's word that it has one is believed otherwise.
 const BELIEF: Duration = Duration::from_millis(2);
 
-/// How long after its handler's return a thread is taken to sleep in the system call.
-const SLEEP: Duration = Duration::from_millis(2);
-
-/// A thread that may sleep in the system call at a boundary.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asleep {
-    pub(super) point: usize,
-    pub(super) visit: u32,
-    since: Instant,
-    /// The signal was sent.
-    pub(super) sent: bool,
-}
+/// Between looks whether a thread sleeps in a system call, and how often.
+const LOOK: Duration = Duration::from_micros(50);
+const LOOKS: u32 = 10;
 
 impl Session<'_> {
     pub(super) fn at_breakpoint(&mut self, tid: i32, address: u64) -> Result<(), Error> {
@@ -186,29 +177,24 @@ impl Session<'_> {
     }
 
     /// A thread whose handler has returned to a system call may sleep in it next: then it gets the signal there.
-    pub(super) fn expect_sleep(&mut self, tid: i32, flight: &Flight) {
-        let Some((point, visit)) = flight.point.filter(|_| flight.how == How::Here) else { return };
-        if self.kit.points.is_syscall(point) {
-            self.asleep.insert(tid, Asleep { point, visit, since: Instant::now(), sent: false });
+    pub(super) fn disturb_sleep(&mut self, tid: i32, flight: &Flight) -> Result<(), Error> {
+        let Some((point, visit)) = flight.point.filter(|_| flight.how == How::Here) else { return Ok(()) };
+        if !self.kit.points.is_syscall(point) {
+            return Ok(());
         }
-    }
-
-    /// Sends the signal to threads that sleep in the system call at a boundary that was served.
-    pub(super) fn disturb_sleepers(&mut self, now: Instant) -> Result<(), Error> {
-        let ripe = |asleep: &Asleep| !asleep.sent && now - asleep.since > SLEEP;
-        let tids: Vec<i32> =
-            self.asleep.iter().filter(|(_, asleep)| ripe(asleep)).map(|(tid, _)| *tid).collect();
-        for tid in tids {
-            // It has not slept, or it has woken and gone on.
-            if self.tracer.kernel_state(tid) != Some('S') || !self.has_handler(tid)? {
-                self.asleep.remove(&tid);
-                continue;
+        for _ in 0..LOOKS {
+            // The thread shares the core with the tracer.
+            std::thread::sleep(LOOK);
+            match self.tracer.kernel_state(tid) {
+                Some('R') => {}
+                Some('S') if self.has_handler(tid)? => {
+                    self.asleep.insert(tid, (point, visit));
+                    self.log.push((point, visit));
+                    return self.tracer.send(tid, self.plan.signal.number);
+                }
+                // It has come to the next boundary, or ended.
+                _ => return Ok(()),
             }
-            if let Some(asleep) = self.asleep.get_mut(&tid) {
-                asleep.sent = true;
-                self.log.push((asleep.point, asleep.visit));
-            }
-            self.tracer.send(tid, self.plan.signal.number)?;
         }
         Ok(())
     }

@@ -32,7 +32,6 @@ use super::finding::Found;
 use super::flight::Flight;
 use super::plan::{Deliver, ProbePlan};
 use super::points::Points;
-use super::serve::Asleep;
 use super::state::ErrnoLocation;
 use super::stuck::Watch;
 
@@ -218,8 +217,8 @@ pub(super) struct Session<'a> {
     pub(super) sentinels: BTreeSet<u64>,
     /// Until then the kernel is asked at each injection.
     pub(super) unsure_until: Instant,
-    /// Threads that may sleep in a system call that was served.
-    pub(super) asleep: HashMap<i32, Asleep>,
+    /// Threads that were sent the signal while they slept in a system call, with its point and visit.
+    pub(super) asleep: HashMap<i32, (usize, u32)>,
     pub(super) last_injection: Option<Instant>,
     /// `/proc` said at this time that the signal has a handler.
     pub(super) handler_seen: Instant,
@@ -652,7 +651,6 @@ impl Session<'_> {
                         self.objects_changed()?;
                     }
                 }
-                self.disturb_sleepers(now)?;
                 self.watch_handlers(now)?;
             }
             _ => {}
