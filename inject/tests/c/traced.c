@@ -4,8 +4,10 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/rseq.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -16,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -381,8 +384,9 @@ static void *run_waiter(void *argument) {
 }
 
 static int play_futex(int argc, char **argv) {
-    (void)argc, (void)argv;
-    handle(SIGUSR1, on_signal, SA_RESTART);
+    (void)argv;
+    /* With another argument a signal ends the wait, and the waiter waits once more. */
+    handle(SIGUSR1, on_signal, argc > 2 ? 0 : SA_RESTART);
     pthread_t id;
     pthread_create(&id, 0, run_waiter, 0);
     struct timespec while_ = {0, 300000000};
@@ -543,6 +547,70 @@ static int play_many(int argc, char **argv) {
     return 0;
 }
 
+/* Calls the marker on a stack of which 256 bytes are left, above a page that nobody may touch. */
+static int play_narrow(int argc, char **argv) {
+    (void)argc, (void)argv;
+    handle(SIGTRAP, on_trap, 0);
+    char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    check(pages != MAP_FAILED && mprotect(pages, 4096, PROT_NONE) == 0, "a guard page");
+    __asm__ volatile("mov %%rsp, %%rbx\n\tmov %0, %%rsp\n\tcall marker\n\tmov %%rbx, %%rsp"
+                     : : "r"(pages + 4096 + 256)
+                     : "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "cc", "memory");
+    printf("traps %d\n", traps);
+    return 0;
+}
+
+PLAIN void meet(void) { __asm__ volatile("" : : : "memory"); }
+
+static void *run_marker(void *argument) {
+    marker(1, 0, 0);
+    marker(2, 0, 0);
+    return argument;
+}
+
+/* Two threads, one at the marker and one at `meet`, which may then make a child that calls the marker. */
+static int play_pair(int argc, char **argv) {
+    (void)argv;
+    pthread_t id;
+    pthread_create(&id, 0, run_marker, 0);
+    meet();
+    if (argc > 2) {
+        pid_t child = fork();
+        if (child == 0) {
+            marker(3, 0, 0);
+            _exit(7);
+        }
+        int status;
+        check(waitpid(child, &status, 0) == child, "waitpid");
+        printf("status %x\n", status);
+    }
+    pthread_join(id, 0);
+    printf("joined\n");
+    return 0;
+}
+
+/* Maps no memory from the marker on: a filter makes SIGSYS of it. */
+static int play_filter(int argc, char **argv) {
+    (void)argc, (void)argv;
+    handle(SIGSYS, on_signal, 0);
+    printf("sum %lx\n", work());
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no new privileges");
+    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "a filter");
+    marker(0, 0, 0);
+    printf("signals %d\n", count);
+    struct sigaction action;
+    sigaction(SIGSYS, 0, &action);
+    check(action.sa_sigaction == on_signal, "SIGSYS lost its handler");
+    return 0;
+}
+
 /* Bare traps, then boundaries. */
 static int play_measure(int argc, char **argv) {
     (void)argc, (void)argv;
@@ -562,7 +630,7 @@ static const struct { const char *name; int (*play)(int, char **); } parts[] = {
     {"exec", play_exec}, {"dlopen", play_dlopen}, {"trap", play_trap}, {"futex", play_futex},
     {"sleep", play_sleep}, {"jump", play_jump}, {"nested", play_nested}, {"rseq", play_rseq},
     {"exit", play_exit}, {"stop", play_stop}, {"wait", play_wait}, {"many", play_many},
-    {"measure", play_measure},
+    {"measure", play_measure}, {"narrow", play_narrow}, {"pair", play_pair}, {"filter", play_filter},
 };
 
 int main(int argc, char **argv) {
