@@ -63,6 +63,10 @@ pub(super) fn room(mappings: &[Mapping], near: u64, length: u64) -> Option<u64> 
     best.map(|(place, _)| place)
 }
 
+pub(super) fn no_room() -> io::Error {
+    io::Error::other("no free addresses within two gigabytes")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,6 @@
 //! Laying and lifting breakpoints, and passing those that stay.
 
 use std::collections::BTreeSet;
-use std::io;
 
 use super::breakpoints::Lifetime;
 use super::displaced::{self, Effect};
@@ -173,26 +172,14 @@ impl Tracer {
 
     /// Has the thread map a scratch area near `address`.
     fn map_area(&mut self, tid: i32, address: u64) -> Result<()> {
-        let failed = |source| Error::Scratch { address, source };
         let pid = self.process_of(tid).unwrap_or(tid);
-        let mappings = maps::mappings(tid).map_err(failed)?;
-        let place = maps::room(&mappings, address, AREA).ok_or_else(|| no_room(address))?;
-        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
-        let args = [place, AREA, protection, flags, u64::MAX, 0];
-        let result = self.call(tid, libc::SYS_mmap, args)?;
-        match u64::try_from(result) {
-            Ok(at) if at == place => {
-                self.space_mut(pid)?.add_area(place);
-                Ok(())
-            }
-            Ok(_) => Err(no_room(address)),
-            Err(_) => Err(failed(io::Error::from_raw_os_error(-result as i32))),
-        }
+        let mapped = self.map(tid, address, AREA, libc::PROT_READ | libc::PROT_EXEC)?;
+        let place = mapped.map_err(|source| Error::Scratch { address, source })?;
+        self.space_mut(pid)?.add_area(place);
+        Ok(())
     }
 }
 
 fn no_room(address: u64) -> Error {
-    let source = io::Error::other("no free addresses within two gigabytes");
-    Error::Scratch { address, source }
+    Error::Scratch { address, source: maps::no_room() }
 }

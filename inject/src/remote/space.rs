@@ -13,6 +13,8 @@ use super::registers::Registers;
 
 /// The bytes of a scratch area.
 pub(super) const AREA: u64 = 1 << 20;
+/// The bytes of a page.
+pub(super) const PAGE: u64 = 1 << 12;
 
 /// Slots in memory that was mapped for them.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ pub(super) struct Space {
     calls: HashMap<(u64, u64), u64>,
     /// The address of a `syscall` instruction, once one was looked for.
     pub(super) syscall: Option<u64>,
+    /// A page of the tracer's own, for the records of injected system calls, once one was mapped.
+    pub(super) page: Option<u64>,
     /// The number of processes that live in it.
     pub(super) processes: usize,
 }
@@ -68,6 +72,7 @@ impl Space {
             prepared: HashMap::new(),
             calls: HashMap::new(),
             syscall: None,
+            page: None,
             processes: 1,
         }
     }
@@ -82,6 +87,8 @@ impl Space {
             prepared: self.prepared.clone(),
             calls: self.calls.clone(),
             syscall: self.syscall,
+            // It may have been mapped after the child was made.
+            page: None,
             processes: 1,
         }
     }

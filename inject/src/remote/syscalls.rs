@@ -14,6 +14,7 @@ use super::error::{During, Error, Result};
 use super::maps;
 use super::ptrace::{self, Go, SyscallStop};
 use super::signals::Action;
+use super::space::PAGE;
 use super::thread::Stop;
 use super::tracer::Tracer;
 
@@ -29,37 +30,65 @@ impl Tracer {
     }
 
     pub(super) fn action_of(&mut self, tid: i32, signal: i32) -> Result<Action> {
-        let Some(thread) = self.threads.get(&tid) else { return Err(Error::NotHeld { tid }) };
-        let pid = thread.pid;
-        // The kernel's record of four words goes below the stack's red zone, and what was there
-        // comes back.
-        let at = (thread.regs.sp() - 1024) & !15;
-        let mut before = [0; 32];
-        self.space(pid)?.memory.read(at, &mut before)?;
-        let result = self.call(tid, libc::SYS_rt_sigaction, [signal as u64, 0, at, 8, 0, 0]);
-        let memory = &self.space(pid)?.memory;
-        let mut words = [0; 4];
-        for (n, word) in words.iter_mut().enumerate() {
-            *word = memory.word(at + 8 * n as u64)?;
-        }
-        memory.write(at, &before, Some(tid))?;
-        check(result?).during("asking for a signal's action", tid)?;
-        let [handler, flags, restorer, mask] = words;
+        let page = self.page(tid)?;
+        let result = self.call(tid, libc::SYS_rt_sigaction, [signal as u64, 0, page, 8, 0, 0])?;
+        check(result).during("asking for a signal's action", tid)?;
+        let memory = &self.space_of(tid)?.memory;
+        let [handler, flags, restorer, mask] =
+            [memory.word(page)?, memory.word(page + 8)?, memory.word(page + 16)?, memory.word(page + 24)?];
         Ok(Action { handler, flags, restorer, mask })
     }
 
     pub(super) fn set_action(&mut self, tid: i32, signal: i32, action: &Action) -> Result<()> {
-        let Some(thread) = self.threads.get(&tid) else { return Err(Error::NotHeld { tid }) };
-        let pid = thread.pid;
-        let at = (thread.regs.sp() - 1024) & !15;
-        let mut before = [0; 32];
-        let memory = &self.space(pid)?.memory;
-        memory.read(at, &mut before)?;
+        let page = self.page(tid)?;
         let words = [action.handler, action.flags, action.restorer, action.mask];
-        memory.write(at, &words.map(u64::to_le_bytes).concat(), Some(tid))?;
-        let result = self.call(tid, libc::SYS_rt_sigaction, [signal as u64, at, 0, 8, 0, 0]);
-        self.space(pid)?.memory.write(at, &before, Some(tid))?;
-        check(result?).during("setting a signal's action", tid).map(|_| ())
+        self.space_of(tid)?.memory.write(page, &words.map(u64::to_le_bytes).concat(), Some(tid))?;
+        let result = self.call(tid, libc::SYS_rt_sigaction, [signal as u64, page, 0, 8, 0, 0])?;
+        check(result).during("setting a signal's action", tid).map(|_| ())
+    }
+
+    /// The page for the records of injected system calls in the thread's address space. The thread is
+    /// made to map one if there is none. (The thread's own stack will not do: a coroutine's may end
+    /// just below SP, and what lies there changes while other threads run.)
+    fn page(&mut self, tid: i32) -> Result<u64> {
+        let Some(thread) = self.threads.get(&tid) else { return Err(Error::NotHeld { tid }) };
+        let (pid, pc) = (thread.pid, thread.regs.pc());
+        if let Some(page) = self.space(pid)?.page {
+            return Ok(page);
+        }
+        let mapped = self.map(tid, pc, PAGE, libc::PROT_READ | libc::PROT_WRITE)?;
+        let page = mapped.during("mapping a page", tid)?;
+        self.space_mut(pid)?.page = Some(page);
+        Ok(page)
+    }
+
+    /// Has a stopped thread map private memory of `length` bytes within reach of `near`. Returns its
+    /// address.
+    ///
+    /// # Errors
+    ///
+    /// The outer error if the thread cannot be made to call, the inner one if there is no room or the
+    /// kernel refuses.
+    pub(super) fn map(
+        &mut self,
+        tid: i32,
+        near: u64,
+        length: u64,
+        protection: i32,
+    ) -> Result<io::Result<u64>> {
+        let place = maps::mappings(tid)
+            .and_then(|mappings| maps::room(&mappings, near, length).ok_or_else(maps::no_room));
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => return Ok(Err(error)),
+        };
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+        let args = [place, length, protection as u64, flags, u64::MAX, 0];
+        let result = self.call(tid, libc::SYS_mmap, args)?;
+        Ok(check(result).and_then(|at| match at as u64 {
+            at if at == place => Ok(place),
+            at => Err(io::Error::other(format!("the kernel mapped {at:#x} in place of {place:#x}"))),
+        }))
     }
 
     /// Has a stopped thread make a system call. Returns its result.

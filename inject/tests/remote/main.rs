@@ -12,6 +12,7 @@ mod children;
 mod cleanup;
 mod cost;
 mod handlers;
+mod injected;
 mod rust_program;
 mod signals;
 mod stacks;

@@ -151,6 +151,14 @@ impl Victim {
         }
     }
 
+    /// Runs to the end.
+    pub fn run_on(&mut self) {
+        if self.tracer.is_held(self.pid()) {
+            self.resume();
+        }
+        self.run(|_, _| {});
+    }
+
     pub fn resume(&mut self) {
         let pid = self.pid();
         self.tracer.resume(pid).expect("it is held");
