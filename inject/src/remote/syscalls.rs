@@ -111,8 +111,9 @@ impl Tracer {
         let mask = ptrace::signal_mask(tid).during("reading the signal mask", tid)?;
         ptrace::set_signal_mask(tid, !0).during("blocking signals", tid)?;
         ptrace::set_registers(tid, &regs).during("writing registers", tid)?;
-        self.until_syscall_stop(tid)?;
-        self.until_syscall_stop(tid)?;
+        let mut held_back = Vec::new();
+        self.until_syscall_stop(tid, &mut held_back)?;
+        self.until_syscall_stop(tid, &mut held_back)?;
         let result = match ptrace::syscall_stop(tid).during("reading a result", tid)? {
             SyscallStop::Exit { result } => result,
             _ => return Err(io::Error::other("no exit stop")).during("making a system call", tid),
@@ -122,11 +123,16 @@ impl Tracer {
             (thread.stop, thread.dirty) = (Stop::Called, true);
             thread.stashed = stashed.or(thread.stashed);
         }
+        for signal in held_back {
+            self.tgkill(tid, signal)?;
+        }
         Ok(result)
     }
 
-    /// Continues the thread to its next system-call stop. Other threads' statuses are kept.
-    fn until_syscall_stop(&mut self, tid: i32) -> Result<()> {
+    /// Continues the thread to its next system-call stop. Other threads' statuses are kept. The thread's
+    /// own signals (SIGSTOP, which cannot be blocked) go to `held_back`, to be sent again when the call
+    /// is over: the kernel takes a pending signal before the thread runs an instruction.
+    fn until_syscall_stop(&mut self, tid: i32, held_back: &mut Vec<i32>) -> Result<()> {
         let mut again = true;
         loop {
             if again {
@@ -146,9 +152,8 @@ impl Tracer {
                     if libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
                         return Ok(());
                     }
-                    // SIGSTOP, which cannot be blocked: it is sent again.
                     if status >> 16 == 0 {
-                        self.tgkill(tid, libc::WSTOPSIG(status))?;
+                        held_back.push(libc::WSTOPSIG(status));
                     }
                     again = true;
                 }

@@ -15,6 +15,11 @@ fn at_marker(args: &[&str]) -> Victim {
     victim
 }
 
+fn kill(pid: i32, signal: i32) {
+    // SAFETY: The call sends a signal to our child.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
 #[test]
 fn thread_at_the_end_of_its_stack_is_asked_for_an_action() {
     // The program catches SIGTRAP, so the breakpoint itself asks, too.
@@ -24,4 +29,24 @@ fn thread_at_the_end_of_its_stack_is_asked_for_an_action() {
     assert_eq!(action.handler, victim.address("on_trap"));
     victim.run_on();
     victim.assert_undisturbed(&["narrow"]);
+}
+
+#[test]
+fn stop_signal_that_is_pending_during_an_injected_call_arrives_once_after_it() {
+    let mut victim = at_marker(&["signal"]);
+    let pid = victim.pid();
+    kill(pid, libc::SIGSTOP);
+    victim.resume();
+    let (mut signals, mut stops) = (0, 0);
+    victim.run(|_, event| match event {
+        Event::Signal { info, .. } if info.signal == libc::SIGSTOP => signals += 1,
+        Event::GroupStopped { signal: libc::SIGSTOP, .. } => {
+            stops += 1;
+            kill(pid, libc::SIGCONT);
+        }
+        Event::Breakpoint { .. } => panic!("a second visit"),
+        _ => {}
+    });
+    assert_eq!((signals, stops), (1, 1));
+    victim.assert_undisturbed(&["signal"]);
 }
