@@ -12,11 +12,21 @@ use std::io;
 
 use super::error::{During, Error, Result};
 use super::maps;
-use super::ptrace::{self, Go, SyscallStop};
+use super::ptrace::{self, EVENT_STOP, Go, SyscallStop};
 use super::signals::Action;
 use super::space::PAGE;
 use super::thread::Stop;
 use super::tracer::Tracer;
+
+/// The other stops that a thread has made during an injected call. They are made again after it.
+#[derive(Debug, Default)]
+struct Meanwhile {
+    /// Signals: SIGSTOP, which cannot be blocked. They are sent when the call is over, because the kernel
+    /// takes a pending signal before the thread runs an instruction.
+    signals: Vec<i32>,
+    /// An interruption that was asked for, or the stop of the whole process.
+    stopped: bool,
+}
 
 impl Tracer {
     /// The action of the held thread's process for a signal. The thread is made to ask the kernel.
@@ -111,9 +121,9 @@ impl Tracer {
         let mask = ptrace::signal_mask(tid).during("reading the signal mask", tid)?;
         ptrace::set_signal_mask(tid, !0).during("blocking signals", tid)?;
         ptrace::set_registers(tid, &regs).during("writing registers", tid)?;
-        let mut held_back = Vec::new();
-        self.until_syscall_stop(tid, &mut held_back)?;
-        self.until_syscall_stop(tid, &mut held_back)?;
+        let mut meanwhile = Meanwhile::default();
+        self.until_syscall_stop(tid, &mut meanwhile)?;
+        self.until_syscall_stop(tid, &mut meanwhile)?;
         let result = match ptrace::syscall_stop(tid).during("reading a result", tid)? {
             SyscallStop::Exit { result } => result,
             _ => return Err(io::Error::other("no exit stop")).during("making a system call", tid),
@@ -123,16 +133,19 @@ impl Tracer {
             (thread.stop, thread.dirty) = (Stop::Called, true);
             thread.stashed = stashed.or(thread.stashed);
         }
-        for signal in held_back {
+        for signal in meanwhile.signals {
             self.tgkill(tid, signal)?;
+        }
+        // The next stop says whether the process is stopped by a signal.
+        if meanwhile.stopped || self.threads.get(&tid).is_some_and(|thread| thread.group_stop) {
+            ptrace::unless_gone(ptrace::interrupt(tid)).during("interrupting", tid)?;
         }
         Ok(result)
     }
 
-    /// Continues the thread to its next system-call stop. Other threads' statuses are kept. The thread's
-    /// own signals (SIGSTOP, which cannot be blocked) go to `held_back`, to be sent again when the call
-    /// is over: the kernel takes a pending signal before the thread runs an instruction.
-    fn until_syscall_stop(&mut self, tid: i32, held_back: &mut Vec<i32>) -> Result<()> {
+    /// Continues the thread to its next system-call stop. Other threads' statuses are kept. The
+    /// thread's own other stops go to `meanwhile`.
+    fn until_syscall_stop(&mut self, tid: i32, meanwhile: &mut Meanwhile) -> Result<()> {
         let mut again = true;
         loop {
             if again {
@@ -152,8 +165,10 @@ impl Tracer {
                     if libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
                         return Ok(());
                     }
-                    if status >> 16 == 0 {
-                        held_back.push(libc::WSTOPSIG(status));
+                    match status >> 16 {
+                        0 => meanwhile.signals.push(libc::WSTOPSIG(status)),
+                        EVENT_STOP => meanwhile.stopped = true,
+                        _ => {}
                     }
                     again = true;
                 }

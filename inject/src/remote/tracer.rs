@@ -421,7 +421,8 @@ impl Tracer {
             ptrace::unless_gone(ptrace::set_registers(tid, &thread.regs)).during("writing registers", tid)?;
         }
         thread.signal = 0;
-        if thread.group_stop {
+        // After an injected call the thread has left its group-stop, and is about to enter it again.
+        if thread.group_stop && thread.stop != Stop::Called {
             thread.state = State::Listening;
             return ptrace::unless_gone(ptrace::listen(tid)).during("leaving it stopped", tid);
         }

@@ -1,6 +1,8 @@
 //! System calls that a stopped thread is made to make, and what else happens to the thread meanwhile.
 
-use sigstorm_inject::remote::{Event, Lifetime};
+use std::time::Duration;
+
+use sigstorm_inject::remote::{Event, Lifetime, Waited};
 
 use crate::victim::Victim;
 
@@ -48,5 +50,62 @@ fn stop_signal_that_is_pending_during_an_injected_call_arrives_once_after_it() {
         _ => {}
     });
     assert_eq!((signals, stops), (1, 1));
+    victim.assert_undisturbed(&["signal"]);
+}
+
+#[test]
+fn interruption_of_a_held_thread_is_reported_although_the_thread_first_maps_memory() {
+    let mut victim = at_marker(&["signal"]);
+    let (pid, marker) = (victim.pid(), victim.address("marker"));
+    victim.tracer.interrupt(pid).expect("it lives");
+    victim.resume();
+    let event = victim.next().expect("it lives");
+    assert_eq!(event, Event::Interrupted { tid: pid });
+    assert_eq!(victim.tracer.registers(pid).expect("held").pc(), marker);
+    victim.pass(&event);
+    victim.run(|_, event| match event {
+        Event::Interrupted { .. } | Event::Breakpoint { .. } => panic!("{event:?}"),
+        _ => {}
+    });
+    victim.assert_undisturbed(&["signal"]);
+}
+
+#[test]
+fn thread_whose_process_was_stopped_while_it_was_held_stays_stopped_after_it_mapped_memory() {
+    let mut victim = Victim::start(&["pair"]);
+    let other = victim.hold_pair();
+    let pid = victim.pid();
+    victim.resume();
+    kill(pid, libc::SIGSTOP);
+    victim.run_to(|event| matches!(event, Event::GroupStopped { .. }));
+    assert!(victim.tracer.is_held(other));
+    victim.tracer.resume(other).expect("held");
+    let event = victim.next().expect("it lives");
+    assert_eq!(event, Event::GroupStopped { tid: other, signal: libc::SIGSTOP });
+    let wait = victim.tracer.next_event(Some(Duration::from_millis(200))).expect("no error");
+    assert_eq!(wait, Waited::TimedOut, "it is stopped");
+    kill(pid, libc::SIGCONT);
+    let mut visits = 0;
+    victim.run(|_, event| visits += usize::from(matches!(event, Event::Breakpoint { .. })));
+    assert_eq!(visits, 1, "the marker's second visit");
+    victim.assert_undisturbed(&["pair"]);
+}
+
+#[test]
+fn thread_in_a_group_stop_that_is_asked_for_an_action_stays_stopped() {
+    let mut victim = at_marker(&["signal"]);
+    let pid = victim.pid();
+    victim.resume();
+    kill(pid, libc::SIGSTOP);
+    victim.run_to(|event| matches!(event, Event::GroupStopped { .. }));
+    victim.tracer.interrupt(pid).expect("it lives");
+    victim.run_to(|event| matches!(event, Event::Interrupted { .. }));
+    let handler = victim.tracer.action(pid, libc::SIGUSR1).expect("at an instruction").handler;
+    assert_eq!(handler, victim.address("on_signal"));
+    victim.resume();
+    let wait = victim.tracer.next_event(Some(Duration::from_millis(200))).expect("no error");
+    assert_eq!(wait, Waited::TimedOut, "it is stopped");
+    kill(pid, libc::SIGCONT);
+    victim.run_on();
     victim.assert_undisturbed(&["signal"]);
 }

@@ -159,6 +159,27 @@ impl Victim {
         self.run(|_, _| {});
     }
 
+    /// Runs the part `pair` until its second thread is at the marker, whose breakpoint stays, and the
+    /// first one at `meet`, both held. Returns the second thread.
+    pub fn hold_pair(&mut self) -> i32 {
+        let pid = self.pid();
+        let (marker, meet) = (self.address("marker"), self.address("meet"));
+        self.tracer.lay(pid, [marker], Lifetime::Stays).expect("it is code");
+        self.tracer.lay(pid, [meet], Lifetime::OneShot).expect("it is code");
+        self.resume();
+        let (mut other, mut met) = (None, false);
+        loop {
+            match self.next().expect("both come") {
+                Event::Breakpoint { tid, .. } if tid == pid => met = true,
+                Event::Breakpoint { tid, .. } => other = Some(tid),
+                event => self.pass(&event),
+            }
+            if let (Some(other), true) = (other, met) {
+                return other;
+            }
+        }
+    }
+
     pub fn resume(&mut self) {
         let pid = self.pid();
         self.tracer.resume(pid).expect("it is held");
