@@ -13,7 +13,8 @@ use std::io;
 use super::error::{During, Error, Result};
 use super::maps;
 use super::ptrace::{self, EVENT_STOP, Go, SyscallStop};
-use super::signals::Action;
+use super::registers::Registers;
+use super::signals::{self, Action};
 use super::space::PAGE;
 use super::thread::Stop;
 use super::tracer::Tracer;
@@ -21,7 +22,7 @@ use super::tracer::Tracer;
 /// The other stops that a thread has made during an injected call. They are made again after it.
 #[derive(Debug, Default)]
 struct Meanwhile {
-    /// Signals: SIGSTOP, which cannot be blocked. They are sent when the call is over, because the kernel
+    /// Signals: SIGSTOP, which cannot be blocked, or a SIGSYS that was sent. They are sent when the call is over, because the kernel
     /// takes a pending signal before the thread runs an instruction.
     signals: Vec<i32>,
     /// An interruption that was asked for, or the stop of the whole process.
@@ -119,16 +120,10 @@ impl Tracer {
         let stashed = (stop == Stop::Signal && signal != 0).then(|| ptrace::signal_info(tid));
         let stashed = stashed.transpose().during("reading a signal", tid)?;
         let mask = ptrace::signal_mask(tid).during("reading the signal mask", tid)?;
-        ptrace::set_signal_mask(tid, !0).during("blocking signals", tid)?;
-        ptrace::set_registers(tid, &regs).during("writing registers", tid)?;
         let mut meanwhile = Meanwhile::default();
-        self.until_syscall_stop(tid, &mut meanwhile)?;
-        self.until_syscall_stop(tid, &mut meanwhile)?;
-        let result = match ptrace::syscall_stop(tid).during("reading a result", tid)? {
-            SyscallStop::Exit { result } => result,
-            _ => return Err(io::Error::other("no exit stop")).during("making a system call", tid),
-        };
-        ptrace::set_signal_mask(tid, mask).during("restoring the signal mask", tid)?;
+        let result = self.make_call(tid, &regs, mask, &mut meanwhile);
+        // In any case the thread is as before, and its registers are written when it goes on.
+        let restored = ptrace::unless_gone(ptrace::set_signal_mask(tid, mask));
         if let Some(thread) = self.threads.get_mut(&tid) {
             (thread.stop, thread.dirty) = (Stop::Called, true);
             thread.stashed = stashed.or(thread.stashed);
@@ -139,6 +134,26 @@ impl Tracer {
         // The next stop says whether the process is stopped by a signal.
         if meanwhile.stopped || self.threads.get(&tid).is_some_and(|thread| thread.group_stop) {
             ptrace::unless_gone(ptrace::interrupt(tid)).during("interrupting", tid)?;
+        }
+        restored.during("restoring the signal mask", tid)?;
+        result
+    }
+
+    /// Makes the call with these registers, and every signal but SIGSYS blocked. (A filter that refuses
+    /// the call forces SIGSYS on the thread. If that is blocked, the program's handler for it is gone.)
+    fn make_call(&mut self, tid: i32, regs: &Registers, mask: u64, meanwhile: &mut Meanwhile) -> Result<i64> {
+        let blocked = mask | !signals::bit(libc::SIGSYS);
+        ptrace::set_signal_mask(tid, blocked).during("blocking signals", tid)?;
+        ptrace::set_registers(tid, regs).during("writing registers", tid)?;
+        self.until_syscall_stop(tid, meanwhile)?;
+        self.until_syscall_stop(tid, meanwhile)?;
+        let result = match ptrace::syscall_stop(tid).during("reading a result", tid)? {
+            SyscallStop::Exit { result } => result,
+            _ => return Err(io::Error::other("no exit stop")).during("making a system call", tid),
+        };
+        if result as u64 == regs.0.rax {
+            // No call of ours returns its own number: a filter has refused it, and its signal comes next.
+            self.until_syscall_stop(tid, meanwhile)?;
         }
         Ok(result)
     }
@@ -165,8 +180,15 @@ impl Tracer {
                     if libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
                         return Ok(());
                     }
+                    let signal = libc::WSTOPSIG(status);
                     match status >> 16 {
-                        0 => meanwhile.signals.push(libc::WSTOPSIG(status)),
+                        0 if signal == libc::SIGSTOP => meanwhile.signals.push(signal),
+                        // A positive code is the kernel's: the call itself has made this signal.
+                        0 if ptrace::signal_info(tid).is_ok_and(|info| info.si_code > 0) => {
+                            return Err(io::Error::other(format!("refused with signal {signal}")))
+                                .during("making a system call", tid);
+                        }
+                        0 => meanwhile.signals.push(signal),
                         EVENT_STOP => meanwhile.stopped = true,
                         _ => {}
                     }

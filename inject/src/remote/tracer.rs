@@ -295,8 +295,15 @@ impl Tracer {
     /// As [`Tracer::resume`].
     pub fn step(&mut self, tid: i32) -> Result<()> {
         let thread = self.held_mut(tid)?;
+        let before = (thread.stepping, thread.step_from);
         (thread.stepping, thread.step_from) = (true, Some(thread.regs.pc()));
-        self.resume(tid)
+        let result = self.resume(tid);
+        if result.is_err()
+            && let Some(thread) = self.threads.get_mut(&tid)
+        {
+            (thread.stepping, thread.step_from) = before;
+        }
+        result
     }
 
     /// Chooses whether a thread stops at the entries and exits of its system calls, from when it
@@ -387,8 +394,16 @@ impl Tracer {
             if at && self.space(pid)?.breakpoints.is_laid(pc) {
                 if signal != 0 {
                     self.note_passing(tid, pc);
-                } else if !self.pass(tid, pc, &mut signal)? {
-                    return Ok(());
+                } else {
+                    let passed = self.pass(tid, pc, &mut signal);
+                    if passed.is_err()
+                        && let Some(thread) = self.threads.get_mut(&tid)
+                    {
+                        thread.at = Some(pc);
+                    }
+                    if !passed? {
+                        return Ok(());
+                    }
                 }
             } else {
                 self.note_restart(tid)?;

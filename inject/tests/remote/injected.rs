@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sigstorm_inject::remote::{Event, Lifetime, Waited};
+use sigstorm_inject::remote::{Error, Event, Lifetime, Waited};
 
-use crate::victim::Victim;
+use crate::victim::{Victim, undisturbed};
 
 /// Runs to the marker's first visit, with a breakpoint there that stays. A thread that goes on from
 /// there must map a scratch area first.
@@ -108,4 +108,48 @@ fn thread_in_a_group_stop_that_is_asked_for_an_action_stays_stopped() {
     kill(pid, libc::SIGCONT);
     victim.run_on();
     victim.assert_undisturbed(&["signal"]);
+}
+
+/// Sets how much memory the program may have mapped.
+fn limit_memory(pid: i32, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: The kernel reads the record, which is live.
+    let result = unsafe { libc::prlimit(pid, libc::RLIMIT_AS, &limit, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn thread_that_cannot_go_on_for_want_of_memory_is_as_before_and_goes_on_later() {
+    let mut victim = at_marker(&["signal"]);
+    let (pid, marker) = (victim.pid(), victim.address("marker"));
+    limit_memory(pid, 1 << 20);
+    for _ in 0..2 {
+        let error = victim.tracer.resume(pid).expect_err("it may map nothing");
+        assert!(matches!(error, Error::Scratch { address, .. } if address == marker), "{error}");
+        let error = victim.tracer.step(pid).expect_err("it may map nothing");
+        assert!(matches!(error, Error::Scratch { .. }), "{error}");
+        assert_eq!(victim.tracer.registers(pid).expect("held").pc(), marker);
+    }
+    limit_memory(pid, libc::RLIM_INFINITY);
+    victim.resume();
+    victim.run(|_, event| match event {
+        Event::Breakpoint { .. } | Event::Stepped { .. } => panic!("{event:?}"),
+        _ => {}
+    });
+    victim.assert_undisturbed(&["signal"]);
+}
+
+#[test]
+fn injected_call_that_a_filter_refuses_is_an_error_and_leaves_no_trace() {
+    let mut victim = at_marker(&["filter"]);
+    let (pid, marker) = (victim.pid(), victim.address("marker"));
+    let before = victim.tracer.signal_sets(pid).expect("it lives").blocked;
+    let error = victim.tracer.resume(pid).expect_err("it may map nothing");
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert_eq!(victim.tracer.signal_sets(pid).expect("it lives").blocked, before);
+    victim.tracer.lift(pid, [marker]).expect("it is code");
+    victim.resume();
+    victim.run(|_, event| assert!(!matches!(event, Event::Signal { .. }), "{event:?}"));
+    let expected = undisturbed(&["filter"]);
+    assert_eq!(victim.output(), String::from_utf8_lossy(&expected.stdout));
 }
