@@ -21,6 +21,8 @@ pub(super) const PAGE: u64 = 1 << 12;
 struct Area {
     start: u64,
     slots: Vec<Copied>,
+    /// Takes no more slots: a forked child may have a copy of fewer, or none.
+    closed: bool,
 }
 
 /// An address's instruction, ready to run elsewhere.
@@ -77,15 +79,17 @@ impl Space {
         }
     }
 
-    /// The space of a forked child, which has a copy of everything.
+    /// The space of a forked child, which has a copy of everything. Other threads may have mapped areas
+    /// and filled slots since it was made, so the child gets its own; the parent's only tell where a
+    /// thread in one of them is.
     pub(super) fn copy(&self, memory: Memory) -> Space {
         Space {
             memory,
             breakpoints: self.breakpoints.clone(),
             returns: self.returns.clone(),
-            areas: self.areas.clone(),
-            prepared: self.prepared.clone(),
-            calls: self.calls.clone(),
+            areas: self.areas.iter().map(|area| Area { closed: true, ..area.clone() }).collect(),
+            prepared: HashMap::new(),
+            calls: HashMap::new(),
             syscall: self.syscall,
             // It may have been mapped after the child was made.
             page: None,
@@ -188,7 +192,7 @@ impl Space {
     fn fill(&mut self, prepared: &Prepared, target: Option<u64>, stopped: i32) -> Result<Option<u64>> {
         for area in &mut self.areas {
             let at = area.start + area.slots.len() as u64 * SLOT;
-            if at + SLOT > area.start + AREA {
+            if area.closed || at + SLOT > area.start + AREA {
                 continue;
             }
             let made = displaced::slot(&prepared.out_of_line.instruction, &prepared.bytes, at, target);
@@ -202,7 +206,7 @@ impl Space {
     }
 
     pub(super) fn add_area(&mut self, start: u64) {
-        self.areas.push(Area { start, slots: Vec::new() });
+        self.areas.push(Area { start, slots: Vec::new(), closed: false });
     }
 
     /// Changes the registers of a thread that stopped in a slot to the original's. Returns the

@@ -67,6 +67,29 @@ fn forked_children_that_are_followed_have_breakpoints_of_their_own() {
 }
 
 #[test]
+fn followed_child_passes_a_breakpoint_that_its_parent_first_passed_after_the_fork() {
+    let args = ["pair", "fork"];
+    let mut victim = Victim::launch(program(), &args, true);
+    let pid = victim.pid();
+    let other = victim.hold_pair();
+    victim.resume();
+    // The child is made; then the scratch area is mapped and the slot filled, in the parent alone.
+    crate::cleanup::wait_until(|| victim.tracer.kernel_state(pid) == Some('t'));
+    victim.tracer.resume(other).expect("held");
+    let (mut visits, mut ended) = (0, Vec::new());
+    victim.run(|victim, event| match event {
+        Event::Breakpoint { tid, .. } => {
+            visits += usize::from(victim.tracer.process_of(*tid) != Some(pid));
+        }
+        Event::Signal { info, .. } => assert_eq!(info.signal, libc::SIGCHLD),
+        Event::ProcessExited { pid: child, status } if *child != pid => ended.push(status.code()),
+        _ => {}
+    });
+    assert_eq!((visits, ended), (1, vec![Some(7)]));
+    victim.assert_undisturbed(&args);
+}
+
+#[test]
 fn children_that_share_memory_pass_breakpoints_until_they_exec() {
     let mut victim = Victim::start(&["vfork"]);
     let parent = victim.pid();
