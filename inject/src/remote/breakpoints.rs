@@ -113,21 +113,21 @@ impl Breakpoints {
         Ok(())
     }
 
-    /// Lifts those of `addresses` (in order) that are laid.
+    /// Lifts those of `addresses` (in order) that are laid. Those that the kernel does not let the tracer
+    /// lift stay laid.
     pub(super) fn lift(&mut self, memory: &Memory, addresses: &[u64], stopped: Option<i32>) -> Result<()> {
         let laid: Vec<u64> = addresses.iter().copied().filter(|&address| self.is_laid(address)).collect();
         for piece in pieces(&laid) {
-            let written = self.restore(memory, piece, stopped);
+            match self.restore(memory, piece, stopped) {
+                // Unmapped meanwhile, and the breakpoints with it.
+                Err(Error::Memory { action: "read", .. }) => {}
+                other => other?,
+            }
             for address in piece {
                 if let Some(entry) = self.entries.get_mut(address) {
                     entry.laid = false;
                     self.laid -= 1;
                 }
-            }
-            match written {
-                // Unmapped meanwhile, and the breakpoints with it.
-                Err(Error::Memory { action: "read", .. }) => {}
-                other => other?,
             }
         }
         Ok(())
@@ -293,6 +293,21 @@ mod tests {
         assert_eq!(breakpoints.trapped(&own, start), Trapped::Gone);
         breakpoints.clean(&own, None).expect("writable");
         assert!(now().iter().enumerate().all(|(at, &byte)| usize::from(byte) == at));
+    }
+
+    #[test]
+    fn breakpoint_that_cannot_be_lifted_stays_laid() {
+        let own = Memory::of(std::process::id() as i32).expect("our own memory");
+        let code = [0x90u8; 8];
+        let start = code.as_ptr() as u64;
+        let mut breakpoints = Breakpoints::default();
+        breakpoints.lay(&own, &[start], Lifetime::Stays, None).expect("writable");
+        let error = breakpoints.lift(&Memory::read_only(), &[start], None).expect_err("it cannot be written");
+        assert!(error.to_string().contains("written"), "{error}");
+        assert_eq!(breakpoints.trapped(&own, start), Trapped::Here(Lifetime::Stays));
+        assert_eq!(breakpoints.laid(), 1);
+        breakpoints.lift(&own, &[start], None).expect("writable");
+        assert_eq!((breakpoints.laid(), breakpoints.trapped(&own, start)), (0, Trapped::Gone));
     }
 
     #[test]

@@ -30,6 +30,12 @@ impl Memory {
         Ok(Memory { file })
     }
 
+    /// This process's memory, which the kernel does not let anybody write through it.
+    #[cfg(test)]
+    pub(super) fn read_only() -> Memory {
+        Memory { file: File::open("/proc/self/mem").expect("our own memory") }
+    }
+
     /// Fills `into` from `address` on.
     pub(super) fn read(&self, address: u64, into: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(into, address).map_err(|source| Error::Memory {
