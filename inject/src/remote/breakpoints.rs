@@ -70,7 +70,7 @@ impl Breakpoints {
     }
 
     /// Lays breakpoints at `addresses` (in order, each once). A breakpoint that is there already
-    /// gets the lifetime. Either all are laid or none.
+    /// gets the lifetime. Either all are laid, or everything is as before.
     pub(super) fn lay(
         &mut self,
         memory: &Memory,
@@ -78,10 +78,23 @@ impl Breakpoints {
         lifetime: Lifetime,
         stopped: Option<i32>,
     ) -> Result<()> {
+        // Those that were laid already, with the lifetimes that they had.
+        let mut before = BTreeMap::new();
         for (number, piece) in pieces(addresses).enumerate() {
+            let laid = piece.iter().filter_map(|address| {
+                let entry = self.entries.get(address).filter(|entry| entry.laid)?;
+                Some((*address, entry.lifetime))
+            });
+            before.extend(laid);
             if let Err(error) = self.lay_piece(memory, piece, lifetime, stopped) {
                 let done: usize = pieces(addresses).take(number).map(<[u64]>::len).sum();
-                self.lift(memory, &addresses[..done], stopped)?;
+                let new = addresses[..done].iter().copied().filter(|address| !before.contains_key(address));
+                self.lift(memory, &new.collect::<Vec<_>>(), stopped)?;
+                for (address, lifetime) in before {
+                    if let Some(entry) = self.entries.get_mut(&address) {
+                        entry.lifetime = lifetime;
+                    }
+                }
                 return Err(error);
             }
         }
@@ -311,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn laying_where_nothing_is_mapped_lays_nothing() {
+    fn laying_where_nothing_is_mapped_changes_nothing() {
         let own = Memory::of(std::process::id() as i32).expect("our own memory");
         let code = [0x90u8; 8];
         let start = code.as_ptr() as u64;
@@ -322,5 +335,14 @@ mod tests {
         let mut byte = [0];
         own.read(start, &mut byte).expect("our own memory");
         assert_eq!(byte, [0x90]);
+        // What was laid before stays so, with its lifetime.
+        breakpoints.lay(&own, &[start], Lifetime::Stays, None).expect("writable");
+        let both = [start, start + 4, 1 << 50];
+        breakpoints.lay(&own, &both, Lifetime::OneShot, None).expect_err("unmapped");
+        assert_eq!(breakpoints.laid(), 1);
+        assert_eq!(breakpoints.trapped(&own, start), Trapped::Here(Lifetime::Stays));
+        assert_eq!(breakpoints.trapped(&own, start + 4), Trapped::Gone);
+        own.read(start, &mut byte).expect("our own memory");
+        assert_eq!(byte, [INT3]);
     }
 }

@@ -14,7 +14,7 @@ use super::tracer::Tracer;
 
 impl Tracer {
     /// Lays breakpoints at these addresses of a process, which are boundaries of instructions. One
-    /// that is there already gets the new lifetime. Either all are laid or none.
+    /// that is there already gets the new lifetime. Either all are laid, or everything is as before.
     ///
     /// # Errors
     ///
