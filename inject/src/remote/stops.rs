@@ -61,7 +61,7 @@ impl Tracer {
         }
     }
 
-    fn ended(&mut self, tid: i32, status: i32) {
+    pub(super) fn ended(&mut self, tid: i32, status: i32) {
         self.expected.remove(&tid);
         self.early.remove(&tid);
         let thread = self.threads.remove(&tid);

@@ -514,6 +514,12 @@ impl Tracer {
     /// Kills everything that is traced, and the rest of the program's process group: children that
     /// were let go.
     pub fn kill(&mut self) {
+        // Those that have been waited for: their numbers may be others' by now.
+        for (tid, status) in std::mem::take(&mut self.statuses) {
+            if !libc::WIFSTOPPED(status) {
+                self.ended(tid, status);
+            }
+        }
         let root = self.root;
         let in_group = |pid: &i32| process_group(*pid) == Some(root);
         // SAFETY: The calls send signals. The group is the program's: one of its members, whom we
@@ -526,6 +532,8 @@ impl Tracer {
                 libc::kill(*pid, libc::SIGKILL);
             }
         }
+        // The guard is a child of this thread, too: while it lives the wait below has no end of its own.
+        self.guard = None;
         let mut left: BTreeSet<i32> = self.processes.keys().copied().collect();
         loop {
             match ptrace::wait(!left.is_empty()) {
@@ -552,7 +560,6 @@ impl Tracer {
         self.expected.clear();
         self.early.clear();
         self.let_go.clear();
-        self.guard = None;
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sigstorm_inject::remote::{Event, Launch, Lifetime, Tracer};
 
-use crate::victim::{Victim, lives};
+use crate::victim::{Victim, lives, program};
 
 const VARIABLE: &str = "SIGSTORM_REMOTE_TRACER";
 
@@ -101,4 +101,21 @@ fn held_threads_are_never_waited_for() {
     assert!(error.to_string().contains("is not held"), "{error}");
     victim.run(|_, _| {});
     assert_eq!(victim.tracer.next_event(None).expect("no error"), Waited::Ended);
+}
+
+#[test]
+fn tracer_ends_although_it_heard_of_an_exit_during_an_injected_call() {
+    let mut victim = Victim::launch(program(), &["fork"], true);
+    let (pid, odd) = (victim.pid(), victim.address("odd"));
+    victim.tracer.lay(pid, [odd], Lifetime::Stays).expect("it is code");
+    victim.resume();
+    let event = victim.run_to(|event| matches!(event, Event::Breakpoint { tid, .. } if *tid != pid));
+    let child = event.held().expect("held");
+    // SAFETY: The call sends a signal to our child.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    wait_until(|| victim.tracer.kernel_state(pid) == Some('Z'));
+    victim.tracer.action(child, libc::SIGUSR1).expect("at an instruction");
+    assert!(victim.tracer.kernel_state(pid).is_none(), "it was waited for");
+    victim.tracer.kill();
+    assert!(!lives(child));
 }
