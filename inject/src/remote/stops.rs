@@ -8,9 +8,9 @@ use super::debug_registers::DebugRegisters;
 use super::error::{During, Result};
 use super::event::Event;
 use super::ptrace::{self, EVENT_STOP, SyscallStop};
-use super::signals::{SI_KERNEL, SignalInfo, TRAP_HWBKPT, TRAP_SYSCALL, TRAP_TRACE};
+use super::signals::{SI_KERNEL, SI_TKILL, SignalInfo, TRAP_HWBKPT, TRAP_SYSCALL, TRAP_TRACE};
 use super::space::Moved;
-use super::thread::{Delivery, ReturnBy, Stop};
+use super::thread::{Delivery, ReturnBy, Stashed, Stop};
 use super::tracer::Tracer;
 
 /// `si_code` of the stop that a single step with a signal makes at the handler's first instruction.
@@ -160,16 +160,25 @@ impl Tracer {
             unsafe { (&raw mut info).cast::<u64>().add(2).write(address) };
             ptrace::unless_gone(ptrace::set_signal_info(tid, &info)).during("changing a signal", tid)?;
         }
+        self.arrived(tid, info)
+    }
+
+    /// A signal of the program's own arrives, or one that was sent in place of a delivery.
+    fn arrived(&mut self, tid: i32, mut info: libc::siginfo_t) -> Result<()> {
         let thread = self.held_mut(tid)?;
         thread.signal = info.si_signo;
-        if let Some(stashed) = thread.stashed.take_if(|stashed| stashed.si_signo == info.si_signo) {
-            // It was reported before the thread was made to make a system call.
-            ptrace::unless_gone(ptrace::set_signal_info(tid, &stashed)).during("changing a signal", tid)?;
-            return self.proceed(tid, info.si_signo);
+        let resent = thread.resent.take_if(|resent| resent.signal == info.si_signo);
+        let stashed = thread.unstash(&info);
+        if let Some(stashed) = stashed {
+            info = stashed.info;
+            ptrace::unless_gone(ptrace::set_signal_info(tid, &info)).during("changing a signal", tid)?;
         }
-        if let Some(resent) = thread.resent.take_if(|resent| resent.signal == info.si_signo) {
-            thread.at = resent.at;
+        if let Some(resent) = resent {
+            self.held_mut(tid)?.at = resent.at;
             return self.deliver(tid, resent.signal, resent.origin).map(|_| ());
+        }
+        if stashed.is_some_and(|stashed| !stashed.reported) {
+            return self.proceed(tid, info.si_signo);
         }
         self.report_signal(tid, info)
     }
@@ -197,10 +206,11 @@ impl Tracer {
             other => other.during("reading a trap", tid)?,
         };
         let thread = self.held_mut(tid)?;
-        if let Some(stashed) = thread.stashed.take_if(|stashed| stashed.si_signo == libc::SIGTRAP) {
-            // The program's own, reported before the thread was made to make a system call.
-            ptrace::unless_gone(ptrace::set_signal_info(tid, &stashed)).during("changing a signal", tid)?;
-            return self.proceed(tid, libc::SIGTRAP);
+        let own = |stashed: &Stashed| stashed.info.si_signo == libc::SIGTRAP && !stashed.reported;
+        if info.si_code == SI_TKILL || thread.stashed.iter().any(own) {
+            // Sent, or reported before the thread was made to make a system call.
+            self.normalise(tid)?;
+            return self.arrived(tid, info);
         }
         let pc = thread.regs.pc();
         match info.si_code {

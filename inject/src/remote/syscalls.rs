@@ -16,7 +16,7 @@ use super::ptrace::{self, EVENT_STOP, Go, SyscallStop};
 use super::registers::Registers;
 use super::signals::{self, Action};
 use super::space::PAGE;
-use super::thread::Stop;
+use super::thread::{Stashed, Stop};
 use super::tracer::Tracer;
 
 /// The other stops that a thread has made during an injected call. They are made again after it.
@@ -126,7 +126,7 @@ impl Tracer {
         let restored = ptrace::unless_gone(ptrace::set_signal_mask(tid, mask));
         if let Some(thread) = self.threads.get_mut(&tid) {
             (thread.stop, thread.dirty) = (Stop::Called, true);
-            thread.stashed = stashed.or(thread.stashed);
+            thread.stashed.extend(stashed.map(|info| Stashed { info, reported: false }));
         }
         for signal in meanwhile.signals {
             self.tgkill(tid, signal)?;

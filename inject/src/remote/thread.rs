@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::debug_registers::DebugRegisters;
 use super::pin::Mask;
 use super::registers::Registers;
-use super::signals::Origin;
+use super::signals::{Origin, SI_TKILL};
 
 /// Whether a thread runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,14 @@ pub(super) struct Resent {
     pub(super) signal: i32,
     pub(super) origin: Option<Origin>,
     pub(super) at: Option<u64>,
+}
+
+/// The record of a signal that held the thread, and that the kernel reports again without it.
+#[derive(Clone, Copy)]
+pub(super) struct Stashed {
+    pub(super) info: libc::siginfo_t,
+    /// The caller is told of the signal again.
+    pub(super) reported: bool,
 }
 
 /// How the return of a delivered signal's handler is seen.
@@ -123,8 +131,8 @@ pub(super) struct Thread {
     pub(super) passing: Vec<Passing>,
     pub(super) sending: Option<Sending>,
     pub(super) resent: Option<Resent>,
-    /// The record of a signal that was reported before the thread was made to make a system call.
-    pub(super) stashed: Option<libc::siginfo_t>,
+    /// Signals that have been reported and come once more, with their first record.
+    pub(super) stashed: Vec<Stashed>,
     /// The blocked signals as they were left after the last trap.
     pub(super) mask: u64,
     pub(super) deliveries: Vec<Delivery>,
@@ -158,7 +166,7 @@ impl Thread {
             passing: Vec::new(),
             sending: None,
             resent: None,
-            stashed: None,
+            stashed: Vec::new(),
             mask: 0,
             deliveries: Vec::new(),
             debug: DebugRegisters::default(),
@@ -169,6 +177,17 @@ impl Thread {
             group_stop: false,
             affinity: None,
         }
+    }
+
+    /// Takes the record of the signal that arrives with `info`, if one was kept.
+    pub(super) fn unstash(&mut self, info: &libc::siginfo_t) -> Option<Stashed> {
+        // A SIGTRAP may as well be a breakpoint's, which nobody sends.
+        let sent = info.si_signo != libc::SIGTRAP || info.si_code == SI_TKILL;
+        let found = self
+            .stashed
+            .iter()
+            .position(|stashed| stashed.info.si_signo == info.si_signo && (sent || !stashed.reported));
+        found.map(|index| self.stashed.remove(index))
     }
 
     /// Notes that the thread will come to the breakpoint at `address` again without that being a

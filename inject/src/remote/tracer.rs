@@ -282,7 +282,12 @@ impl Tracer {
     ///
     /// As [`Tracer::resume`].
     pub fn resume_without_signal(&mut self, tid: i32) -> Result<()> {
-        self.held(tid)?;
+        let thread = self.held_mut(tid)?;
+        if thread.stop == Stop::Called && thread.signal != 0 {
+            // It does not come once more.
+            let signal = thread.signal;
+            thread.stashed.retain(|stashed| stashed.reported || stashed.info.si_signo != signal);
+        }
         let result = self.proceed(tid, 0);
         self.unless_killed(tid, result)
     }

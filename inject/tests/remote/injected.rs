@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sigstorm_inject::remote::{Error, Event, Lifetime, Waited};
+use sigstorm_inject::remote::{Error, Event, Lifetime, Sent, Waited};
 
 use crate::victim::{Victim, undisturbed};
 
@@ -108,6 +108,54 @@ fn thread_in_a_group_stop_that_is_asked_for_an_action_stays_stopped() {
     kill(pid, libc::SIGCONT);
     victim.run_on();
     victim.assert_undisturbed(&["signal"]);
+}
+
+/// Runs until the signal that has just been sent is reported.
+fn run_to_signal(victim: &mut Victim, signal: i32) {
+    victim.run_to(|event| matches!(event, Event::Signal { info, .. } if info.signal == signal));
+}
+
+#[test]
+fn signal_that_holds_a_thread_is_delivered_with_its_record_after_an_action_was_asked_for() {
+    let mut victim = at_marker(&["signal"]);
+    let pid = victim.pid();
+    kill(pid, libc::SIGUSR1);
+    victim.resume();
+    run_to_signal(&mut victim, libc::SIGUSR1);
+    victim.tracer.action(pid, libc::SIGUSR1).expect("at an instruction");
+    let sent = victim.tracer.deliver(pid, libc::SIGUSR1, None).expect("a signal's stop");
+    assert_eq!(sent, Sent::Delivered);
+    let event = victim.next().expect("it lives");
+    assert!(matches!(event, Event::HandlerEntered { .. }), "{event:?}");
+    victim.pass(&event);
+    // The next one is another signal.
+    let event = victim.next().expect("it lives");
+    assert!(matches!(event, Event::HandlerReturned { .. }), "{event:?}");
+    kill(pid, libc::SIGUSR1);
+    victim.pass(&event);
+    let event = victim.next().expect("it lives");
+    assert!(matches!(event, Event::Signal { .. }), "{event:?}");
+    victim.pass(&event);
+    victim.run_on();
+    let output = victim.output();
+    let codes: Vec<&str> = output.lines().skip(1).filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(codes, ["0", "0"], "SI_USER: {output}");
+}
+
+#[test]
+fn signal_that_is_dropped_after_an_action_was_asked_for_leaves_the_next_one_alone() {
+    let mut victim = at_marker(&["signal"]);
+    let pid = victim.pid();
+    kill(pid, libc::SIGUSR1);
+    victim.resume();
+    run_to_signal(&mut victim, libc::SIGUSR1);
+    victim.tracer.action(pid, libc::SIGUSR1).expect("at an instruction");
+    kill(pid, libc::SIGUSR1);
+    victim.tracer.resume_without_signal(pid).expect("held");
+    run_to_signal(&mut victim, libc::SIGUSR1);
+    victim.resume();
+    victim.run_on();
+    assert_eq!(victim.output().lines().count(), 2, "one signal");
 }
 
 /// Sets how much memory the program may have mapped.
