@@ -15,7 +15,7 @@ use super::error::{During, Error, Result};
 use super::event::Event;
 use super::ptrace;
 use super::signals::{self, Origin, has_signal};
-use super::thread::{Delivery, Resent, ReturnBy, Sending, Stop};
+use super::thread::{Delivery, Resent, ReturnBy, Sending, Stashed, Stop};
 use super::tracer::Tracer;
 
 /// The fate of a signal that was to be delivered.
@@ -40,7 +40,7 @@ impl Tracer {
     ///
     /// The caller sees to it that the signal has a handler ([`Tracer::signal_sets`]): without one
     /// it may end the process. A signal of the program's own for which the thread is held is sent
-    /// again, and arrives at the handler's first instruction.
+    /// again: it arrives, with its own record, at the handler's first instruction.
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl Tracer {
             return Ok(Sent::Blocked);
         }
         if own != 0 && own != signal {
-            self.tgkill(tid, own)?;
+            self.send_again(tid, own)?;
         }
         if self.held(tid)?.stop == Stop::Called {
             // The stop is no signal's any more. One that is sent arrives before the next instruction.
@@ -82,6 +82,17 @@ impl Tracer {
         let restarts = thread.regs.restarts_syscall();
         thread.sending = Some(Sending { signal, pc, sp, restarts });
         self.go(tid, signal).map(|()| Sent::Delivered)
+    }
+
+    /// Sends the program's own signal for which a thread is held once more, and keeps its record: the
+    /// kernel's new one has the tracer for a sender, and no fault's address, timer or value.
+    fn send_again(&mut self, tid: i32, signal: i32) -> Result<()> {
+        // After an injected call the record has been kept already.
+        if self.held(tid)?.stop == Stop::Signal {
+            let info = ptrace::signal_info(tid).during("reading a signal", tid)?;
+            self.held_mut(tid)?.stashed.push(Stashed { info, reported: true });
+        }
+        self.tgkill(tid, signal)
     }
 
     /// Sends a signal to a thread, wherever it is: [`Event::Signal`] follows unless the thread blocks

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sigstorm_inject::remote::{Error, Event, Lifetime, Sent, Waited};
+use sigstorm_inject::remote::{Error, Event, Lifetime, Origin, Sent, Waited};
 
 use crate::victim::{Victim, undisturbed};
 
@@ -156,6 +156,38 @@ fn signal_that_is_dropped_after_an_action_was_asked_for_leaves_the_next_one_alon
     victim.resume();
     victim.run_on();
     assert_eq!(victim.output().lines().count(), 2, "one signal");
+}
+
+#[test]
+fn programs_own_signal_keeps_its_record_when_another_one_is_delivered_first() {
+    let mut victim = Victim::start(&["nested"]);
+    let pid = victim.pid();
+    victim.lay(&["attacked"], Lifetime::OneShot);
+    victim.resume();
+    victim.run_to(|event| matches!(event, Event::Breakpoint { .. }));
+    // SAFETY: The call sends a signal to our child.
+    let queued = unsafe { libc::sigqueue(pid, libc::SIGUSR1, libc::sigval { sival_ptr: 77 as *mut _ }) };
+    assert_eq!(queued, 0);
+    victim.resume();
+    run_to_signal(&mut victim, libc::SIGUSR1);
+    victim.tracer.deliver(pid, libc::SIGUSR2, Some(Origin::Tkill)).expect("a signal's stop");
+    let event = victim.next().expect("it lives");
+    assert!(
+        matches!(&event, Event::HandlerEntered { delivery, .. } if delivery.signal == libc::SIGUSR2),
+        "{event:?}"
+    );
+    victim.pass(&event);
+    let event = victim.next().expect("it lives");
+    let Event::Signal { info, .. } = &event else { panic!("{event:?}") };
+    assert_eq!((info.signal, info.code), (libc::SIGUSR1, libc::SI_QUEUE));
+    victim.pass(&event);
+    victim.run_to(|event| matches!(event, Event::HandlerReturned { .. }));
+    // The program's own list, of a PC and an `si_code` each.
+    let seen = victim.address("seen");
+    let code = |index: u64| victim.tracer.read_word(pid, seen + 16 * index + 8).expect("mapped") as i32;
+    assert_eq!([code(0), code(1)], [libc::SI_QUEUE, -6], "SIGUSR1's handler ran first");
+    victim.resume();
+    victim.run_on();
 }
 
 /// Sets how much memory the program may have mapped.
