@@ -80,7 +80,11 @@ impl Tracer {
             thread.will_pass(pc, sp);
         }
         let restarts = thread.regs.restarts_syscall();
-        thread.sending = Some(Sending { signal, pc, sp, restarts });
+        if restarts {
+            // The frame tells whether the call is made again.
+            thread.passes(pc.wrapping_sub(2), sp);
+        }
+        thread.sending = Some(Sending { signal, pc, sp, restarts, own: false });
         self.go(tid, signal).map(|()| Sent::Delivered)
     }
 
@@ -146,7 +150,7 @@ impl Tracer {
         let thread = self.held_mut(tid)?;
         let Some(sending) = thread.sending.take() else { return Ok(()) };
         thread.stop = Stop::Entry;
-        thread.stepping = false;
+        let stepping = std::mem::take(&mut thread.stepping);
         let (pid, frame, handler) = (thread.pid, thread.regs.sp(), thread.regs.pc());
         let mut bytes = [0; FRAME];
         let space = self.space(pid)?;
@@ -159,7 +163,19 @@ impl Tracer {
         let (restorer, resumes_at) = (word(0), word(176));
         let stack = word(24)..word(24).saturating_add(word(40));
         let stack = (stack.contains(&frame) && !stack.contains(&sending.sp)).then_some(stack);
-        let again = sending.restarts && space.breakpoints.is_laid(resumes_at);
+        // After EINTR the thread goes on behind the call, where it has not been yet.
+        let again = sending.restarts && resumes_at != sending.pc && space.breakpoints.is_laid(resumes_at);
+        if sending.own {
+            let thread = self.held_mut(tid)?;
+            if again {
+                thread.will_pass(resumes_at, word(168));
+            }
+            if stepping {
+                self.events.push_back(Event::Stepped { tid });
+                return Ok(());
+            }
+            return self.proceed(tid, 0);
+        }
         let delivery = Delivery {
             signal: sending.signal,
             pc: sending.pc,

@@ -6,6 +6,17 @@ use iced_x86::Register;
 #[derive(Clone, Copy)]
 pub struct Registers(pub libc::user_regs_struct);
 
+/// When the kernel makes an interrupted system call again. Where no handler runs, it always does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restart {
+    /// After a handler, too.
+    Always,
+    /// After a handler whose action has SA_RESTART.
+    AsActionSays,
+    /// Not after a handler: the call ends with EINTR.
+    UnlessHandled,
+}
+
 impl Registers {
     /// The address of the instruction that runs next.
     pub fn pc(&self) -> u64 {
@@ -20,8 +31,21 @@ impl Registers {
     /// Returns whether the thread stopped in a system call that the kernel makes again when the
     /// thread goes on, unless a signal's handler prevents it.
     pub fn restarts_syscall(&self) -> bool {
-        // ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK.
-        self.0.orig_rax as i64 >= 0 && matches!(self.0.rax as i64, -516 | -514..=-512)
+        self.restart().is_some()
+    }
+
+    /// When the kernel makes the system call again in which the thread stopped.
+    pub(super) fn restart(&self) -> Option<Restart> {
+        match self.0.rax as i64 {
+            _ if (self.0.orig_rax as i64) < 0 => None,
+            // ERESTARTSYS.
+            -512 => Some(Restart::AsActionSays),
+            // ERESTARTNOINTR.
+            -513 => Some(Restart::Always),
+            // ERESTARTNOHAND, ERESTART_RESTARTBLOCK.
+            -514 | -516 => Some(Restart::UnlessHandled),
+            _ => None,
+        }
     }
 
     /// The value of a 64-bit register, or of a segment's base; `None` for other registers.

@@ -186,9 +186,8 @@ impl Tracer {
     fn report_signal(&mut self, tid: i32, info: libc::siginfo_t) -> Result<()> {
         let thread = self.held_mut(tid)?;
         thread.signal = info.si_signo;
-        if let Some(sending) = thread.sending.take() {
-            self.events.push_back(Event::NotHandled { tid, signal: sending.signal });
-        }
+        let unhandled = thread.sending.take().and_then(|sending| sending.not_handled(tid));
+        self.events.extend(unhandled);
         self.note_left(tid);
         if self.is_followed(tid) {
             self.events.push_back(Event::Signal { tid, info: SignalInfo::from_raw(&info) });
@@ -245,11 +244,9 @@ impl Tracer {
         // A step that met a breakpoint has not been made.
         thread.stepping = false;
         let sp = thread.regs.sp();
-        let unhandled = thread.sending.take();
+        let unhandled = thread.sending.take().and_then(|sending| sending.not_handled(tid));
         self.mend_trap(tid)?;
-        if let Some(sending) = unhandled {
-            self.events.push_back(Event::NotHandled { tid, signal: sending.signal });
-        }
+        self.events.extend(unhandled);
         let Trapped::Here(lifetime) = trapped else { return self.proceed(tid, 0) };
         let followed = self.is_followed(tid);
         let ours = self.space_of(tid)?.returns.contains(&address);
@@ -266,18 +263,19 @@ impl Tracer {
             self.note_left(tid);
             return self.proceed(tid, 0);
         }
-        if !followed || thread.passes(address, sp) {
+        // A handler that was left does not come back: this is a visit.
+        self.note_left(tid);
+        if !followed || self.held_mut(tid)?.passes(address, sp) {
             return self.proceed(tid, 0);
         }
         if lifetime == Lifetime::OneShot {
-            let pid = thread.pid;
+            let pid = self.held(tid)?.pid;
             let space = self.space_mut(pid)?;
             space.breakpoints.lift(&space.memory, &[address], Some(tid))?;
             if self.return_by == ReturnBy::Breakpoint && self.open_restorers(pid).contains(&address) {
                 self.watch_restorer(tid, address)?;
             }
         }
-        self.note_left(tid);
         self.events.push_back(Event::Breakpoint { tid, address, lifetime });
         Ok(())
     }
@@ -305,6 +303,7 @@ impl Tracer {
     fn returned(&mut self, tid: i32, index: usize) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         let left = thread.deliveries.split_off(index + 1);
+        left.iter().for_each(|delivery| thread.forget_passing(delivery));
         let returned = thread.deliveries.pop();
         self.events.extend(left.into_iter().rev().map(|delivery| Event::HandlerLeft { tid, delivery }));
         self.events.extend(returned.map(|delivery| Event::HandlerReturned { tid, delivery }));
@@ -318,7 +317,7 @@ impl Tracer {
         let stepping = thread.stepping;
         if let Some(sending) = thread.sending.take() {
             // The signal was dropped, and the step went into the program.
-            self.events.push_back(Event::NotHandled { tid, signal: sending.signal });
+            self.events.extend(sending.not_handled(tid));
             if !stepping {
                 return self.proceed(tid, 0);
             }
@@ -365,7 +364,7 @@ impl Tracer {
     fn note_left(&mut self, tid: i32) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         let sp = thread.regs.sp();
-        while let Some(delivery) = thread.deliveries.pop_if(|delivery| delivery.was_left(sp)) {
+        while let Some(delivery) = thread.take_left(sp) {
             self.events.push_back(Event::HandlerLeft { tid, delivery });
         }
     }

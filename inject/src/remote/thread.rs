@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::debug_registers::DebugRegisters;
+use super::event::Event;
 use super::pin::Mask;
 use super::registers::Registers;
 use super::signals::{Origin, SI_TKILL};
@@ -48,6 +49,15 @@ pub(super) struct Sending {
     pub(super) sp: u64,
     /// The system call that the signal interrupts is made again.
     pub(super) restarts: bool,
+    /// The program's own signal: the tracer looks at the frame alone, and tells nobody.
+    pub(super) own: bool,
+}
+
+impl Sending {
+    /// The event of a signal for which no handler ran.
+    pub(super) fn not_handled(self, tid: i32) -> Option<Event> {
+        (!self.own).then_some(Event::NotHandled { tid, signal: self.signal })
+    }
 }
 
 /// A signal that was sent because it could not be delivered in place of the thread's stop.
@@ -193,7 +203,7 @@ impl Thread {
     /// Notes that the thread will come to the breakpoint at `address` again without that being a
     /// visit.
     pub(super) fn will_pass(&mut self, address: u64, sp: u64) {
-        // A thread that comes here with a higher SP has left the deeper ones behind.
+        // Those that no handler comes back to (the program's own, left by a long jump) go by age.
         const MOST: usize = 64;
         let passing = Passing { address, sp };
         if !self.passing.contains(&passing) {
@@ -202,6 +212,20 @@ impl Thread {
             }
             self.passing.push(passing);
         }
+    }
+
+    /// Takes the innermost delivery whose handler a thread with this SP has left by a long jump. The
+    /// thread will not come back to where that signal came.
+    pub(super) fn take_left(&mut self, sp: u64) -> Option<Delivery> {
+        let delivery = self.deliveries.pop_if(|delivery| delivery.was_left(sp))?;
+        self.forget_passing(&delivery);
+        Some(delivery)
+    }
+
+    /// Forgets where a handler would have returned to.
+    pub(super) fn forget_passing(&mut self, delivery: &Delivery) {
+        let addresses = [delivery.pc, delivery.resumes_at];
+        self.passing.retain(|passing| passing.sp != delivery.sp || !addresses.contains(&passing.address));
     }
 
     /// Returns whether the thread is on its way past the breakpoint at `address`, and forgets it.

@@ -13,11 +13,11 @@ use super::maps::{self, Mapping};
 use super::memory::{Code, Memory};
 use super::pin::{self, Mask};
 use super::ptrace::{self, Go};
-use super::registers::Registers;
-use super::signals::{self, Action, SignalSets};
+use super::registers::{Registers, Restart};
+use super::signals::{self, Action, SignalSets, has_signal};
 use super::space::Space;
 use super::spawn::{self, Launch};
-use super::thread::{ReturnBy, State, Stop, Thread};
+use super::thread::{ReturnBy, Sending, State, Stop, Thread};
 use super::timer::Tick;
 
 /// A traced process.
@@ -411,7 +411,7 @@ impl Tracer {
                     }
                 }
             } else {
-                self.note_restart(tid)?;
+                self.note_restart(tid, signal)?;
             }
         }
         self.go(tid, signal)
@@ -424,12 +424,30 @@ impl Tracer {
         }
     }
 
-    /// A system call that is made again meets the breakpoint at its instruction a second time.
-    fn note_restart(&mut self, tid: i32) -> Result<()> {
-        let Some(thread) = self.threads.get(&tid) else { return Ok(()) };
-        let again = thread.regs.pc().wrapping_sub(2);
-        if thread.regs.restarts_syscall() && self.space(thread.pid)?.breakpoints.is_laid(again) {
-            self.note_passing(tid, again);
+    /// A system call that the kernel makes again meets the breakpoint at its instruction a second time.
+    /// One that ends with EINTR may be made again by the program, which is another visit.
+    fn note_restart(&mut self, tid: i32, signal: i32) -> Result<()> {
+        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+        let (pc, sp) = (thread.regs.pc(), thread.regs.sp());
+        let again = pc.wrapping_sub(2);
+        let Some(restart) = thread.regs.restart() else { return Ok(()) };
+        // An earlier stop in the same call may have noted this, and a signal come in between.
+        thread.passes(again, sp);
+        let pid = thread.pid;
+        if !self.space(pid)?.breakpoints.is_laid(again) {
+            return Ok(());
+        }
+        let handled = signal != 0 && signals::sets(tid).is_ok_and(|sets| has_signal(sets.caught, signal));
+        match restart {
+            _ if !handled => self.note_passing(tid, again),
+            Restart::Always => self.note_passing(tid, again),
+            Restart::UnlessHandled => {}
+            // The handler's frame tells.
+            Restart::AsActionSays => {
+                if let Some(thread) = self.threads.get_mut(&tid) {
+                    thread.sending = Some(Sending { signal, pc, sp, restarts: true, own: true });
+                }
+            }
         }
         Ok(())
     }

@@ -32,6 +32,28 @@ fn handler_that_is_left_by_a_long_jump_is_reported() {
 }
 
 #[test]
+fn boundary_at_which_a_handler_that_was_left_had_come_is_visited_again() {
+    let mut victim = Victim::start(&["jump"]);
+    let (pid, attacked) = (victim.pid(), victim.address("attacked"));
+    victim.tracer.lay(pid, [attacked], Lifetime::Stays).expect("it is code");
+    let (mut visits, mut left) = (0, 0);
+    victim.resume();
+    victim.run(|victim, event| match event {
+        Event::Breakpoint { tid, .. } => {
+            visits += 1;
+            if visits == 1 {
+                victim.tracer.deliver(*tid, libc::SIGUSR1, Some(Origin::Tkill)).expect("a boundary");
+            }
+        }
+        Event::HandlerLeft { .. } => left += 1,
+        _ => {}
+    });
+    // The first round ends with the first of its four calls.
+    assert_eq!((visits, left), (1 + 4 * 4, 1));
+    assert_eq!(victim.output(), "jumped 1\n");
+}
+
+#[test]
 fn signal_inside_a_handler_nests_and_returns_in_order() {
     let ways = [ReturnBy::DebugRegister, ReturnBy::Breakpoint];
     for (args, by) in

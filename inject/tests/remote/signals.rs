@@ -182,6 +182,57 @@ fn signals_reach_threads_asleep_in_system_calls() {
 }
 
 #[test]
+fn system_call_that_the_program_makes_again_is_a_second_visit_and_one_that_the_kernel_restarts_is_not() {
+    for (args, rounds) in [(&["futex"][..], 1), (&["futex", "again"], 2)] {
+        let mut victim = Victim::start(args);
+        victim.lay(&["wait_word"], Lifetime::Stays);
+        let all = victim.boundaries("wait_word");
+        let (pid, work) = (victim.pid(), victim.address("attacked"));
+        // The first thread is held before it wakes the other one.
+        victim.tracer.lay(pid, [work], Lifetime::OneShot).expect("it is code");
+        let (mut visits, mut waiter, mut held, mut sent, mut came) = (Vec::new(), 0, false, false, false);
+        victim.resume();
+        while let Some(event) = victim.next() {
+            match &event {
+                Event::Breakpoint { tid, .. } if *tid == pid => {
+                    held = true;
+                    if visits.len() + 1 < all.len() {
+                        continue;
+                    }
+                }
+                Event::Breakpoint { tid, address, .. } => {
+                    visits.push(*address);
+                    waiter = *tid;
+                }
+                Event::Signal { info, .. } => {
+                    assert_eq!(info.signal, libc::SIGUSR1);
+                    came = true;
+                }
+                Event::HandlerEntered { .. } | Event::NotHandled { .. } => panic!("{event:?}"),
+                _ => {}
+            }
+            if event.held() != Some(pid) || !held {
+                victim.pass(&event);
+            }
+            if held && !sent && visits.len() + 1 == all.len() {
+                wait_until_asleep(&mut victim, waiter);
+                victim.tracer.send(waiter, libc::SIGUSR1).expect("it lives");
+                sent = true;
+            } else if held && came && visits.len() + 1 == rounds * all.len() {
+                let wait = victim.tracer.next_event(Some(Duration::from_millis(100)));
+                assert_eq!(wait.expect("no error"), Waited::TimedOut, "no further visit");
+                wait_until_asleep(&mut victim, waiter);
+                held = false;
+                victim.resume();
+            }
+        }
+        assert!(sent);
+        assert_eq!(visits, all.repeat(rounds), "{args:?}");
+        assert!(victim.output().ends_with(" signals 1\n"), "{}", victim.output());
+    }
+}
+
+#[test]
 fn system_calls_stop_at_entry_and_exit() {
     let mut victim = Victim::start(&["threads", "1", "1"]);
     let (pid, odd) = (victim.pid(), victim.address("odd"));
