@@ -257,3 +257,24 @@ fn region_of_other_memory_never_reads_this_process() {
     let error = Region::decode_from(&[beyond], &Elsewhere(vec![0x90; 0x20])).expect_err("too short");
     assert!(matches!(error, RegionError::Unreadable { name: "elsewhere", .. }), "{error}");
 }
+
+#[test]
+fn lower_half_of_a_word_that_is_not_zero_may_be_zero() {
+    const WORD: usize = 0x7777_0000;
+    // mov rax,[rip+?]; mov rax,[rax]; cmp eax or rax,0; je to the `ret`; nop; ret
+    let flow_of = |compare: &[u8]| {
+        let mut memory = vec![0x48, 0x8b, 0x05, 0x19, 0, 0, 0, 0x48, 0x8b, 0x00];
+        memory.extend(compare);
+        memory.extend([0x74, 0x01, 0x90, 0xc3]);
+        let end = ELSEWHERE + memory.len();
+        memory.resize(0x20, 0);
+        memory.extend(WORD.to_le_bytes());
+        let function = CodeFunction { name: "elsewhere", start: ELSEWHERE, end };
+        let region = Region::decode_from(&[function], &Elsewhere(memory)).expect("it is code");
+        assert_eq!(region.count(0), 6);
+        [Known::Zero, Known::NonZero].map(|known| region.flow_where(0, &[(WORD, known)])[3].next)
+    };
+    let both = [Some(4), Some(5)];
+    assert_eq!(flow_of(b"\x83\xf8\x00"), [[None, Some(5)], both], "cmp eax,0");
+    assert_eq!(flow_of(b"\x48\x83\xf8\x00"), [[None, Some(5)], [Some(4), None]], "cmp rax,0");
+}

@@ -161,8 +161,13 @@ impl Transfer<'_> {
                 _ => {}
             },
             Mnemonic::Cmp if instruction.try_immediate(1).is_ok_and(|with| with == 0) => {
-                if let Value::Word(known) = first() {
-                    (zero, carry) = (Some(known == Known::Zero), Some(false));
+                match first() {
+                    Value::Word(Known::Zero) => (zero, carry) = (Some(true), Some(false)),
+                    // The lower half of a word that is not zero may be zero.
+                    Value::Word(Known::NonZero) if !instruction.op0_register().is_gpr32() => {
+                        (zero, carry) = (Some(false), Some(false));
+                    }
+                    _ => {}
                 }
             }
             Mnemonic::Bt if first() == Value::Word(Known::Zero) => carry = Some(false),
