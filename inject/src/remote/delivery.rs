@@ -129,6 +129,7 @@ impl Tracer {
         if !space.breakpoints.is_laid(restorer) {
             space.check(&[restorer])?;
             space.breakpoints.lay(&space.memory, &[restorer], Lifetime::Stays, Some(tid))?;
+            space.relaid(&[restorer]);
             space.returns.insert(restorer);
         }
         Ok(())

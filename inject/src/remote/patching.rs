@@ -33,6 +33,7 @@ impl Tracer {
             space.check(&addresses)?;
         }
         space.breakpoints.lay(&space.memory, &addresses, lifetime, stopped)?;
+        space.relaid(&addresses);
         // From now on these are the caller's.
         for address in &addresses {
             space.returns.remove(address);

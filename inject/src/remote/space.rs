@@ -31,6 +31,8 @@ struct Prepared {
     bytes: [u8; LONGEST],
     out_of_line: OutOfLine,
     slot: Option<u64>,
+    /// The bytes are still those at the address: no breakpoint was laid there since they were read.
+    current: bool,
 }
 
 /// The way in which a thread passes an instruction out of line.
@@ -124,13 +126,36 @@ impl Space {
         Ok(())
     }
 
-    fn prepare(&mut self, address: u64) -> Result<&mut Prepared> {
+    /// Reads the instruction at `address`. It keeps its slot if it is the one that was there before.
+    fn prepare(&mut self, address: u64) -> Result<Prepared> {
         let mut bytes = [0; LONGEST];
         let count = self.memory.read_some(address, &mut bytes);
         self.breakpoints.hide(address, &mut bytes[..count]);
+        if let Some(before) = self.prepared.get_mut(&address) {
+            let length = before.out_of_line.instruction.len();
+            before.current = length <= count && before.bytes[..length] == bytes[..length];
+            if before.current {
+                return Ok(*before);
+            }
+            self.calls.retain(|(at, _), _| *at != address);
+        }
         let out_of_line = analyse(address, &bytes[..count])?;
-        let fresh = Prepared { bytes, out_of_line, slot: None };
-        Ok(self.prepared.entry(address).insert_entry(fresh).into_mut())
+        let prepared = Prepared { bytes, out_of_line, slot: None, current: true };
+        self.prepared.insert(address, prepared);
+        Ok(prepared)
+    }
+
+    /// Breakpoints have been laid at these addresses: other code may lie there than when they were
+    /// last passed.
+    pub(super) fn relaid(&mut self, addresses: &[u64]) {
+        if self.prepared.is_empty() {
+            return;
+        }
+        for address in addresses {
+            if let Some(prepared) = self.prepared.get_mut(address) {
+                prepared.current = false;
+            }
+        }
     }
 
     /// Forgets the instructions that were prepared in a range: other code may lie there now.
@@ -144,8 +169,8 @@ impl Space {
     /// How a thread passes the breakpoint at `address`, in a single step or on its way.
     pub(super) fn passage(&mut self, address: u64, step: bool, stopped: i32) -> Result<Passage> {
         let prepared = match self.prepared.get(&address) {
-            Some(prepared) => *prepared,
-            None => *self.prepare(address)?,
+            Some(prepared) if prepared.current => *prepared,
+            _ => self.prepare(address)?,
         };
         match (prepared.out_of_line.way, prepared.slot) {
             (displaced::Way::OwnTrap, _) => Ok(Passage::OwnTrap),

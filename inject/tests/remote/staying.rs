@@ -155,6 +155,34 @@ fn ten_thousand_breakpoints_are_laid_lifted_and_hit() {
 }
 
 #[test]
+fn code_that_was_rewritten_between_lift_and_lay_runs_as_it_is_now() {
+    const CARRY: u64 = 1;
+    let mut victim = Victim::start(&["many"]);
+    let (pid, start) = (victim.pid(), victim.address("many"));
+    let (changed, after) = (start + 10, start + 20);
+    victim.tracer.lay(pid, [changed, after], Lifetime::Stays).expect("it is code");
+    let mut carries = Vec::new();
+    victim.resume();
+    victim.run(|victim, event| {
+        let Event::Breakpoint { tid, address, .. } = event else { return };
+        let mut regs = *victim.tracer.registers(*tid).expect("held");
+        if *address == changed {
+            regs.0.eflags &= !CARRY;
+            victim.tracer.set_registers(*tid, regs).expect("held");
+            return;
+        }
+        carries.push(regs.0.eflags & CARRY);
+        if carries.len() == 1 {
+            victim.tracer.lift(pid, [changed]).expect("it is code");
+            // `stc`, where a `nop` was.
+            victim.tracer.write(pid, changed, &[0xf9]).expect("mapped");
+            victim.tracer.lay(pid, [changed], Lifetime::Stays).expect("it is code");
+        }
+    });
+    assert_eq!(carries, [0, 1]);
+}
+
+#[test]
 fn instruction_that_cannot_run_out_of_line_is_refused_with_its_address() {
     let mut victim = Victim::start(&["many"]);
     let (pid, start) = (victim.pid(), victim.address("many"));
