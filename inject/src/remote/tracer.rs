@@ -230,10 +230,24 @@ impl Tracer {
     ///
     /// If the kernel refuses something that a traced thread's stop requires.
     pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Waited> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        if deadline.is_some() && self.tick.is_none() {
-            self.tick = Some(Tick::start().during("starting a timer", self.root)?);
+        // A limit beyond what the clock can say is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        if deadline.is_some() {
+            if self.tick.is_none() {
+                self.tick = Some(Tick::start().during("starting a timer", self.root)?);
+            }
+            if let Some(tick) = &self.tick {
+                tick.begin().during("starting a timer", self.root)?;
+            }
         }
+        let waited = self.wait_until(deadline, timeout != Some(Duration::ZERO));
+        if let Some(tick) = &self.tick {
+            tick.end();
+        }
+        waited
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>, block: bool) -> Result<Waited> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Waited::Event(event));
@@ -249,7 +263,7 @@ impl Tracer {
             if self.expected.is_empty() && !self.threads.values().any(moving) {
                 return Ok(Waited::AllHeld);
             }
-            match ptrace::wait(timeout != Some(Duration::ZERO)) {
+            match ptrace::wait(block) {
                 Ok(Some((tid, status))) => self.handle(tid, status)?,
                 Ok(None) => return Ok(Waited::TimedOut),
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {

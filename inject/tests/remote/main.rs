@@ -19,3 +19,4 @@ mod stacks;
 mod stacks_damaged;
 mod staying;
 mod victim;
+mod waits;
