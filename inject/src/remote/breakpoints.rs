@@ -10,6 +10,12 @@
 //! Breakpoints are laid and lifted by *piece*: neighbours are read, patched and written together,
 //! one write for a function rather than one for each instruction. Lifting looks first: a byte that
 //! is no longer `int3` (the library was unloaded, something else is mapped there) is left alone.
+//!
+//! # Gotcha
+//!
+//! The bytes between neighbours are written back as they were read. If another thread of the program
+//! rewrites its code in between (a JIT's inline cache), that change is lost. An address that is laid or
+//! lifted alone is one byte.
 
 use std::collections::BTreeMap;
 use std::io;

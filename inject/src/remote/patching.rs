@@ -16,6 +16,9 @@ impl Tracer {
     /// Lays breakpoints at these addresses of a process, which are boundaries of instructions. One
     /// that is there already gets the new lifetime. Either all are laid, or everything is as before.
     ///
+    /// Neighbours are written together with the bytes between them. In code that the program itself
+    /// rewrites while it runs, lay one address at a time.
+    ///
     /// # Errors
     ///
     /// If some address is not mapped, or the instruction under a breakpoint that is to stay cannot
