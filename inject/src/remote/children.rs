@@ -44,7 +44,7 @@ impl Tracer {
         let Some(process) = self.processes.get(&pid) else { return Ok(()) };
         let birth = Birth { parent: pid, event, space: process.space, followed: process.followed, affinity };
         let reported = process.followed && event != libc::PTRACE_EVENT_CLONE;
-        if self.early.remove(&child).is_some() {
+        if self.early.remove(&child) {
             self.adopt(child, birth)?;
         } else {
             self.expected.insert(child, birth);
@@ -58,11 +58,11 @@ impl Tracer {
     }
 
     /// A thread that is not known has stopped for the first time.
-    pub(super) fn was_born(&mut self, child: i32, status: i32) -> Result<()> {
+    pub(super) fn was_born(&mut self, child: i32) -> Result<()> {
         match self.expected.remove(&child) {
             Some(birth) => self.adopt(child, birth),
             None => {
-                self.early.insert(child, status);
+                self.early.insert(child);
                 Ok(())
             }
         }

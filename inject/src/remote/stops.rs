@@ -41,7 +41,7 @@ impl Tracer {
             return self.executed(tid);
         }
         if !self.threads.contains_key(&tid) {
-            return self.was_born(tid, status);
+            return self.was_born(tid);
         }
         match (event, signal) {
             (libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK, _) => {

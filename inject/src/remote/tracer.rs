@@ -54,7 +54,7 @@ pub struct Tracer {
     /// Children whose parent has told of them and that have not stopped yet.
     pub(super) expected: BTreeMap<i32, Birth>,
     /// Children that have stopped and of which no parent has told yet.
-    pub(super) early: BTreeMap<i32, i32>,
+    pub(super) early: BTreeSet<i32>,
     /// Children that were let go.
     pub(super) let_go: BTreeSet<i32>,
     pub(super) events: VecDeque<Event>,
@@ -91,7 +91,7 @@ impl Tracer {
             spaces: BTreeMap::new(),
             next_space: 0,
             expected: BTreeMap::new(),
-            early: BTreeMap::new(),
+            early: BTreeSet::new(),
             let_go: BTreeSet::new(),
             events: VecDeque::new(),
             statuses: VecDeque::new(),
@@ -565,7 +565,7 @@ impl Tracer {
             if self.processes.keys().chain(&self.let_go).any(in_group) {
                 libc::kill(-root, libc::SIGKILL);
             }
-            for pid in self.processes.keys().chain(self.expected.keys()).chain(self.early.keys()) {
+            for pid in self.processes.keys().chain(self.expected.keys()).chain(&self.early) {
                 libc::kill(*pid, libc::SIGKILL);
             }
         }
