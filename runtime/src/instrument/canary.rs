@@ -17,12 +17,12 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::instrument::defect::Defect;
 use crate::sched::g::G;
-use crate::sched::runtime::GOROUTINES;
+use crate::sched::runtime::MAX_GOROUTINES;
 
 static REACHED: AtomicU64 = AtomicU64::new(0);
 static TRIGGERED: AtomicU64 = AtomicU64::new(0);
-/// For each goroutine, the defects whose unlocked sections are under way on its stack.
-static EXPOSED: [AtomicU64; GOROUTINES] = [const { AtomicU64::new(0) }; GOROUTINES];
+/// For each goroutine, by its number, the defects whose unlocked sections are under way on its stack.
+static EXPOSED: [AtomicU64; MAX_GOROUTINES + 1] = [const { AtomicU64::new(0) }; MAX_GOROUTINES + 1];
 
 /// Sets bits. Writes only if one of them is new.
 #[inline]
@@ -69,7 +69,7 @@ pub fn triggered(defect: Defect) -> bool {
 }
 
 fn exposed(g: &G) -> &'static AtomicU64 {
-    &EXPOSED[usize::from(g.id) % GOROUTINES]
+    &EXPOSED[usize::from(g.id)]
 }
 
 /// A critical section without its lock, because a defect is planted; it ends when dropped.
@@ -134,4 +134,22 @@ pub(crate) fn met(g: &G) {
 #[inline(never)]
 fn met_in(sections: u64) {
     set(&TRIGGERED, sections);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unlocked_section_is_triggered_by_its_own_goroutine_alone() {
+        const DEFECT: Defect = Defect::CopystackUnlocked;
+        let goroutines: &'static [G] = (1..=MAX_GOROUTINES as u8).map(G::new).collect::<Vec<_>>().leak();
+        let section = Unlocked::begin(DEFECT, &goroutines[0]);
+        goroutines[1..].iter().for_each(met);
+        assert!(!triggered(DEFECT), "another goroutine's lock");
+        met(&goroutines[0]);
+        assert!(triggered(DEFECT));
+        drop(section);
+        assert_eq!(exposed(&goroutines[0]).load(Relaxed), 0);
+    }
 }
