@@ -9,10 +9,10 @@
 //! of copies the pages are made unreadable. A stale pointer then reads nonsense or faults, and never
 //! finds a plausible answer.
 
-use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{Ordering, compiler_fence};
 use std::io;
 
-use super::barrier_list;
+use super::{barrier_list, mappings};
 use crate::sync::word::Word;
 
 /// The smallest stack.
@@ -121,7 +121,7 @@ impl Stack {
         }
         let stack = Stack { lo: base as usize + page, size };
         stack.protect(libc::PROT_READ | libc::PROT_WRITE)?;
-        register(base as usize, stack.lo, base as usize + len);
+        mappings::register(base as usize, stack.lo, base as usize + len);
         Ok(stack)
     }
 
@@ -148,49 +148,10 @@ fn page_size() -> usize {
     4096
 }
 
-/// Every stack mapping of the process, for the fault handler: rows of (guard, lo, end).
-static MAPPINGS: [[AtomicUsize; 3]; 16384] = [const { [const { AtomicUsize::new(0) }; 3] }; 16384];
-static MAPPED: AtomicUsize = AtomicUsize::new(0);
-
-fn register(guard: usize, lo: usize, end: usize) {
-    let index = MAPPED.fetch_add(1, Ordering::Relaxed);
-    if let Some(row) = MAPPINGS.get(index) {
-        row[1].store(lo, Ordering::Relaxed);
-        row[2].store(end, Ordering::Relaxed);
-        row[0].store(guard, Ordering::Release);
-    }
-}
-
-/// The part of a stack mapping that an address lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StackPart {
-    /// In a guard page.
-    Guard,
-    /// In a stack.
-    Stack,
-    /// Elsewhere.
-    Elsewhere,
-}
-
-/// Finds the stack mapping of this process that an address lies in, and the part of it.
-/// Signal-safe.
-pub fn part_at(address: usize) -> StackPart {
-    for row in MAPPINGS.iter().take(MAPPED.load(Ordering::Relaxed)) {
-        let guard = row[0].load(Ordering::Acquire);
-        if address >= guard && address < row[2].load(Ordering::Relaxed) {
-            return if address < row[1].load(Ordering::Relaxed) {
-                StackPart::Guard
-            } else {
-                StackPart::Stack
-            };
-        }
-    }
-    StackPart::Elsewhere
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::mappings::{StackPart, part_at};
 
     /// Tests the order in [`Bounds::contains`]: an address between two stacks is on neither,
     /// whichever part of a move is seen.

@@ -8,6 +8,7 @@ mod caller_pc;
 pub(crate) mod copystack;
 pub mod lock;
 pub mod lock_word;
+pub mod mappings;
 pub mod memory;
 pub(crate) mod pool;
 

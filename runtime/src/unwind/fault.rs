@@ -16,7 +16,7 @@ use crate::arch;
 use crate::profiler::handler;
 use crate::sched::g::G;
 use crate::sched::m::M;
-use crate::stack::memory::{StackPart, part_at};
+use crate::stack::mappings::{StackPart, part_at};
 
 /// The handlers that had each signal before: leaked `sigaction`s, or zero.
 static CHAIN: [(libc::c_int, AtomicUsize); 3] = [
