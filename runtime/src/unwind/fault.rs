@@ -2,15 +2,16 @@
 //!
 //! A load of a walk that faults goes on at its exception row. A fault on a goroutine's stack or its
 //! guard, in goroutine-side code, or in the profiling handler is a throw. Any other fault is not the
-//! core's, and goes to the handler that had the signal before.
+//! core's, and goes to the handler that had the signal before. So does a signal that was sent, and
+//! is no fault.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
 
 use super::func_id::FuncId;
-use super::functab::{Table, info};
+use super::functab::{self, Table};
 use super::reason::Reason;
-use super::signals::install_handler;
+use super::signals::{Handler, install_handler};
 use super::throw::throw;
 use crate::arch;
 use crate::profiler::handler;
@@ -56,11 +57,15 @@ fn current() -> Option<&'static G> {
     M::of_thread().and_then(M::current)
 }
 
-extern "C" fn on_fault(signal: libc::c_int, info_: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a siginfo and a ucontext to an SA_SIGINFO handler.
-    let (address, registers) = unsafe {
-        ((*info_).si_addr() as usize, &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs)
-    };
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a siginfo to an SA_SIGINFO handler.
+    let (sent, address) = unsafe { ((*info).si_code <= 0, (*info).si_addr() as usize) };
+    if sent {
+        // It has no address, and where the thread stands says nothing.
+        return pass_on(signal, info, context);
+    }
+    // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let pc = registers[libc::REG_RIP as usize] as usize;
     let sp = registers[libc::REG_RSP as usize] as usize;
     if signal != libc::SIGILL
@@ -70,7 +75,7 @@ extern "C" fn on_fault(signal: libc::c_int, info_: *mut libc::siginfo_t, context
         return;
     }
     if signal == libc::SIGILL {
-        let trampoline = info(FuncId::Trampoline);
+        let trampoline = functab::info(FuncId::Trampoline);
         if trampoline.start <= pc && pc < trampoline.end {
             throw(current(), Reason::OutOfOrder { sp });
         }
@@ -84,17 +89,40 @@ extern "C" fn on_fault(signal: libc::c_int, info_: *mut libc::siginfo_t, context
             StackPart::Elsewhere => {}
         }
     }
-    pass_on(signal);
+    pass_on(signal, info, context);
 }
 
-/// Gives the signal back to the handler that had it before: the instruction faults again.
-fn pass_on(signal: libc::c_int) {
+/// Hands the signal on to the handler that had it before, and stays installed. If that was none, the
+/// default action is restored, which ends the process: the instruction faults again, or the signal
+/// is sent again and comes as this handler returns.
+fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let old = CHAIN.iter().find(|(s, _)| *s == signal).map_or(0, |(_, c)| c.load(Ordering::Acquire));
-    // SAFETY: null, or the sigaction that `install` has leaked; restoring it is always allowed.
-    unsafe {
-        match (old as *const libc::sigaction).as_ref() {
-            Some(old) => libc::sigaction(signal, old, core::ptr::null_mut()),
-            None => libc::signal(signal, libc::SIG_DFL) as libc::c_int,
-        };
+    // SAFETY: null, or the sigaction that `install` has leaked.
+    let old = unsafe { (old as *const libc::sigaction).as_ref() };
+    let (handler, flags) = old.map_or((libc::SIG_DFL, 0), |old| (old.sa_sigaction, old.sa_flags));
+    // SAFETY: the kernel passed the siginfo.
+    let sent = unsafe { (*info).si_code <= 0 };
+    match handler {
+        libc::SIG_IGN if sent => {}
+        // A fault cannot be ignored.
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // SAFETY: both calls may be made in a handler; the signal is blocked until it returns.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                if sent {
+                    libc::raise(signal);
+                }
+            }
+        }
+        handler if flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: the handler that was installed with this flag.
+            let handler = unsafe { core::mem::transmute::<usize, Handler>(handler) };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: the handler that was installed without that flag.
+            let handler = unsafe { core::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler) };
+            handler(signal);
+        }
     }
 }

@@ -7,6 +7,7 @@ mod caller;
 mod child;
 mod collector;
 mod cycles;
+mod faults;
 mod foreign;
 mod life;
 mod machine;

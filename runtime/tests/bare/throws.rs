@@ -276,21 +276,6 @@ fn pointer_into_freed_stack_is_detected_when_read() {
 }
 
 #[test]
-fn foreign_fault_goes_to_the_previous_handler() {
-    use std::os::unix::process::ExitStatusExt;
-    // Not by `aborts`: the expected end is the fault itself.
-    let name = "throws::foreign_fault_goes_to_the_previous_handler";
-    let status = crate::child::ends(name, || {
-        let _ = machines(Config::default());
-        // A second installation must not make the handler its own predecessor.
-        sigstorm_runtime::unwind::fault::install().expect("fault handlers");
-        // SAFETY: it is not: the fault is what the test wants.
-        unsafe { core::ptr::without_provenance::<u8>(64).read_volatile() };
-    });
-    assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
-}
-
-#[test]
 fn held_lock_is_dumped_with_its_holder() {
     let printed = aborts("throws::held_lock_is_dumped_with_its_holder", || {
         let w = scanned();
