@@ -147,11 +147,9 @@ impl Table {
     /// Returns the process's table. It is empty before [`init`](super::functab::init).
     #[inline(always)]
     pub fn get() -> Table {
-        Table {
-            base: BASE.load(Ordering::Relaxed),
-            len: LEN.load(Ordering::Relaxed),
-            map: MAP.load(Ordering::Relaxed),
-        }
+        // First: a length that is not zero comes with the base and the map that belong to it.
+        let len = LEN.load(Ordering::Acquire);
+        Table { base: BASE.load(Ordering::Relaxed), len, map: MAP.load(Ordering::Relaxed) }
     }
 
     /// Returns the place of the row of `pc`, or null for code in no table.
@@ -172,8 +170,8 @@ impl Table {
     /// Returns the place of the row of `pc`; for code outside, the last one, which is none.
     #[inline(always)]
     fn locate(self, pc: usize) -> *const UnwindRow {
-        // SAFETY: `spread` leaked a map of LEN rows and one, and stored MAP before LEN; before that
-        // it is `BEFORE`, of one row.
+        // SAFETY: `spread` leaked a map of LEN rows and one, and stored MAP before LEN, which `get` has
+        // loaded first. Before that LEN is zero, and the first row of each map is none.
         unsafe { self.map.add(pc.wrapping_sub(self.base).min(self.len)) }
     }
 
@@ -203,23 +201,25 @@ impl Table {
     }
 }
 
-/// Spreads the emitted rows into the map for the code from `start` to `end`.
+/// Spreads the emitted rows into the map for the code from `start` to `end`. The map begins one byte
+/// before the code: its first row is none, and so is its last.
 ///
 /// # Panics
 /// If the rows are malformed, which is a mistake in the assembly.
 pub(super) fn spread(start: usize, end: usize) {
-    let mut map = vec![UnwindRow::NONE; end - start + 1].into_boxed_slice();
+    let base = start - 1;
+    let mut map = vec![UnwindRow::NONE; end - base + 1].into_boxed_slice();
     for row in words_of(arch::rows_bytes()).chunks_exact(4) {
         let (from, to) = (address(&row[0]), address(&row[1]));
         let packed = UnwindRow::pack(row[2] as u32, row[3] as u32);
-        for byte in &mut map[from - start..to - start] {
+        for byte in &mut map[from - base..to - base] {
             assert!(byte.is_none(), "two rows of the function table overlap");
             *byte = packed;
         }
     }
     MAP.store(Box::leak(map).as_mut_ptr(), Ordering::Relaxed);
-    BASE.store(start, Ordering::Relaxed);
-    LEN.store(end - start, Ordering::Release);
+    BASE.store(base, Ordering::Relaxed);
+    LEN.store(end - base, Ordering::Release);
 }
 
 /// Returns the `.long`s of a section with these bounds.
