@@ -322,6 +322,19 @@ mod tests {
     }
 
     #[test]
+    fn torn_length_is_read_as_a_record_that_is_not_intact() {
+        let ring = Ring::new();
+        let mut intact = Vec::new();
+        // SAFETY: no other thread writes or reads.
+        unsafe {
+            assert!(ring.put(0, &sample(3, 7)));
+            ring.change_oldest(false, |record| record.sample.len = usize::MAX);
+            ring.drain(&mut |record| intact.push(record.is_intact()));
+        }
+        assert_eq!(intact, [false]);
+    }
+
+    #[test]
     fn reader_on_another_processor_gets_every_kept_record() {
         const SAMPLES: usize = 200_000;
         let ring = Ring::new();

@@ -101,10 +101,12 @@ impl Sample {
         &self.frames[..self.len]
     }
 
-    /// Copies `other`, and of its frames those that count.
+    /// Copies `other`, and of its frames those that count. A length that was torn is copied as it is,
+    /// for the checksum to show, and does not lead out of the frames.
     pub(crate) fn copy_from(&mut self, other: &Sample) {
         let Sample { outcome, pseudo, rate, pc, sp, class, goroutine, len, ref frames } = *other;
-        self.frames[..len].copy_from_slice(&frames[..len]);
+        let count = len.min(MAX_FRAMES);
+        self.frames[..count].copy_from_slice(&frames[..count]);
         (self.outcome, self.pseudo, self.rate, self.pc, self.sp) = (outcome, pseudo, rate, pc, sp);
         (self.class, self.goroutine, self.len) = (class, goroutine, len);
     }
