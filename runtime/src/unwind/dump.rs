@@ -1,15 +1,17 @@
 //! Dumps: the text that a throw prints. It shows the goroutine, its barriers with a marker at the
-//! position and at the culprit, and its frames.
+//! position and at the culprit, and its frames. A signal handler may throw, so none of it allocates.
 
 use core::fmt::{self, Display, Formatter};
 
 use super::functab::Table;
+use super::raw_text::{Short, Stderr};
 use super::reason::{Reason, Throw};
 use super::traceback::{Unwinder, saved};
 use super::walk_error::WalkError;
 use crate::arch;
 use crate::instrument::marked_code;
 use crate::sched::g::{G, status};
+use crate::stack::lock_word::Owner;
 use crate::stack::memory::POISON;
 
 /// A PC, shown as function and offset, or as the kind of value that it is instead.
@@ -20,7 +22,7 @@ impl Display for Pc {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Pc(pc) = *self;
         if let Some(info) = marked_code::find_func(pc) {
-            return f.pad(&format!("{}+{:#x}", info.function, pc - info.start));
+            return f.pad(Short::of(format_args!("{}+{:#x}", info.function, pc - info.start)).as_str());
         }
         match pc {
             POISON => f.pad("poison"),
@@ -39,7 +41,7 @@ impl Display for Address<'_> {
         let Address(g, address) = *self;
         let (lo, hi, top) = (g.stack.lo.get(), g.stack.hi.get(), g.stack.top.get());
         if lo <= address && address <= hi {
-            f.pad(&format!("top{:+}", address as isize - top as isize))
+            f.pad(Short::of(format_args!("top{:+}", address as isize - top as isize)).as_str())
         } else {
             f.pad("off the stack")
         }
@@ -66,11 +68,8 @@ impl Display for Dump<'_> {
             status::name(s),
             if s & status::SCAN != 0 { " (being scanned)" } else { "" },
             g.stack.size(),
-            used(g),
-            match g.lock.owner() {
-                None => "free".to_owned(),
-                Some(o) => format!("held by machine {} for {}", o.machine + 1, o.operation),
-            }
+            Used(g),
+            Holder(g.lock.owner()),
         )?;
         let b = &g.barriers;
         writeln!(f, "  barriers: {} entries, position {} (@@@), culprit (==>)", b.len(), b.position())?;
@@ -90,11 +89,28 @@ impl Display for Dump<'_> {
     }
 }
 
-/// Says how much of its stack a goroutine uses, as far as its SP is saved.
-fn used(g: &G) -> String {
-    match g.sched.sp.get().max(g.syscall.sp.get()) {
-        0 => "it runs".to_owned(),
-        sp => format!("{} used", g.stack.top.get().wrapping_sub(sp) as isize),
+/// How much of its stack a goroutine uses, as far as its SP is saved.
+struct Used<'a>(&'a G);
+
+impl Display for Used<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Used(g) = *self;
+        match g.sched.sp.get().max(g.syscall.sp.get()) {
+            0 => f.write_str("it runs"),
+            sp => write!(f, "{} used", g.stack.top.get().wrapping_sub(sp) as isize),
+        }
+    }
+}
+
+/// The holder of a stack lock.
+struct Holder(Option<Owner>);
+
+impl Display for Holder {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("free"),
+            Some(o) => write!(f, "held by machine {} for {}", o.machine + 1, o.operation),
+        }
     }
 }
 
@@ -134,8 +150,8 @@ impl Dump<'_> {
                         f,
                         "  {} {:<18} sp {:>9}{}",
                         if culprit { "==>" } else { "   " },
-                        Pc(frame.pc).to_string(),
-                        Address(g, frame.sp).to_string(),
+                        Pc(frame.pc),
+                        Address(g, frame.sp),
                         if barrier { "  barrier over its return address" } else { "" },
                     )?;
                 }
@@ -199,11 +215,13 @@ impl Display for Reason {
     }
 }
 
-/// Prints a throw and aborts, where no harness is installed.
+/// Prints a throw and aborts, where no harness is installed. Signal-safe.
 pub(crate) fn print_and_abort(throw: &Throw) -> ! {
-    eprintln!("sigstorm-runtime: {}", throw.reason);
+    let mut stderr = Stderr::new();
+    stderr.print(format_args!("sigstorm-runtime: {}\n", throw.reason));
     if let Some(g) = throw.g {
-        eprint!("{}", Dump { g, culprit: throw.reason.slot() });
+        stderr.print(format_args!("{}", Dump { g, culprit: throw.reason.slot() }));
     }
+    drop(stderr);
     std::process::abort()
 }

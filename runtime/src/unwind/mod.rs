@@ -5,6 +5,7 @@ pub mod dump;
 pub mod fault;
 pub mod func_id;
 pub mod functab;
+mod raw_text;
 pub mod reason;
 pub mod rows;
 pub(crate) mod signals;

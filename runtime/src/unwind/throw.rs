@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use super::raw_text::Stderr;
 use super::walk_error::WalkError;
 use crate::instrument::hooks;
 use crate::sched::g::G;
@@ -21,7 +22,7 @@ pub(crate) fn set_reporter(reporter: fn(&Throw) -> !) {
     REPORTER.store(reporter as usize, Ordering::Release);
 }
 
-/// Ends in a throw.
+/// Ends in a throw. Signal-safe, as far as the harness's hook is.
 #[cold]
 #[inline(never)]
 pub(crate) fn throw(g: Option<&'static G>, reason: Reason) -> ! {
@@ -33,7 +34,9 @@ pub(crate) fn throw(g: Option<&'static G>, reason: Reason) -> ! {
         let reporter = unsafe { core::mem::transmute::<usize, fn(&Throw) -> !>(reporter) };
         reporter(&throw);
     }
-    eprintln!("sigstorm-runtime: {:?}", throw.reason);
+    let mut stderr = Stderr::new();
+    stderr.print(format_args!("sigstorm-runtime: {:?}\n", throw.reason));
+    drop(stderr);
     std::process::abort()
 }
 

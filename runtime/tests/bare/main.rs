@@ -3,6 +3,7 @@
 //! Handlers and the function table are process-wide, and a broken core aborts or hangs.
 //! So every test runs its body in a child process ([`child`]) that is killed if it hangs.
 
+mod allocator;
 mod caller;
 mod child;
 mod collector;

@@ -4,8 +4,9 @@
 
 use sigstorm_runtime::stack::lock::{self, Operation};
 use sigstorm_runtime::unwind::functab::{self, info};
-use sigstorm_runtime::{Config, FuncId};
+use sigstorm_runtime::{Config, FuncId, RunResult};
 
+use crate::allocator;
 use crate::child::aborts;
 use crate::machine::{EVERY_FRAME, Machines, calls, machines, start};
 
@@ -284,4 +285,54 @@ fn held_lock_is_dumped_with_its_holder() {
         calls(w.m0, &[FuncId::Nosplit; 64]);
     });
     says(&printed, &["stack overflow", "lock held by machine 2 for bulk"]);
+}
+
+/// Has a thread that never ends take standard error's lock.
+fn lock_stderr() {
+    let (locked, is_locked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _lock = std::io::stderr().lock();
+        locked.send(()).expect("a receiver");
+        loop {
+            std::thread::park();
+        }
+    });
+    is_locked.recv().expect("the lock");
+}
+
+#[test]
+fn throw_in_a_handler_neither_allocates_nor_locks_stderr() {
+    let printed = aborts("throws::throw_in_a_handler_neither_allocates_nor_locks_stderr", || {
+        let w = machines(EVERY_FRAME);
+        start(w.m0, w.g(1));
+        assert_eq!(w.m0.call(FuncId::Tiny), RunResult::NextOp);
+        lock_stderr();
+        let functions = [FuncId::Nosplit; 64];
+        allocator::forbid();
+        // The last of them runs into the guard page: the fault handler throws.
+        for function in functions {
+            w.m0.call(function);
+        }
+    });
+    says(
+        &printed,
+        &[
+            "sigstorm-runtime: stack overflow: nosplit+",
+            "g1: running, stack of 2048 bytes, it runs, lock free",
+            "none saved: it runs",
+        ],
+    );
+}
+
+#[test]
+fn dump_of_frames_and_barriers_does_not_allocate() {
+    let printed = aborts("throws::dump_of_frames_and_barriers_does_not_allocate", || {
+        let w = scanned();
+        let entry = w.g(1).barriers.entry(1).expect("an entry");
+        overwrite(entry.slot, entry.pc);
+        lock_stderr();
+        allocator::forbid();
+        w.collector.gc_terminate();
+    });
+    says(&printed, &["barrier lost", "used, lock held by machine 3 for remove", "tiny+", "==> medium+"]);
 }
