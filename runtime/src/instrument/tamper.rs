@@ -362,9 +362,9 @@ impl M {
     /// Changes the sample of its handler.
     ///
     /// # Safety
-    /// See [`tamper`](self). The caller is its handler.
+    /// See [`tamper`](self). The caller is its handler, which has not filed the sample yet.
     pub unsafe fn change_sample(&self, change: impl FnOnce(&mut Sample)) {
-        // SAFETY: this is its handler, which holds no reference while it calls out (caller).
+        // SAFETY: this is its handler, which holds no reference while it calls out to make a sample (caller).
         change(unsafe { &mut *self.sample.get() });
     }
 

@@ -1,7 +1,8 @@
 //! The SIGPROF handler: takes a sample of whatever it has interrupted. The head of [`super`]
 //! enumerates what that can be.
 
-use core::cell::Cell;
+use core::cell::{Cell, UnsafeCell};
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::io;
 
@@ -62,12 +63,49 @@ fn classify(m: &M, pc: usize, on_goroutine: bool) -> CodeClass {
     }
 }
 
+/// A machine's sample while its handler makes it. Between two accesses a hook may look at the sample,
+/// or change it, so no reference to it lasts longer than one access.
+#[derive(Clone, Copy)]
+pub(crate) struct Draft(&'static UnsafeCell<Sample>);
+
+impl Draft {
+    /// Begins the sample of `m`.
+    ///
+    /// # Safety
+    /// The caller is `m`'s handler, and uses the draft no longer than that runs.
+    #[inline(always)]
+    unsafe fn begin(m: &'static M) -> Draft {
+        Draft(&m.sample)
+    }
+}
+
+impl Deref for Draft {
+    type Target = Sample;
+
+    #[inline(always)]
+    fn deref(&self) -> &Sample {
+        // SAFETY: the machine's handler holds the draft (`begin`), and writes while it holds no reference.
+        unsafe { &*self.0.get() }
+    }
+}
+
+impl DerefMut for Draft {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Sample {
+        // SAFETY: the machine's handler holds the draft (`begin`), and has no other reference meanwhile.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
 /// Takes a sample of the machine that was interrupted at `pc` with `sp`. Signal-safe.
+///
+/// # Safety
+/// The caller is `m`'s profiling handler, on `m`'s own thread, and has interrupted no other one there.
 #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
-pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
+pub unsafe fn sigprof(m: &'static M, pc: usize, sp: usize) {
     let g = m.current();
-    // SAFETY: this is the machine's handler, which does not interrupt itself.
-    let sample = unsafe { &mut *m.sample.get() };
+    // SAFETY: this is the machine's handler (caller), and the draft does not leave it.
+    let mut sample = unsafe { Draft::begin(m) };
     let on_goroutine = g.is_some_and(|g| g.stack.contains(sp));
     sample.pc = pc;
     sample.sp = sp;
@@ -91,13 +129,13 @@ pub fn sigprof(m: &'static M, pc: usize, sp: usize) {
         Outcome::NoGoroutine
     };
     crate::point!(SampleTaken, named);
-    let fate = m.runtime.profiler().account(m, sample);
+    let fate = m.runtime.profiler().account(m, &sample);
     crate::point!(HandlerEnd, named, fate as usize);
 }
 
 /// Tries the goroutine's stack lock and walks under it. Signal-safe.
 #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
-pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample) -> Outcome {
+pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: Draft) -> Outcome {
     let foreign = m.in_foreign_code();
     if foreign && crate::planted!(LockFollowsWrongG) {
         let _section = crate::unlocked!(LockFollowsWrongG, g);
@@ -119,7 +157,7 @@ pub(crate) fn sample_goroutine(m: &'static M, g: &'static G, sample: &mut Sample
 
 /// Walks the goroutine's stack, under its lock unless a defect is planted. Signal-safe.
 #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
-pub(crate) fn take(g: &'static G, foreign: bool, sample: &mut Sample) -> Outcome {
+pub(crate) fn take(g: &'static G, foreign: bool, sample: Draft) -> Outcome {
     let outcome = match start(g, sample) {
         Ok(start) => walk(g, start, sample),
         Err(error) => Err(error),
@@ -137,7 +175,7 @@ pub(crate) fn take(g: &'static G, foreign: bool, sample: &mut Sample) -> Outcome
 }
 
 /// The outcome where the walk would start in code that is in no table.
-fn external(sample: &mut Sample) -> Outcome {
+fn external(mut sample: Draft) -> Outcome {
     sample.pseudo = Pseudo::External;
     sample.len = 0;
     Outcome::Skipped(SkipReason::UnknownCode, None)
@@ -148,7 +186,7 @@ fn external(sample: &mut Sample) -> Outcome {
 /// # Errors
 /// If nothing is saved.
 #[inline(always)]
-fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
+fn start(g: &'static G, sample: Draft) -> Result<Start, WalkError> {
     if !g.stack.contains(sample.sp) {
         return saved(g);
     }
@@ -165,7 +203,7 @@ fn start(g: &'static G, sample: &Sample) -> Result<Start, WalkError> {
 /// # Errors
 /// As of [`Unwinder`].
 #[cfg_attr(feature = "points", unsafe(link_section = "stkbar_text"), inline(never))]
-pub(crate) fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(), WalkError> {
+pub(crate) fn walk(g: &'static G, start: Start, mut sample: Draft) -> Result<(), WalkError> {
     crate::point!(TracebackBegin, g, g.barriers.pending());
     let mut walk = match Unwinder::begin(g, start) {
         Ok(walk) => walk,
@@ -175,7 +213,8 @@ pub(crate) fn walk(g: &'static G, start: Start, sample: &mut Sample) -> Result<(
     while sample.len < MAX_FRAMES {
         match walk.step() {
             Ok(Some(frame)) => {
-                sample.frames[sample.len] = SampleFrame { pc: frame.pc, sp: frame.sp };
+                let len = sample.len;
+                sample.frames[len] = SampleFrame { pc: frame.pc, sp: frame.sp };
                 sample.len += 1;
             }
             Ok(None) => break,
@@ -200,7 +239,9 @@ pub(crate) extern "C" fn on_sigprof(_: libc::c_int, _: *mut libc::siginfo_t, con
         let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
         // SAFETY: not null, so it is the machine that this thread is.
         let m = unsafe { M::at(m) };
-        sigprof(m, registers[libc::REG_RIP as usize] as usize, registers[libc::REG_RSP as usize] as usize);
+        let [pc, sp] = [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
+        // SAFETY: this is that machine's handler; its signal is blocked while it runs.
+        unsafe { sigprof(m, pc, sp) };
     }
     HANDLING.set(false);
     // SAFETY: as above.

@@ -148,8 +148,8 @@ impl G {
     /// # Safety
     /// No thread changes its defers and panics meanwhile.
     pub unsafe fn has_unwound(&self) -> bool {
-        // SAFETY: as for this function (caller).
-        unsafe { self.unwinding() }.is_empty()
+        // SAFETY: no thread changes them meanwhile (caller); others may read them, too.
+        unsafe { &*self.unwinding.get() }.is_empty()
     }
 
     /// Returns whether it was scanned in this cycle.

@@ -38,11 +38,9 @@ extern "C" fn judge(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc:
     let Some(m) = M::of_thread() else { return };
     // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    profiler::sigprof(
-        m,
-        registers[libc::REG_RIP as usize] as usize,
-        registers[libc::REG_RSP as usize] as usize,
-    );
+    let [pc, sp] = [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
+    // SAFETY: this is the handler of the machine that this thread is.
+    unsafe { profiler::sigprof(m, pc, sp) };
     // SAFETY: this is the handler.
     let sample = unsafe { m.last_sample() };
     let add = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);

@@ -31,7 +31,8 @@ extern "C" fn observe(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut lib
     // SAFETY: the kernel passes a ucontext to an SA_SIGINFO handler.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let [pc, sp, rax] = [libc::REG_RIP, libc::REG_RSP, libc::REG_RAX].map(|r| registers[r as usize] as usize);
-    profiler::sigprof(m, pc, sp);
+    // SAFETY: this is the handler of the machine that this thread is.
+    unsafe { profiler::sigprof(m, pc, sp) };
     // SAFETY: this is the handler.
     let sample = unsafe { m.last_sample() };
     let right = [

@@ -58,7 +58,8 @@ extern "C" fn noted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc:
     let (pc, sp) = (registers[libc::REG_RIP as usize] as usize, registers[libc::REG_RSP as usize] as usize);
     // SAFETY: the thread's own errno, kept over the handler.
     let errno = unsafe { *libc::__errno_location() };
-    profiler::sigprof(m, pc, sp);
+    // SAFETY: this is the handler of the machine that this thread is.
+    unsafe { profiler::sigprof(m, pc, sp) };
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
     // SAFETY: this is the handler.
