@@ -6,6 +6,7 @@ use crate::sched::m::M;
 use crate::sched::runtime::Runtime;
 use crate::stack::barrier;
 use crate::stack::lock::{self, Operation};
+use crate::stack::memory::{MAX_STACK, MIN_STACK, STACK_RESERVE};
 use crate::unwind::throw::walk_failed;
 use crate::unwind::traceback::{Unwinder, saved};
 
@@ -62,8 +63,18 @@ pub fn unwind(m: &'static M, g: &'static G, sp: usize) {
     barrier::unwind(g, sp);
 }
 
-/// Moves the stack of a stopped goroutine to one of `size` bytes, in which it fits.
+/// Moves the stack of a stopped goroutine to one of `size` bytes.
+///
+/// # Panics
+/// If there is no stack of this size, or the frames do not fit into it.
 pub fn copystack(m: &'static M, g: &'static G, size: usize) {
+    assert!(
+        size.is_power_of_two() && (MIN_STACK..=MAX_STACK).contains(&size),
+        "a stack of {size} bytes: it must be a power of two from {MIN_STACK} to {MAX_STACK}"
+    );
+    let used = g.stack.top.get() - g.sched.sp.get();
+    let room = size - barrier::reserved(size, m.runtime.every_frame());
+    assert!(used + STACK_RESERVE <= room, "{used} bytes of frames do not fit into {room}");
     crate::stack::copystack::copystack(m, g, size);
 }
 

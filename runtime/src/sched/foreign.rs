@@ -76,7 +76,7 @@ impl M {
     /// `driver` chooses the steps of foreign code, and drives the goroutine in its callbacks.
     pub fn foreign(&'static self, driver: &'static Driver) -> RunResult {
         let outer = self.driver.replace(Some(driver));
-        let left = self.call(FuncId::Cgocall);
+        let left = self.enter(FuncId::Cgocall);
         self.driver.set(outer);
         left
     }

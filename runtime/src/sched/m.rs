@@ -48,7 +48,8 @@ pub struct M {
 
 // SAFETY: the sample is written by this machine's own thread, in its signal handler, and
 // read where that handler is known not to run; the trace and the driver are that thread's
-// own; everything else is atomic or a `Word`.
+// own; everything else is atomic or a `Word`. That only the machine's own thread calls its
+// operations is for the driver to ensure: their types do not say so.
 unsafe impl Sync for M {}
 
 /// The next step of foreign code.
@@ -74,13 +75,16 @@ impl M {
     /// Makes machine `id`, which lives as long as the process. Its thread must [`M::attach`].
     ///
     /// # Panics
-    /// If the runtime has no machine of this number.
+    /// If the runtime has no machine of this number, or the machine was made before: two of one number
+    /// would both write its samples' buffer.
     pub fn leak(runtime: &'static Runtime, id: u8) -> &'static M {
         assert!(
             id <= runtime.extra_m(),
             "there are {} machines, and one for a thread from outside",
             runtime.machines()
         );
+        let made = runtime.made.fetch_or(1 << id, Ordering::Relaxed);
+        assert!(made & 1 << id == 0, "machine {id} was made before: there is one of each number");
         Box::leak(Box::new(M {
             id,
             runtime,

@@ -82,7 +82,7 @@ impl M {
             *free = Panic { frame: 0, exits, running: false, recovered: false };
             unwinding.panicking += 1;
         }
-        Some(self.call(if exits { FuncId::Goexit } else { FuncId::Gopanic }))
+        Some(self.enter(if exits { FuncId::Goexit } else { FuncId::Gopanic }))
     }
 
     /// Returns the next step of a panicking frame, which asks for it.

@@ -32,7 +32,20 @@ pub enum RunResult {
 
 impl M {
     /// Has the innermost frame call `function`.
+    ///
+    /// # Panics
+    /// If `function` is neither one that a schedule's `call` can name nor the system call's stub:
+    /// others are reached in their own way, or do not run on goroutine stacks.
     pub fn call(&'static self, function: FuncId) -> RunResult {
+        assert!(
+            function.is_callable() || function == FuncId::Syscall,
+            "a frame cannot call {function}: it is no kind of frame, no leaf and not the system call's stub"
+        );
+        self.enter(function)
+    }
+
+    /// Has the innermost frame call `function`, which is of the goroutine side and has a caller.
+    pub(super) fn enter(&'static self, function: FuncId) -> RunResult {
         let Some(g) = self.current() else { return RunResult::Exited };
         let running = self.leave_safepoint();
         self.resume(g, functab::info(function).start, running)

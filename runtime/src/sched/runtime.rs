@@ -1,6 +1,6 @@
 //! The runtime under test: what its machines share. `start` makes one.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use super::g::G;
 use super::world::{Safepoints, World};
@@ -33,6 +33,8 @@ pub struct Runtime {
     /// Whether a machine is sweeping.
     pub(crate) sweeping: AtomicBool,
     pub(super) safepoints: Safepoints,
+    /// The machines that were made, a bit for each number.
+    pub(super) made: AtomicU32,
 }
 
 impl Runtime {

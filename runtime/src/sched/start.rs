@@ -1,6 +1,6 @@
 //! Making a runtime, and starting over with one.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use super::config::{Config, ConfigError, GOROUTINES, MACHINES, MAX_GOROUTINES, MAX_MACHINES};
 use super::g::G;
@@ -55,6 +55,7 @@ impl Runtime {
             keep_barriers: AtomicBool::new(false),
             scan_shrinks: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
+            made: AtomicU32::new(0),
         }));
         // SAFETY: fresh, so no machine uses it yet.
         unsafe { runtime.reset(config) }?;

@@ -11,7 +11,9 @@ use sigstorm_runtime::sched::panic::Unwind;
 use sigstorm_runtime::{CodeClass, Config, FuncId, M, RunResult};
 
 use crate::child::passes;
-use crate::machine::{EVERY_FRAME, Machines, be, calls, chain, frames, machines, returns_to_the_end, start};
+use crate::machine::{
+    EVERY_FRAME, Machines, be, calls, chain, collector, frames, machines, returns_to_the_end, start,
+};
 
 /// A count that the steps of a test increase.
 struct Count(AtomicUsize);
@@ -165,8 +167,8 @@ fn callbacks_nest_up_to_max_callbacks() {
 }
 
 /// Has the collector's thread scan `g`, in a cycle of its own if none is under way.
-fn scan_elsewhere(m: &'static M, g: &'static G) {
-    let collector = M::leak(m.runtime, 2);
+fn scan_elsewhere(g: &'static G) {
+    let collector = collector();
     thread::spawn(move || {
         be(collector);
         collector.gc_mark();
@@ -183,7 +185,7 @@ fn g_in_foreign_code_is_scanned_and_returns_through_its_barriers() {
         let g = current(m);
         match ASKED.next() {
             0 => {
-                scan_elsewhere(m, g);
+                scan_elsewhere(g);
                 // Not in the innermost frame, and not in the outermost.
                 assert_eq!(g.barriers.len(), 2);
                 walks(m, Pseudo::External, CodeClass::Foreign);
@@ -229,7 +231,7 @@ fn callback_slot_never_gets_a_barrier() {
         let g = current(m);
         calls(m, &[FuncId::Tiny]);
         assert_eq!(m.call(FuncId::Syscall), RunResult::InSyscall);
-        scan_elsewhere(m, g);
+        scan_elsewhere(g);
         use FuncId::{Callback, Cgocall, Entry, Small, Syscall, Tiny};
         assert_eq!(chain(g), [Syscall, Tiny, Callback, Cgocall, Small, Entry]);
         // All but the innermost, the outermost and the callback's.
@@ -241,7 +243,7 @@ fn callback_slot_never_gets_a_barrier() {
         assert_eq!(m.ret(), RunResult::InForeign);
         assert_eq!(g.barriers.pending(), 2);
         // Its barriers are removed, and its walk starts at a PC that no barrier covers.
-        let collector = M::leak(m.runtime, 2);
+        let collector = collector();
         assert!(collector.gc_terminate());
     }
     static DRIVER: Driver = Driver { next, called_back };
@@ -260,7 +262,7 @@ fn callback_can_grow_the_stack_under_foreign_calls() {
     fn next(m: &'static M) -> Next {
         match ASKED.next() {
             0 => {
-                scan_elsewhere(m, current(m));
+                scan_elsewhere(current(m));
                 Next::CallBack
             }
             1 => Next::CallBack,
@@ -364,7 +366,7 @@ fn world_stops_during_foreign_code_but_not_during_callbacks() {
         if ASKED.next() != 0 {
             return Next::Return;
         }
-        let collector = M::leak(m.runtime, 2);
+        let collector = collector();
         // From mark to sweep with one goroutine in foreign code: no machine waits for it.
         Machines { runtime: m.runtime, m0: m, m1: m, collector }.cycle(&[1]);
         assert!(current(m).barriers.is_empty());

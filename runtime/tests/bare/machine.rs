@@ -1,6 +1,7 @@
 //! Common parts of all tests: a runtime with its machines, and a goroutine's chain of calls.
 
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use sigstorm_runtime::sched::g::G;
 use sigstorm_runtime::unwind::traceback::{Frame, Unwinder, WalkError, saved};
@@ -51,8 +52,17 @@ pub fn machines(config: Config) -> Machines {
     fault::install().expect("fault handlers");
     profiler::install().expect("the profiling handler");
     let [m0, m1, collector] = [0, 1, 2].map(|id| M::leak(runtime, id));
+    COLLECTOR.store(ptr::from_ref(collector).cast_mut(), Ordering::SeqCst);
     be(m0);
     Machines { runtime, m0, m1, collector }
+}
+
+static COLLECTOR: AtomicPtr<M> = AtomicPtr::new(ptr::null_mut());
+
+/// Returns the collector of the runtime that [`machines`] has made last, for a driver of foreign code.
+pub fn collector() -> &'static M {
+    // SAFETY: null, or a leaked machine.
+    unsafe { COLLECTOR.load(Ordering::SeqCst).as_ref() }.expect("machines")
 }
 
 /// Makes the calling thread `m`'s, with a signal stack.

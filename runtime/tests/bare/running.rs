@@ -1,11 +1,13 @@
 //! Goroutines run, call, return, enter the kernel, change machines, end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
+use sigstorm_runtime::instrument::bench_api;
 use sigstorm_runtime::sched::g::status;
 use sigstorm_runtime::unwind::functab;
 use sigstorm_runtime::unwind::traceback::{WalkError, saved};
-use sigstorm_runtime::{Config, FuncId, RunResult};
+use sigstorm_runtime::{Config, FuncId, M, RunResult};
 
 use crate::child::passes;
 use crate::machine::{EVERY_FRAME, KINDS, be, calls, chain, frames, machines, returns_to_the_end, start};
@@ -153,5 +155,50 @@ fn g_that_never_ran_has_no_saved_state() {
         assert_eq!(saved(w.g(4)), Err(WalkError::NothingSaved));
         assert!(w.m0.take(w.g(4)));
         assert_eq!(chain(w.g(4)), [FuncId::Entry]);
+    });
+}
+
+/// Returns the message of the panic that `body` ends in.
+#[track_caller]
+fn panics(body: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(body)).expect_err("it does not panic");
+    *panic.downcast::<String>().expect("a formatted message")
+}
+
+#[test]
+fn machine_is_made_once() {
+    passes("running::machine_is_made_once", || {
+        let w = machines(Config::default());
+        let message = panics(|| _ = M::leak(w.runtime, 1));
+        assert_eq!(message, "machine 1 was made before: there is one of each number");
+    });
+}
+
+#[test]
+fn frame_calls_neither_callback_nor_protocol() {
+    passes("running::frame_calls_neither_callback_nor_protocol", || {
+        let w = machines(Config::default());
+        start(w.m0, w.g(1));
+        for function in [FuncId::Callback, FuncId::Trampoline, FuncId::Lock] {
+            let message = panics(|| _ = w.m0.call(function));
+            assert!(message.contains(&format!("a frame cannot call {function}")), "{message}");
+        }
+        assert_eq!(chain(w.g(1)), [FuncId::Entry]);
+    });
+}
+
+#[test]
+fn stack_moves_only_to_one_that_there_is_and_that_it_fits() {
+    passes("running::stack_moves_only_to_one_that_there_is_and_that_it_fits", || {
+        let w = machines(Config::default());
+        let g = w.g(1);
+        start(w.m0, g);
+        calls(w.m0, &[FuncId::Huge]);
+        assert!(w.m0.yield_now());
+        for size in [0, 2048, 3 * 4096, 1 << 17] {
+            panics(|| bench_api::copystack(w.m1, g, size));
+        }
+        bench_api::copystack(w.m1, g, 1 << 16);
+        assert_eq!((g.stack.size(), chain(g)), (1 << 16, vec![FuncId::Huge, FuncId::Entry]));
     });
 }
