@@ -473,7 +473,7 @@ pub fn again(plan: &ProbePlan, site: &Site, stop: &AtomicBool) -> Result<Again, 
         campaign.each_in_a_process(std::iter::repeat_n(target, confirm::TRIALS as usize).collect())?;
     Ok(Again {
         tried: outcomes.len() as u32,
-        reached: outcomes.iter().filter(|outcome| outcome.served).count() as u32,
+        reached: outcomes.iter().filter(|outcome| !outcome.reached.is_empty()).count() as u32,
         found: outcomes.into_iter().flat_map(|outcome| outcome.found).collect(),
     })
 }

@@ -23,6 +23,8 @@ const UNSURE: Duration = Duration::from_millis(50);
 /// How long the kernel's word that it has one is believed otherwise.
 const BELIEF: Duration = Duration::from_millis(2);
 
+/// Visits of a system call that are served in the hope that the thread sleeps in it.
+const MOST_AWAKE: u32 = 64;
 /// Between looks whether a thread sleeps in a system call, and how often.
 const LOOK: Duration = Duration::from_micros(50);
 const LOOKS: u32 = 10;
@@ -125,7 +127,7 @@ impl Session<'_> {
                     self.tracer.send(tid, signal.number)?;
                     self.log.push((point, visit));
                 }
-                if self.counts_masked(point) < MOST_MASKED {
+                if matches!(self.task, Task::InPlace(_)) && self.counts_masked(point) < MOST_MASKED {
                     self.pass(tid, address)
                 } else {
                     self.serve(tid, address, point)?;
@@ -193,10 +195,28 @@ impl Session<'_> {
                     return self.tracer.send(tid, self.plan.signal.number);
                 }
                 // It has come to the next boundary, or ended.
-                _ => return Ok(()),
+                _ => break,
             }
         }
-        Ok(())
+        self.try_again(tid, point, flight.interrupted)
+    }
+
+    /// A system call in which no thread has slept yet is served once more at its next visit.
+    fn try_again(&mut self, tid: i32, point: usize, address: u64) -> Result<(), Error> {
+        let tries = self.awake.entry(point).or_default();
+        *tries += 1;
+        if *tries > MOST_AWAKE {
+            return Ok(());
+        }
+        if let Some(served) = self.served.get_mut(&point) {
+            *served = served.saturating_sub(1);
+        }
+        self.target_served = false;
+        let Some(pid) = self.tracer.process_of(tid) else { return Ok(()) };
+        match self.tracer.lay(pid, [address], Lifetime::OneShot) {
+            Err(Error::Memory { .. } | Error::NoProcess { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     fn counts_masked(&mut self, point: usize) -> u32 {

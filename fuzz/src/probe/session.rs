@@ -219,6 +219,8 @@ pub(super) struct Session<'a> {
     pub(super) unsure_until: Instant,
     /// Threads that were sent the signal while they slept in a system call, with its point and visit.
     pub(super) asleep: HashMap<i32, (usize, u32)>,
+    /// How often a system call was served whose thread did not sleep in it.
+    pub(super) awake: HashMap<usize, u32>,
     pub(super) last_injection: Option<Instant>,
     /// `/proc` said at this time that the signal has a handler.
     pub(super) handler_seen: Instant,
@@ -301,6 +303,7 @@ pub fn run(
         sentinels: BTreeSet::new(),
         unsure_until: now,
         asleep: HashMap::new(),
+        awake: HashMap::new(),
         last_injection: None,
         handler_seen: now,
         expected,
