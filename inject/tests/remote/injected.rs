@@ -95,8 +95,8 @@ fn thread_whose_process_was_stopped_while_it_was_held_stays_stopped_after_it_map
 fn thread_in_a_group_stop_that_is_asked_for_an_action_stays_stopped() {
     let mut victim = at_marker(&["signal"]);
     let pid = victim.pid();
-    victim.resume();
     kill(pid, libc::SIGSTOP);
+    victim.resume();
     victim.run_to(|event| matches!(event, Event::GroupStopped { .. }));
     victim.tracer.interrupt(pid).expect("it lives");
     victim.run_to(|event| matches!(event, Event::Interrupted { .. }));
