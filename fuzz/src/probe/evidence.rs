@@ -23,6 +23,15 @@ pub(super) fn bare(frame: &str) -> &str {
     frame.rsplit_once('+').map_or(frame, |(name, _)| name)
 }
 
+/// The stacks of a process.
+#[derive(Debug)]
+pub(super) struct Stacks {
+    /// Each thread's, in lines.
+    pub(super) of: BTreeMap<i32, Vec<String>>,
+    /// All of them, for a report.
+    pub(super) lines: Vec<String>,
+}
+
 impl Session<'_> {
     /// A held thread's stack, in lines.
     pub(super) fn stack_of(&mut self, tid: i32) -> Vec<String> {
@@ -49,8 +58,8 @@ impl Session<'_> {
         lines
     }
 
-    /// Stops every thread of a process. Returns each one's stack, and all of them in lines for a report.
-    pub(super) fn stacks(&mut self, pid: i32) -> Result<(BTreeMap<i32, Vec<String>>, Vec<String>), Error> {
+    /// Stops every thread of a process, and reads their stacks.
+    pub(super) fn stacks(&mut self, pid: i32) -> Result<Stacks, Error> {
         self.hold_all_but(pid, None)?;
         let _ = self.kit.symbols.refresh(pid);
         let mut stacks = BTreeMap::new();
@@ -66,7 +75,7 @@ impl Session<'_> {
             lines.extend(stack.iter().map(|line| format!("    {line}")));
             stacks.insert(tid, stack);
         }
-        Ok((stacks, lines))
+        Ok(Stacks { of: stacks, lines })
     }
 
     /// The place at which a thread's handler interrupted it.

@@ -148,8 +148,8 @@ impl Session<'_> {
         owners: &BTreeMap<i32, i32>,
         why: &Why,
     ) -> Result<(), Error> {
-        let (stacks, all_stacks) = self.stacks(pid)?;
-        let waiter = stacks.get(&tid).cloned().unwrap_or_default();
+        let stacks = self.stacks(pid)?;
+        let waiter = stacks.of.get(&tid).cloned().unwrap_or_default();
         let lock = self.lock_at(pid, address, &waiter);
         let flight = self.flights.get(&tid).and_then(|flights| flights.last()).cloned();
         let handler = self.handler_name();
@@ -200,7 +200,7 @@ impl Session<'_> {
             kind: Kind::Deadlock,
             summary: format!("{handler} waits for {}{}", lock.name, if ring { ", in a ring" } else { "" }),
             evidence,
-            stacks: all_stacks,
+            stacks: stacks.lines,
             site: flight.and_then(|flight| flight.point).map(|(point, visit)| self.site(point, visit)),
             place: lock.key,
             lock: Some(address),
@@ -223,7 +223,7 @@ impl Session<'_> {
             return Ok(false);
         }
         self.watch.stepped.insert(tid, run);
-        let (stacks, all_stacks) = self.stacks(pid)?;
+        let stacks = self.stacks(pid)?;
         let circle = self.repeats(tid)?;
         if circle.is_none() && run < LONG_SPIN_NS {
             let threads = self.tracer.threads(pid);
@@ -231,7 +231,7 @@ impl Session<'_> {
             return Ok(false);
         }
         let handler = self.handler_name();
-        let stack = stacks.get(&tid).cloned().unwrap_or_default();
+        let stack = stacks.of.get(&tid).cloned().unwrap_or_default();
         let place = stack
             .first()
             .map_or_else(|| "unknown code".to_owned(), |frame| super::evidence::bare(frame).into());
@@ -248,7 +248,7 @@ impl Session<'_> {
             kind: Kind::Livelock,
             summary: format!("{handler} does not return: it goes round in {place}"),
             evidence,
-            stacks: all_stacks,
+            stacks: stacks.lines,
             site: flight.point.map(|(point, visit)| self.site(point, visit)),
             place,
             lock: None,
