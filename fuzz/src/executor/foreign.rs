@@ -7,7 +7,7 @@
 
 use sigstorm_runtime::FuncId;
 use sigstorm_runtime::M;
-use sigstorm_runtime::sched::foreign::{Driver, MAX_CALLBACKS, Next};
+use sigstorm_runtime::sched::foreign::{Driver, ForeignStep, MAX_CALLBACKS};
 
 use super::holding::Holding;
 use super::operate::Operator;
@@ -35,9 +35,9 @@ impl Run {
 }
 
 /// Foreign code asks for its next action.
-fn next(m: &'static M) -> Next {
+fn next(m: &'static M) -> ForeignStep {
     // SAFETY: the runtime calls this, within `lend`.
-    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return Next::Return };
+    let Some(mut holding) = (unsafe { Holding::reclaim() }) else { return ForeignStep::Return };
     let me = holding.me();
     // The operation that led here is over, and so is its stop.
     holding.run().clear_breakpoint(me);
@@ -61,7 +61,7 @@ fn next(m: &'static M) -> Next {
         run.set_breakpoint(me, order.stop);
         let before = Operator { holding: &mut holding, m }.leaves_foreign_code(calls_back);
         holding.run().threads[me].before_callback = before;
-        return if calls_back { Next::CallBack } else { Next::Return };
+        return if calls_back { ForeignStep::CallBack } else { ForeignStep::Return };
     }
 }
 

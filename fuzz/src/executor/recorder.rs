@@ -110,19 +110,19 @@ impl Code {
     pub(super) fn stop_recording(&mut self) -> Vec<Visit> {
         self.clear_all();
         let (Some(recording), Some(region)) = (self.recording.take(), self.region) else { return Vec::new() };
-        let mut crossings = Vec::new();
+        let mut visits = Vec::new();
         for (step, row) in recording.visits.chunks(recording.width.max(1)).enumerate() {
             for (f, function) in FuncId::ALL.iter().enumerate() {
                 for index in 0..region.count(f) {
                     let Visits { count, masked } = row[recording.first[f] + index];
                     if count != 0 {
                         let (step, function) = (step as u32, function.code());
-                        crossings.push(Visit { step, function, index: index as u16, count, masked });
+                        visits.push(Visit { step, function, index: index as u16, count, masked });
                     }
                 }
             }
         }
-        crossings
+        visits
     }
 
     /// Notes a visit under `step`. Does not allocate.

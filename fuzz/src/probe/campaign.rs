@@ -12,6 +12,7 @@ use sigstorm_inject::remote::Error;
 use sigstorm_inject::remote::symbols::Pattern;
 
 use super::Expected;
+use super::choose;
 use super::confirm;
 use super::finding::{Found, Group, Kind, Site};
 use super::plan::ProbePlan;
@@ -428,7 +429,7 @@ pub struct Listed {
 /// If it cannot be started or traced.
 pub fn list(plan: &ProbePlan, patterns: &[Pattern]) -> Result<Listed, Error> {
     let mut kit = Kit::default();
-    session::map(plan, &mut kit)?;
+    choose::map(plan, &mut kit)?;
     let selection = kit.symbols.select(patterns);
     for id in &selection.functions {
         kit.points.add(&kit.symbols.objects()[id.object], id.function, None);

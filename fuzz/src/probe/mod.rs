@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `plan.rs` | what is asked for |
 //! | `points.rs`, `defaults.rs` | the boundaries; which functions where nobody names any |
-//! | `session.rs`, `serve.rs`, `flight.rs` | one process |
+//! | `session.rs`, `choose.rs`, `serve.rs`, `flight.rs` | one process |
 //! | `state.rs`, `look.rs`, `stuck.rs`, `evidence.rs` | the oracles, and the words for what they see |
 //! | `campaign.rs`, `confirm.rs`, `finding.rs` | many processes |
 //! | `replay.rs` | `probe.json` |
@@ -28,6 +28,7 @@
 //! threads and says *deadlock* or *crash*.
 
 pub mod campaign;
+mod choose;
 pub mod confirm;
 pub mod defaults;
 mod evidence;

@@ -4,6 +4,7 @@
 //! | file | |
 //! |---|---|
 //! | here | the process, its stages, the loop over events |
+//! | `choose.rs` | its start, and which functions are attacked |
 //! | `serve.rs` | a boundary is reached: deliver, or not |
 //! | `flight.rs` | a delivered signal's handler, from entry to return |
 //! | `stuck.rs` | a handler that does not return |
@@ -22,12 +23,10 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sigstorm_inject::remote::symbols::{FunctionId, Pattern, Symbols, Unmatched};
-use sigstorm_inject::remote::{
-    Error, Event, Launch, Lifetime, SignalInfo, Stream, Tracer, Waited, has_signal,
-};
+use sigstorm_inject::remote::symbols::{Pattern, Symbols, Unmatched};
+use sigstorm_inject::remote::{Error, Event, Lifetime, SignalInfo, Tracer, Waited, has_signal};
 
-use super::defaults;
+use super::choose::launch;
 use super::finding::Found;
 use super::flight::Flight;
 use super::plan::{Deliver, ProbePlan};
@@ -225,7 +224,7 @@ pub(super) struct Session<'a> {
     /// `/proc` said at this time that the signal has a handler.
     pub(super) handler_seen: Instant,
     pub(super) expected: &'a super::Expected,
-    unmatched: Vec<Unmatched>,
+    pub(super) unmatched: Vec<Unmatched>,
     last_objects: Instant,
     armed_at: Option<Instant>,
     /// All boundaries have been served since.
@@ -234,24 +233,6 @@ pub(super) struct Session<'a> {
     pub(super) released: bool,
     output: File,
     status: Option<ExitStatus>,
-}
-
-/// Starts the program.
-///
-/// # Errors
-///
-/// If it cannot be started, or the kernel refuses to trace it.
-fn launch(plan: &ProbePlan) -> Result<(Tracer, File), Error> {
-    let start = |source| Error::Start { program: plan.program.to_string_lossy().into_owned(), source };
-    let output = tempfile::tempfile().map_err(start)?;
-    let stream = || -> Result<Stream, Error> { Ok(Stream::File(output.try_clone().map_err(start)?.into())) };
-    let launch = Launch::new(&plan.program)
-        .args(&plan.args)
-        .stdin(Stream::Null)
-        .stdout(stream()?)
-        .stderr(stream()?)
-        .follow(plan.follow);
-    Ok((Tracer::spawn(&launch)?, output))
 }
 
 /// Runs the program once.
@@ -317,40 +298,6 @@ pub fn run(
         status: None,
     };
     session.run()
-}
-
-/// Starts the program, and reads its objects once the loader has mapped them.
-///
-/// # Errors
-///
-/// If it cannot be started or traced.
-pub fn map(plan: &ProbePlan, kit: &mut Kit) -> Result<(), Error> {
-    let (mut tracer, _) = launch(plan)?;
-    let pid = tracer.pid();
-    // At the program's own entry its libraries are mapped.
-    let refresh = |kit: &mut Kit| kit.symbols.refresh(pid).unwrap_or(false);
-    refresh(kit);
-    let entry = kit.symbols.objects().iter().find(|mapped| mapped.is_program).and_then(|mapped| {
-        let entry = mapped.object.entry();
-        (entry != 0).then(|| entry.wrapping_add(mapped.bias))
-    });
-    let Some(entry) = entry else { return Ok(()) };
-    tracer.lay(pid, [entry], Lifetime::OneShot)?;
-    tracer.resume(pid)?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
-        match tracer.next_event(Some(TICK))? {
-            Waited::Event(Event::Breakpoint { .. }) => break,
-            Waited::Event(event) => match event.held() {
-                Some(tid) => tracer.resume(tid)?,
-                None => continue,
-            },
-            Waited::TimedOut => {}
-            Waited::AllHeld | Waited::Ended => break,
-        }
-    }
-    refresh(kit);
-    Ok(())
 }
 
 impl Session<'_> {
@@ -608,32 +555,6 @@ impl Session<'_> {
         }
     }
 
-    /// The addresses of all points that this round serves and that are not laid yet.
-    fn choose(&mut self) -> Result<Vec<u64>, Error> {
-        let chosen = choose(&self.plan.at, &self.kit.symbols);
-        if !self.plan.at.is_empty() {
-            self.unmatched = chosen.unmatched;
-        }
-        let Task::InPlace(round) = &self.task else { return Ok(Vec::new()) };
-        let Kit { symbols, points, .. } = &mut *self.kit;
-        let mut addresses = Vec::new();
-        for (id, reason) in chosen.functions {
-            let mapped = &symbols.objects()[id.object];
-            let Some(number) = points.add(mapped, id.function, reason) else { continue };
-            let function = &points.functions()[number];
-            for point in function.points.clone() {
-                let address = points.address(point).wrapping_add(mapped.bias);
-                let is_wanted = !round.excluded.contains(&point)
-                    && (round.count_only || self.served.get(&point).is_none_or(|n| *n < round.visits))
-                    && is_among(round, points, point);
-                if self.at.insert(address, point).is_none() && is_wanted {
-                    addresses.push(address);
-                }
-            }
-        }
-        Ok(addresses)
-    }
-
     fn tick(&mut self, now: Instant) -> Result<(), Error> {
         if self.hold.as_ref().is_some_and(|hold| now >= hold.until) {
             self.end_hold()?;
@@ -700,38 +621,4 @@ impl Session<'_> {
     pub(super) fn is_for_others(&self) -> bool {
         self.plan.deliver == Deliver::Others
     }
-}
-
-fn is_among(round: &Round, points: &Points, point: usize) -> bool {
-    round.only.as_ref().is_none_or(|only| {
-        let object = points.function(point).object.to_string_lossy().into_owned();
-        only.contains(&(object, points.address(point)))
-    })
-}
-
-/// Functions, each with the reason for which it was chosen where nobody named it.
-pub(super) struct ChosenFunctions {
-    pub(super) functions: Vec<(FunctionId, Option<&'static str>)>,
-    pub(super) unmatched: Vec<Unmatched>,
-}
-
-/// The functions that are attacked: those that the patterns name, or else the usual victims and, where there
-/// are none, the program's own.
-pub(super) fn choose(at: &[Pattern], symbols: &Symbols) -> ChosenFunctions {
-    if !at.is_empty() {
-        let selection = symbols.select(at);
-        let functions = selection.functions.into_iter().map(|id| (id, None)).collect();
-        return ChosenFunctions { functions, unmatched: selection.unmatched };
-    }
-    let mut victims = defaults::victims(symbols);
-    if victims.is_empty() {
-        victims.push(defaults::own(symbols));
-    }
-    let mut seen = BTreeSet::new();
-    let mut functions = Vec::new();
-    for chosen in victims {
-        let fresh = chosen.functions.into_iter().filter(|id| seen.insert(*id));
-        functions.extend(fresh.map(|id| (id, Some(chosen.reason))));
-    }
-    ChosenFunctions { functions, unmatched: Vec::new() }
 }

@@ -30,7 +30,7 @@ pub struct Answer {
     pub injected: Injected,
     /// The instructions that each step reached, where they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub crossings: Vec<Visit>,
+    pub visits: Vec<Visit>,
     /// Steps without an effect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inert: Vec<u32>,
@@ -45,7 +45,7 @@ fn nothing_held(injected: &Injected) -> bool {
 
 impl Answer {
     /// The answer that tells of a run and the instructions that its steps reached.
-    pub fn new(run: Run, crossings: Vec<Visit>) -> Answer {
+    pub fn new(run: Run, visits: Vec<Visit>) -> Answer {
         Answer {
             trace_hash: Some(run.trace_hash),
             steps: run.counts.steps,
@@ -55,7 +55,7 @@ impl Answer {
             events: run.events,
             notes: run.notes,
             injected: run.injected,
-            crossings,
+            visits,
             inert: run.inert,
             unreached: run.unreached,
         }

@@ -58,7 +58,7 @@ pub fn serve(options: &RunnerOptions) -> Status {
         // SAFETY: no run is under way.
         unsafe { feedback::clear() };
         let schedule = Schedule::decode(&bytes);
-        let (mut run, crossings) = match flags & RECORD != 0 {
+        let (mut run, visits) = match flags & RECORD != 0 {
             true => harness.record(&schedule),
             // The hash is part of an answer, so a run is traced. Watched runs and those that are
             // compared with them wait alike.
@@ -73,7 +73,7 @@ pub fn serve(options: &RunnerOptions) -> Status {
         // A parent that has asked for more already need not be told at once.
         let found = run.finding.is_some();
         let waits = input.buffer().is_empty() || found;
-        let told = answer(&mut out, &Answer::new(run, crossings));
+        let told = answer(&mut out, &Answer::new(run, visits));
         if told.and_then(|()| if waits { out.flush() } else { Ok(()) }).is_err() {
             return Status::Broken;
         }

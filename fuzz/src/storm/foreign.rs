@@ -8,7 +8,7 @@ use core::cell::Cell;
 use core::ptr;
 
 use sigstorm_runtime::M;
-use sigstorm_runtime::sched::foreign::{Driver, MAX_CALLBACKS, Next};
+use sigstorm_runtime::sched::foreign::{Driver, ForeignStep, MAX_CALLBACKS};
 
 use super::worker::Worker;
 use crate::oracle::check::OwnStack;
@@ -38,10 +38,10 @@ pub(super) fn call(worker: &mut Worker<'_>) {
     WORKER.set(outer);
 }
 
-fn next(worker: &mut Worker<'_>) -> Next {
+fn next(worker: &mut Worker<'_>) -> ForeignStep {
     match worker.next_in_foreign_code(MAX_CALLBACKS) {
-        true => Next::CallBack,
-        false => Next::Return,
+        true => ForeignStep::CallBack,
+        false => ForeignStep::Return,
     }
 }
 

@@ -118,15 +118,15 @@ impl Coverage {
     }
 
     /// Notes the visits of a watched run with so many steps.
-    pub fn watched(&mut self, crossings: &[Visit], steps: usize) {
-        for crossing in crossings {
-            let Some(function) = FuncId::from_code(crossing.function) else { continue };
-            let Some(place) = self.place(function, crossing.index) else { continue };
-            let count = u64::from(crossing.count);
-            if (crossing.step as usize) < steps {
+    pub fn watched(&mut self, visits: &[Visit], steps: usize) {
+        for visit in visits {
+            let Some(function) = FuncId::from_code(visit.function) else { continue };
+            let Some(place) = self.place(function, visit.index) else { continue };
+            let count = u64::from(visit.count);
+            if (visit.step as usize) < steps {
                 place.crossed += count;
-                let seen = u8::MAX >> (8 - crossing.count.min(8));
-                place.open |= crossing.masked & seen != seen;
+                let seen = u8::MAX >> (8 - visit.count.min(8));
+                place.open |= visit.masked & seen != seen;
             } else {
                 place.afterwards += count;
             }

@@ -19,9 +19,9 @@ use crate::schedule::Schedule;
 /// The instructions that a schedule reaches within its steps: functions and indices.
 pub type Reached = BTreeSet<(FuncId, u16)>;
 
-fn reached(crossings: &[Visit], schedule: &Schedule) -> Reached {
-    let within = crossings.iter().filter(|c| (c.step as usize) < schedule.steps.len());
-    within.filter_map(|c| Some((FuncId::from_code(c.function)?, c.index))).collect()
+fn reached(visits: &[Visit], schedule: &Schedule) -> Reached {
+    let within = visits.iter().filter(|v| (v.step as usize) < schedule.steps.len());
+    within.filter_map(|v| Some((FuncId::from_code(v.function)?, v.index))).collect()
 }
 
 /// The result of growing.
@@ -84,7 +84,7 @@ impl SweepRun {
             self.violation("a generated schedule", None, schedule, finding, watch)?;
             return Ok(Reached::new());
         }
-        Ok(reached(&answer.crossings, schedule))
+        Ok(reached(&answer.visits, schedule))
     }
 
     /// The schedule without the steps that it does not need to reach all of these.

@@ -50,18 +50,18 @@ pub struct Injection {
 #[derive(Clone, Debug)]
 pub struct SweepPlan {
     schedule: Schedule,
-    crossings: Vec<Visit>,
+    visits: Vec<Visit>,
 }
 
 impl SweepPlan {
     /// The plan for a schedule of which these visits were recorded.
-    pub fn new(schedule: Schedule, crossings: Vec<Visit>) -> SweepPlan {
-        SweepPlan { schedule, crossings }
+    pub fn new(schedule: Schedule, visits: Vec<Visit>) -> SweepPlan {
+        SweepPlan { schedule, visits }
     }
 
     /// The visits.
-    pub fn crossings(&self) -> &[Visit] {
-        &self.crossings
+    pub fn visits(&self) -> &[Visit] {
+        &self.visits
     }
 
     /// Visits beyond those that a stop can name.
@@ -72,30 +72,30 @@ impl SweepPlan {
 
     /// The visits within a step, and not after the last.
     fn within(&self) -> impl Iterator<Item = &Visit> {
-        self.crossings.iter().filter(|c| (c.step as usize) < self.schedule.steps.len())
+        self.visits.iter().filter(|v| (v.step as usize) < self.schedule.steps.len())
     }
 
     /// Every run of the sweep, in the order of steps and instructions.
     pub fn injections(&self) -> Vec<Injection> {
         let mut all = Vec::new();
         let mut others = (usize::MAX, Vec::new());
-        for crossing in self.within() {
-            let Some(function) = FuncId::from_code(crossing.function) else { continue };
-            let step = crossing.step as usize;
+        for visit in self.within() {
+            let Some(function) = FuncId::from_code(visit.function) else { continue };
+            let step = visit.step as usize;
             if others.0 != step {
                 others = (step, self.conflicting(step));
             }
-            let last = crossing.count.min(MOST_HITS);
+            let last = visit.count.min(MOST_HITS);
             for hit in 1..=last {
                 let injection = |what| Injection {
                     step,
                     function,
-                    index: crossing.index,
+                    index: visit.index,
                     hit: hit as u8,
                     what,
                     counted: true,
                 };
-                let masked = crossing.masked >> (hit - 1) & 1 == 1;
+                let masked = visit.masked >> (hit - 1) & 1 == 1;
                 if !masked {
                     all.push(injection(Perturbation::Signal));
                 }
@@ -144,8 +144,8 @@ impl SweepPlan {
     /// The first visits of two steps, each with each.
     fn first_visits(&self, one: usize, other: usize) -> Vec<((FuncId, u16), (FuncId, u16))> {
         let of = |step: usize| -> Vec<(FuncId, u16)> {
-            let crossings = self.crossings.iter().filter(|c| c.step as usize == step);
-            crossings.filter_map(|c| Some((FuncId::from_code(c.function)?, c.index))).collect()
+            let visits = self.visits.iter().filter(|v| v.step as usize == step);
+            visits.filter_map(|v| Some((FuncId::from_code(v.function)?, v.index))).collect()
         };
         let others = of(other);
         of(one).into_iter().flat_map(|one| others.iter().map(move |&other| (one, other))).collect()
@@ -265,16 +265,16 @@ pub fn plain(schedule: &Schedule) -> Schedule {
 mod tests {
     use super::*;
 
-    fn plan(text: &str, crossings: &[(u32, FuncId, u16, u16, u8)]) -> SweepPlan {
+    fn plan(text: &str, visits: &[(u32, FuncId, u16, u16, u8)]) -> SweepPlan {
         let schedule = Schedule::parse(&format!("# sigstorm schedule 1\n{text}")).expect("a schedule");
-        let crossing = |&(step, function, index, count, masked): &(u32, FuncId, u16, u16, u8)| Visit {
+        let visit = |&(step, function, index, count, masked): &(u32, FuncId, u16, u16, u8)| Visit {
             step,
             function: function.code(),
             index,
             count,
             masked,
         };
-        SweepPlan::new(schedule, crossings.iter().map(crossing).collect())
+        SweepPlan::new(schedule, visits.iter().map(visit).collect())
     }
 
     #[test]

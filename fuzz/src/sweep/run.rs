@@ -174,8 +174,8 @@ impl SweepRun {
             // It shows something as it is: there is nothing to be disturbed.
             return self.violation(name, None, &schedule, finding, watch);
         }
-        self.coverage.watched(&answer.crossings, steps);
-        let plan = SweepPlan::new(schedule, answer.crossings);
+        self.coverage.watched(&answer.visits, steps);
+        let plan = SweepPlan::new(schedule, answer.visits);
         self.totals.beyond += plan.beyond();
         let mut injections = plan.injections();
         if self.options.pairs {

@@ -36,12 +36,12 @@ fn the_default_set_crosses_the_marked_code() {
         let mut coverage = Coverage::new(&region);
         for path in default_set() {
             let schedule = load(&path);
-            let (run, crossings) = harness.record(&schedule);
+            let (run, visits) = harness.record(&schedule);
             assert!(run.finding.is_none(), "{}: {}", path.display(), describe(&run.finding.unwrap()));
-            coverage.watched(&crossings, schedule.steps.len());
+            coverage.watched(&visits, schedule.steps.len());
             // The same again, to the last visit.
             let (again, same) = harness.record(&schedule);
-            assert_eq!((again.trace_hash, same), (run.trace_hash, crossings), "{}", path.display());
+            assert_eq!((again.trace_hash, same), (run.trace_hash, visits), "{}", path.display());
         }
         let mut missed = Vec::new();
         for &function in FuncId::ALL {
@@ -73,11 +73,11 @@ fn the_default_set_crosses_the_marked_code() {
 
 /// Every run of a plan until one finds something: how many there were, and the verdict.
 fn sweep(harness: &mut executor::Harness, schedule: &Schedule) -> (usize, Option<String>) {
-    let (run, crossings) = harness.record(schedule);
+    let (run, visits) = harness.record(schedule);
     if let Some(finding) = run.finding {
         return (0, Some(finding.verdict));
     }
-    let plan = SweepPlan::new(schedule.clone(), crossings);
+    let plan = SweepPlan::new(schedule.clone(), visits);
     harness.wait_in_kernel(false);
     for (index, injection) in plan.injections().iter().enumerate() {
         let run = harness.run(&plan.schedule(injection), false);
@@ -93,8 +93,8 @@ fn every_counted_visit_fires_and_the_healthy_core_is_silent() {
     let said = in_child("sweep::every_counted_visit_fires_and_the_healthy_core_is_silent", "", |_| {
         let mut harness = harness(&[]);
         let schedule = load(&folder("sweep/exit.txt"));
-        let (_, crossings) = harness.record(&schedule);
-        let plan = SweepPlan::new(schedule, crossings);
+        let (_, visits) = harness.record(&schedule);
+        let plan = SweepPlan::new(schedule, visits);
         harness.wait_in_kernel(false);
         let (mut signals, mut others) = (0, 0);
         for injection in plan.injections() {

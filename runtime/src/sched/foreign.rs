@@ -62,7 +62,7 @@ use crate::sync::word::{peek, poke};
 use crate::unwind::func_id::FuncId;
 use crate::unwind::functab;
 
-pub use super::m::{Driver, Next};
+pub use super::m::{Driver, ForeignStep};
 pub use super::transitions::MAX_CALLBACKS;
 
 /// Returns SP in the body of the frame of `g`'s innermost callback, if a callback is under way.
@@ -224,9 +224,9 @@ extern "C" fn library(call: &Call, frames: usize) -> u64 {
 extern "C" fn ask(context: *const c_void) -> i32 {
     // SAFETY: foreign code passes on its argument, which outlives it.
     let call = unsafe { &*context.cast::<Call>() };
-    match call.m.driver.get().map_or(Next::Return, |driver| (driver.next)(call.m)) {
-        Next::Return => 0,
-        Next::CallBack => 1,
+    match call.m.driver.get().map_or(ForeignStep::Return, |driver| (driver.next)(call.m)) {
+        ForeignStep::Return => 0,
+        ForeignStep::CallBack => 1,
     }
 }
 

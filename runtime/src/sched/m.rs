@@ -54,7 +54,7 @@ unsafe impl Sync for M {}
 
 /// The next step of foreign code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum ForeignStep {
     /// It returns to the goroutine.
     Return,
     /// It calls back in. If too many callbacks are under way, it asks again.
@@ -65,7 +65,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Driver {
     /// Called where foreign code asks for its next step.
-    pub next: fn(&'static M) -> Next,
+    pub next: fn(&'static M) -> ForeignStep,
     /// Called where foreign code has called back in and the callback's frame asks. Goes on with the
     /// machine's operations until one of them returns `RunResult::InForeign`.
     pub called_back: fn(&'static M),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use sigstorm_runtime::profiler::{Outcome, Pseudo, Sample};
-use sigstorm_runtime::sched::foreign::{self, Driver, MAX_CALLBACKS, Next};
+use sigstorm_runtime::sched::foreign::{self, Driver, ForeignStep, MAX_CALLBACKS};
 use sigstorm_runtime::sched::g::{G, status};
 use sigstorm_runtime::sched::panic::Unwind;
 use sigstorm_runtime::{CodeClass, Config, FuncId, M, RunResult};
@@ -56,7 +56,7 @@ fn current(m: &'static M) -> &'static G {
 
 #[test]
 fn g_in_foreign_code_counts_as_stopped_at_its_transition_point() {
-    fn next(m: &'static M) -> Next {
+    fn next(m: &'static M) -> ForeignStep {
         let g = current(m);
         assert!(m.in_foreign_code());
         assert_eq!((m.foreign_calls(), m.callbacks()), (1, 0));
@@ -67,7 +67,7 @@ fn g_in_foreign_code_counts_as_stopped_at_its_transition_point() {
         assert!(!m.yield_now(), "its frames are on this thread's stack");
         assert_eq!(m.end(), RunResult::InForeign);
         assert_eq!(m.leave_syscall(), RunResult::Exited, "there is no system call to leave");
-        Next::Return
+        ForeignStep::Return
     }
     static DRIVER: Driver = Driver { next, called_back: |_| unreachable!("there is no callback") };
     passes("foreign::g_in_foreign_code_counts_as_stopped_at_its_transition_point", || {
@@ -92,7 +92,7 @@ fn foreign_frames_lie_on_the_stack_while_in_foreign_code() {
     /// The address of the test's own frame, further up.
     static ABOVE: Count = Count::new();
     static FRAMES: Count = Count::new();
-    fn next(_: &'static M) -> Next {
+    fn next(_: &'static M) -> ForeignStep {
         // This is the driver's code; the frames around it are foreign code's.
         let here = 0usize;
         let (foreign, below) = (foreign::code(), &raw const here as usize);
@@ -103,7 +103,7 @@ fn foreign_frames_lie_on_the_stack_while_in_foreign_code() {
                 FRAMES.next();
             }
         }
-        Next::Return
+        ForeignStep::Return
     }
     static DRIVER: Driver = Driver { next, called_back: |_| unreachable!("there is no callback") };
     passes("foreign::foreign_frames_lie_on_the_stack_while_in_foreign_code", || {
@@ -129,7 +129,7 @@ fn nested(times: usize) -> Vec<FuncId> {
 #[test]
 fn callbacks_nest_up_to_max_callbacks() {
     static ASKED: Count = Count::new();
-    fn next(m: &'static M) -> Next {
+    fn next(m: &'static M) -> ForeignStep {
         let depth = m.callbacks();
         assert_eq!(m.foreign_calls(), depth + 1);
         let mut expected = nested(depth);
@@ -138,8 +138,8 @@ fn callbacks_nest_up_to_max_callbacks() {
         walks(m, Pseudo::External, CodeClass::Foreign);
         match ASKED.next() {
             // The last two asks: one call too deep, and the return of the outermost.
-            asked if asked <= MAX_CALLBACKS => Next::CallBack,
-            _ => Next::Return,
+            asked if asked <= MAX_CALLBACKS => ForeignStep::CallBack,
+            _ => ForeignStep::Return,
         }
     }
     fn called_back(m: &'static M) {
@@ -181,7 +181,7 @@ fn scan_elsewhere(g: &'static G) {
 #[test]
 fn g_in_foreign_code_is_scanned_and_returns_through_its_barriers() {
     static ASKED: Count = Count::new();
-    fn next(m: &'static M) -> Next {
+    fn next(m: &'static M) -> ForeignStep {
         let g = current(m);
         match ASKED.next() {
             0 => {
@@ -189,12 +189,12 @@ fn g_in_foreign_code_is_scanned_and_returns_through_its_barriers() {
                 // Not in the innermost frame, and not in the outermost.
                 assert_eq!(g.barriers.len(), 2);
                 walks(m, Pseudo::External, CodeClass::Foreign);
-                Next::CallBack
+                ForeignStep::CallBack
             }
             _ => {
                 assert_eq!(g.barriers.pending(), 2);
                 walks(m, Pseudo::External, CodeClass::Foreign);
-                Next::Return
+                ForeignStep::Return
             }
         }
     }
@@ -224,8 +224,8 @@ fn g_in_foreign_code_is_scanned_and_returns_through_its_barriers() {
 #[test]
 fn callback_slot_never_gets_a_barrier() {
     static ASKED: Count = Count::new();
-    fn next(_: &'static M) -> Next {
-        if ASKED.next() == 0 { Next::CallBack } else { Next::Return }
+    fn next(_: &'static M) -> ForeignStep {
+        if ASKED.next() == 0 { ForeignStep::CallBack } else { ForeignStep::Return }
     }
     fn called_back(m: &'static M) {
         let g = current(m);
@@ -259,14 +259,14 @@ fn callback_slot_never_gets_a_barrier() {
 #[test]
 fn callback_can_grow_the_stack_under_foreign_calls() {
     static ASKED: Count = Count::new();
-    fn next(m: &'static M) -> Next {
+    fn next(m: &'static M) -> ForeignStep {
         match ASKED.next() {
             0 => {
                 scan_elsewhere(current(m));
-                Next::CallBack
+                ForeignStep::CallBack
             }
-            1 => Next::CallBack,
-            _ => Next::Return,
+            1 => ForeignStep::CallBack,
+            _ => ForeignStep::Return,
         }
     }
     fn called_back(m: &'static M) {
@@ -311,8 +311,8 @@ fn callback_can_grow_the_stack_under_foreign_calls() {
 #[test]
 fn callback_panic_is_recovered_there_or_stopped_by_its_frame() {
     static ASKED: Count = Count::new();
-    fn next(_: &'static M) -> Next {
-        if ASKED.next() == 0 { Next::CallBack } else { Next::Return }
+    fn next(_: &'static M) -> ForeignStep {
+        if ASKED.next() == 0 { ForeignStep::CallBack } else { ForeignStep::Return }
     }
     fn called_back(m: &'static M) {
         let g = current(m);
@@ -362,15 +362,15 @@ fn callback_panic_is_recovered_there_or_stopped_by_its_frame() {
 #[test]
 fn world_stops_during_foreign_code_but_not_during_callbacks() {
     static ASKED: Count = Count::new();
-    fn next(m: &'static M) -> Next {
+    fn next(m: &'static M) -> ForeignStep {
         if ASKED.next() != 0 {
-            return Next::Return;
+            return ForeignStep::Return;
         }
         let collector = collector();
         // From mark to sweep with one goroutine in foreign code: no machine waits for it.
         Machines { runtime: m.runtime, m0: m, m1: m, collector }.cycle(&[1]);
         assert!(current(m).barriers.is_empty());
-        Next::CallBack
+        ForeignStep::CallBack
     }
     fn called_back(m: &'static M) {
         assert!(m.runtime.at_safepoint(m.id), "between two operations");
