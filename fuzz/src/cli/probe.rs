@@ -162,6 +162,10 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
     if report::verdict(&probed).is_some() {
         exit = Exit::Violation;
     }
+    if let Some(error) = &probed.error {
+        complain(&format!("harness error: {error}"));
+        exit = Exit::Harness;
+    }
     let inconclusive = report::inconclusive(&plan, &probed);
     if inconclusive.is_some() {
         exit = exit.worse(Exit::Inconclusive);
@@ -289,8 +293,8 @@ fn replay(args: &Probe, file: &std::path::Path, out: &Out) -> Outcome {
     let stop = interrupt::install()?;
     let began = Instant::now();
     out.remark(&format!("again: {} at {}, visit {}", plan.signal, site.describe(), site.visit));
-    let again = campaign::again(&plan, site, stop).map_err(trouble)?;
-    let same = again.found.iter().filter(|found| found.kind == replay.kind).count();
+    let again = campaign::again(&plan, site, replay.kind, stop).map_err(trouble)?;
+    let same = again.reproduced;
     if let Some(found) = again.found.iter().find(|found| found.kind == replay.kind) {
         out.say(&style(format!("{}: {}", found.kind.name(), found.summary)).red().bold().to_string())?;
         for line in found.evidence.iter().chain(&found.stacks) {

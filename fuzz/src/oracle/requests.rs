@@ -86,10 +86,15 @@ impl Requests {
     }
 
     /// Whether a prologue has honoured what was outstanding as its call began. With foreign frames under
-    /// it (`stays`) a goroutine does not yield, and the request is forgotten.
+    /// it (`stays`) a goroutine does not yield, and the request is forgotten: also one that its requester has not
+    /// published yet.
+    ///
+    /// 1. M2 notes generation 4 and asks G1, in a callback, to yield.
+    /// 2. M1 forgets the request in a prologue of the callback: generation 5.
+    /// 3. M2 publishes a request of generation 4. G1 leaves its foreign call, and its next call owes nothing.
     pub(crate) fn are_honoured(&self, before: Outstanding, stays: impl FnOnce() -> bool) -> bool {
         let is_over = |request: &Request, before: Option<u32>| before != Some(request.generation());
-        if self.yields.outstanding().is_some() && stays() {
+        if stays() {
             self.yields.honoured();
         }
         is_over(&self.scan, before.scan) && is_over(&self.yields, before.yields)
@@ -143,6 +148,11 @@ mod tests {
         ask(&requests.yields);
         assert!(requests.are_honoured(requests.outstanding(), || true));
         assert!(requests.are_honoured(requests.outstanding(), || false), "it is forgotten");
+        // Forgotten before it was published.
+        let noted = requests.yields.generation();
+        assert!(requests.are_honoured(requests.outstanding(), || true));
+        requests.yields.made(noted);
+        assert!(requests.are_honoured(requests.outstanding(), || false), "it is forgotten, too");
     }
 
     #[test]

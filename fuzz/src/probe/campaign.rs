@@ -26,6 +26,9 @@ const IDLE_ROUNDS: u32 = 2;
 /// Visits that a boundary passes at most before it is served, from the second round on.
 const MOST_SKIPS: u32 = 8;
 
+/// The place of a finding about output.
+const OTHER_OUTPUT: &str = "other output";
+
 /// How far a probe is.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
@@ -93,6 +96,8 @@ pub struct Probed {
     pub unmatched: Vec<String>,
     /// Notes for people.
     pub notes: Vec<String>,
+    /// The error that ended a probe which had found something.
+    pub error: Option<String>,
 }
 
 /// A probe under way.
@@ -126,12 +131,15 @@ pub fn probe(plan: &ProbePlan, stop: &AtomicBool, show: &mut dyn FnMut(&Progress
         show,
     };
     campaign.undisturbed()?;
-    if plan.fresh {
-        campaign.fresh()?;
-    } else {
-        campaign.in_place()?;
-    }
+    let worked = if plan.fresh { campaign.fresh() } else { campaign.in_place() };
     let Campaign { kit, mut probed, .. } = campaign;
+    if let Err(error) = worked {
+        if probed.groups.is_empty() {
+            return Err(error);
+        }
+        // What was found is not lost for it.
+        probed.error = Some(error.to_string());
+    }
     probed.points = kit.points;
     probed.seconds = began.elapsed().as_secs_f64();
     Ok(probed)
@@ -236,9 +244,19 @@ impl Campaign<'_> {
     }
 
     fn compare_output(&mut self, output: &[u8], end: &End) {
-        if !matches!(end, End::Exited(_))
-            || self.probed.expected.output().is_none_or(|expected| expected == output)
-        {
+        if !matches!(end, End::Exited(_)) {
+            return;
+        }
+        let Some(expected) = self.probed.expected.output() else { return };
+        let differs = expected != output;
+        // Each later process tries it again.
+        if let Some(group) = self.probed.groups.iter_mut().find(|group| group.first.place == OTHER_OUTPUT) {
+            group.tried += 1;
+            group.reproduced += u32::from(differs);
+            group.met += u64::from(differs);
+            return;
+        }
+        if !differs {
             return;
         }
         let (expected, found) = (self.probed.expected.output().unwrap_or_default(), output);
@@ -258,7 +276,7 @@ impl Campaign<'_> {
             evidence,
             stacks: Vec::new(),
             site: None,
-            place: "other output".into(),
+            place: OTHER_OUTPUT.into(),
             lock: None,
             thread: 0,
             certain: true,
@@ -276,6 +294,10 @@ impl Campaign<'_> {
         if probed.handler.is_none() {
             probed.handler.clone_from(&outcome.handler);
         }
+        let note = "a handler had not returned for seconds when its process was ended, and nothing shows why";
+        if outcome.unreturned && !probed.notes.iter().any(|known| known == note) {
+            probed.notes.push(note.into());
+        }
         probed.unmatched = outcome.unmatched.iter().map(ToString::to_string).collect();
     }
 
@@ -291,7 +313,9 @@ impl Campaign<'_> {
         let cause = found.cause();
         let seconds = self.began.elapsed().as_secs_f64();
         let groups = &mut self.probed.groups;
-        if let Some(group) = groups.iter_mut().find(|group| group.first.cause() == cause) {
+        if let Some(group) =
+            groups.iter_mut().find(|group| group.met_as == cause || group.first.cause() == cause)
+        {
             group.met += 1;
             if let Some(site) = found.site
                 && !group
@@ -305,6 +329,7 @@ impl Campaign<'_> {
         }
         groups.push(Group {
             sites: found.site.iter().cloned().collect(),
+            met_as: cause,
             first: found,
             seconds,
             met: 1,
@@ -333,6 +358,8 @@ impl Campaign<'_> {
                 address: points.address(*point),
                 visit,
                 watch: None,
+                held: None,
+                to_end: false,
             }
         };
         let targets: VecDeque<Target> =
@@ -443,8 +470,10 @@ pub fn list(plan: &ProbePlan, patterns: &[Pattern]) -> Result<Listed, Error> {
 pub struct Again {
     /// Fresh processes.
     pub tried: u32,
-    /// The processes that came to the boundary.
+    /// The processes in which the signal came.
     pub reached: u32,
+    /// The processes that showed the finding again.
+    pub reproduced: u32,
     /// Their findings.
     pub found: Vec<Found>,
 }
@@ -454,7 +483,7 @@ pub struct Again {
 /// # Errors
 ///
 /// If the program cannot be started or traced.
-pub fn again(plan: &ProbePlan, site: &Site, stop: &AtomicBool) -> Result<Again, Error> {
+pub fn again(plan: &ProbePlan, site: &Site, kind: Kind, stop: &AtomicBool) -> Result<Again, Error> {
     let mut nobody = |_: &Progress| {};
     let began = Instant::now();
     let mut campaign = Campaign {
@@ -468,15 +497,24 @@ pub fn again(plan: &ProbePlan, site: &Site, stop: &AtomicBool) -> Result<Again, 
         show: &mut nobody,
     };
     campaign.undisturbed()?;
-    let target =
-        Target { object: site.object.clone(), address: site.address, visit: site.visit, watch: None };
+    let to_end = confirm::goes_to_its_end(kind, &campaign.probed.expected);
+    let target = Target::of(site, to_end);
     let outcomes =
         campaign.each_in_a_process(std::iter::repeat_n(target, confirm::TRIALS as usize).collect())?;
     Ok(Again {
         tried: outcomes.len() as u32,
-        reached: outcomes.iter().filter(|outcome| !outcome.reached.is_empty()).count() as u32,
+        reached: outcomes.iter().filter(|outcome| did_something(outcome)).count() as u32,
+        reproduced: outcomes
+            .iter()
+            .filter(|outcome| outcome.found.iter().any(|found| found.kind == kind))
+            .count() as u32,
         found: outcomes.into_iter().flat_map(|outcome| outcome.found).collect(),
     })
+}
+
+/// Returns whether a signal came in a process.
+fn did_something(outcome: &Outcome) -> bool {
+    outcome.counts.injected + outcome.counts.returned > 0 || !outcome.found.is_empty()
 }
 
 /// Findings by kind.

@@ -6,12 +6,13 @@
 //! 3. A likely deadlock is proven where, without the signal, the interrupted thread itself releases the lock.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sigstorm_inject::remote::Error;
 
+use super::Expected;
 use super::campaign::Campaign;
-use super::finding::{Found, Kind};
+use super::finding::{Found, Kind, Site};
 use super::session::{Outcome, Round, Target, Task};
 
 /// Fresh processes that try a finding.
@@ -29,11 +30,11 @@ const MOST_HALVINGS: u32 = 12;
 pub(super) fn confirm(campaign: &mut Campaign<'_>, number: usize) -> Result<(), Error> {
     let found = campaign.probed.groups[number].first.clone();
     let Some(site) = &found.site else { return Ok(()) };
-    let target =
-        Target { object: site.object.clone(), address: site.address, visit: site.visit, watch: None };
-    // A finding is worth more than the time: confirmation may take as long as a fifth of it beyond.
+    let to_end = goes_to_its_end(found.kind, &campaign.probed.expected);
+    let target = Target::of(site, to_end);
+    // A finding is worth more than the time: confirmations may take as long as a fifth of it beyond.
     let deadline = campaign.deadline;
-    campaign.deadline = deadline.max(Instant::now() + Duration::from_secs(campaign.plan.seconds / 5 + 5));
+    campaign.deadline = deadline + Duration::from_secs(campaign.plan.seconds / 5 + 5);
     let result = tried(campaign, number, &found, &target);
     campaign.deadline = deadline;
     result
@@ -48,13 +49,18 @@ fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Tar
     campaign.probed.totals.confirming += u64::from(tried);
     let group = &mut campaign.probed.groups[number];
     (group.reproduced, group.tried) = (reproduced, tried);
-    if reproduced == 0 && found.log.len() > 1 && found.kind != Kind::State {
+    if reproduced == 0 && tried > 0 && found.log.len() > 1 && found.kind != Kind::State {
         halve(campaign, number, found)?;
     }
     if found.kind == Kind::Deadlock && !found.certain {
         prove(campaign, number, found, target)?;
     }
     Ok(())
+}
+
+/// Returns whether a process that tries a finding of this kind must be let go on: its end tells.
+pub(super) fn goes_to_its_end(kind: Kind, expected: &Expected) -> bool {
+    matches!(kind, Kind::Exit | Kind::Crash) && expected.code().is_some()
 }
 
 /// Replays the injections of a finding's process, and halves them as long as a half shows it.
@@ -67,20 +73,8 @@ fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<()
             (points.function(*point).object.to_string_lossy().into_owned(), points.address(*point))
         })
         .collect();
-    let shows =
-        |campaign: &mut Campaign<'_>, sites: &[(String, u64)], times: usize| -> Result<(u32, u32), Error> {
-            let only: BTreeSet<(String, u64)> = sites.iter().cloned().collect();
-            let task =
-                move || Task::InPlace(Round { only: Some(only.clone()), visits: 1, ..Round::default() });
-            let tasks: VecDeque<_> = std::iter::repeat_n(task, times).collect();
-            let outcomes = campaign.each_task_in_a_process(tasks, Duration::from_secs(20))?;
-            campaign.probed.totals.confirming += outcomes.len() as u64;
-            let shown =
-                outcomes.iter().filter(|outcome| outcome.found.iter().any(|again| again.kind == found.kind));
-            Ok((shown.count() as u32, outcomes.len() as u32))
-        };
     let mut sites = sites;
-    if shows(campaign, &sites, 2)?.0 == 0 {
+    if shows(campaign, found, &sites, 2)?.reproduced == 0 {
         return Ok(());
     }
     for _ in 0..MOST_HALVINGS {
@@ -89,23 +83,67 @@ fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<()
         }
         let (first, second) = sites.split_at(sites.len() / 2);
         let (first, second) = (first.to_vec(), second.to_vec());
-        if shows(campaign, &second, 2)?.0 > 0 {
+        if shows(campaign, found, &second, 2)?.reproduced > 0 {
             sites = second;
-        } else if shows(campaign, &first, 2)?.0 > 0 {
+        } else if shows(campaign, found, &first, 2)?.reproduced > 0 {
             sites = first;
         } else {
             break;
         }
     }
-    let (reproduced, tried) = shows(campaign, &sites, TRIALS as usize)?;
+    let shown = shows(campaign, found, &sites, TRIALS as usize)?;
+    if shown.tried == 0 {
+        // Time is up; that a half showed it once is all that is known.
+        return Ok(());
+    }
     let group = &mut campaign.probed.groups[number];
-    (group.reproduced, group.tried) = (reproduced, tried);
-    group.notes.push(format!(
-        "the last injection alone does not show it: {} of the {} before it do, together",
-        sites.len(),
-        found.log.len()
-    ));
+    (group.reproduced, group.tried) = (shown.reproduced, shown.tried);
+    let before = found.log.len();
+    if let (1, Some(site)) = (sites.len(), shown.site) {
+        group.notes.push(format!("{before} injections were made before; this one alone shows it"));
+        group.sites.insert(0, site.clone());
+        group.first.site = Some(site);
+    } else {
+        group.notes.push(format!(
+            "the last injection alone does not show it: {} of the {before} before it do, together",
+            sites.len()
+        ));
+    }
     Ok(())
+}
+
+/// The processes that served some boundaries alone.
+#[derive(Debug)]
+struct Shown {
+    /// Those that showed the finding.
+    reproduced: u32,
+    /// All.
+    tried: u32,
+    /// The boundary that one of them blamed.
+    site: Option<Site>,
+}
+
+/// Serves these boundaries alone, in so many processes.
+fn shows(
+    campaign: &mut Campaign<'_>,
+    found: &Found,
+    sites: &[(String, u64)],
+    times: usize,
+) -> Result<Shown, Error> {
+    let only: BTreeSet<(String, u64)> = sites.iter().cloned().collect();
+    let to_end = goes_to_its_end(found.kind, &campaign.probed.expected);
+    let task =
+        move || Task::InPlace(Round { only: Some(only.clone()), visits: 1, to_end, ..Round::default() });
+    let tasks: VecDeque<_> = std::iter::repeat_n(task, times).collect();
+    let outcomes = campaign.each_task_in_a_process(tasks, Duration::from_secs(20))?;
+    campaign.probed.totals.confirming += outcomes.len() as u64;
+    let again = |outcome: &Outcome| outcome.found.iter().find(|again| again.kind == found.kind).cloned();
+    let shown: Vec<Found> = outcomes.iter().filter_map(again).collect();
+    Ok(Shown {
+        reproduced: shown.len() as u32,
+        tried: outcomes.len() as u32,
+        site: shown.into_iter().find_map(|again| again.site),
+    })
 }
 
 /// Without the signal, does the interrupted thread itself release the lock?

@@ -106,6 +106,7 @@ impl Session<'_> {
                 .unwrap_or_default(),
             source: source.first().and_then(line),
             visit,
+            held: self.last_held,
         }
     }
 

@@ -65,6 +65,9 @@ pub struct Site {
     pub source: Option<String>,
     /// Which visit of the boundary, from 1, counted from when injections begin.
     pub visit: u32,
+    /// The instruction at which the handler was held (`--deliver held`), by its address in the process.
+    #[serde(default)]
+    pub held: Option<u64>,
 }
 
 impl Site {
@@ -127,6 +130,8 @@ impl Found {
 pub struct Group {
     /// The first one.
     pub first: Found,
+    /// Its cause as it was met, before another injection was found to be the one that counts.
+    pub met_as: String,
     /// Seconds until it was found.
     pub seconds: f64,
     /// The boundaries at which it was found, each once.

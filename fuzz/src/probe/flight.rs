@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use sigstorm_inject::remote::{Delivery, Error, Event, Lifetime, Sent, SignalInfo, Waited};
+use sigstorm_inject::remote::{Delivery, Error, Event, Lifetime, Sent, SignalInfo, Waited, has_signal};
 
 use super::evidence;
 use super::finding::{Found, Kind};
@@ -64,16 +64,28 @@ impl Session<'_> {
             flight.frame = frame;
             flight.entered = Some(Instant::now());
             flight.interrupted = delivery.pc;
-            is_first = flight.how != How::Second;
+            is_first = !matches!(flight.how, How::Second | How::Pending);
         }
         if is_first {
             self.plan_hold(tid, delivery.handler)?;
-            if self.plan.deliver == Deliver::Twice {
-                let second = self.plan.second.unwrap_or(self.plan.signal).number;
-                self.tracer.send(tid, second)?;
-            }
+            self.send_second(tid)?;
         }
         self.go(tid)
+    }
+
+    /// Sends the second signal into a handler that has just been entered, where it can arrive and has a handler.
+    fn send_second(&mut self, tid: i32) -> Result<(), Error> {
+        if self.plan.deliver != Deliver::Twice {
+            return Ok(());
+        }
+        let second = self.plan.second.unwrap_or(self.plan.signal).number;
+        let sets = self.tracer.signal_sets(tid)?;
+        if has_signal(sets.blocked, second) {
+            self.counts.masked += 1;
+        } else if has_signal(sets.caught, second) {
+            self.tracer.send(tid, second)?;
+        }
+        Ok(())
     }
 
     pub(super) fn handler_returned(&mut self, tid: i32, delivery: &Delivery) -> Result<(), Error> {
@@ -136,7 +148,7 @@ impl Session<'_> {
             && self.tracer.kernel_state(tid).is_some()
             && self.has_handler(tid)?
         {
-            self.lost = Some((tid, signal, flight));
+            self.lost = Some((tid, signal, flight, Instant::now()));
         }
         Ok(())
     }
@@ -188,9 +200,10 @@ impl Session<'_> {
                 self.flights.entry(tid).or_default().push(Flight::new(signal, point, how, errno));
                 Ok(())
             }
+            // The kernel delivers it all the same: the mask is that outside of `ppoll` or its like.
             Sent::Blocked => {
-                self.counts.masked += 1;
-                self.tracer.resume_without_signal(tid)
+                self.counts.injected += 1;
+                self.go(tid)
             }
             Sent::Gone => Ok(()),
         }
@@ -199,7 +212,7 @@ impl Session<'_> {
     /// Notes a signal that may end the process, with the stack of the thread that gets it.
     fn note_fatal(&mut self, tid: i32, info: SignalInfo) -> Result<(), Error> {
         let caught = match self.tracer.signal_sets(tid) {
-            Ok(sets) => sigstorm_inject::remote::has_signal(sets.caught, info.signal),
+            Ok(sets) => has_signal(sets.caught, info.signal),
             Err(_) => false,
         };
         self.caught_fatal += usize::from(caught);
@@ -225,6 +238,9 @@ impl Session<'_> {
         for change in changes {
             // One for each thing that the handler changes: the boundaries are counted.
             let place = format!("{} by {handler}", change.name);
+            if !self.changed.insert((change.name, flight.point.map(|(point, _)| point))) {
+                continue;
+            }
             let site = flight.point.map(|(point, visit)| self.site(point, visit));
             let signal = signal_name(flight.signal);
             self.found.push(Found {
@@ -247,7 +263,10 @@ impl Session<'_> {
 
     /// A signal that was delivered has vanished, and no fault explains it.
     pub(super) fn judge_lost(&mut self) {
-        let Some((tid, signal, flight)) = self.lost.take() else { return };
+        // The fault of a frame that did not fit would have come by now.
+        let Some((tid, signal, flight, _)) = self.lost.take_if(|lost| lost.3.elapsed() > 4 * TICK) else {
+            return;
+        };
         let site = flight.point.map(|(point, visit)| self.site(point, visit));
         self.found.push(Found {
             kind: Kind::LostSignal,
@@ -281,14 +300,17 @@ impl Session<'_> {
         let deadline = Instant::now() + 100 * TICK;
         while !waited.is_empty() && Instant::now() < deadline {
             match self.tracer.next_event(Some(TICK))? {
-                // Whatever stops a thread stops it.
+                // Whatever stops a thread stops it; what that means is looked at later.
                 Waited::Event(event) => {
-                    let ended = match event {
+                    let stopped = match event {
                         Event::ThreadExited { tid, .. } => Some(tid),
                         _ => event.held(),
                     };
-                    if let Some(ended) = ended {
-                        waited.remove(&ended);
+                    if let Some(stopped) = stopped {
+                        waited.remove(&stopped);
+                    }
+                    if !matches!(event, Event::Interrupted { .. }) {
+                        self.postponed.push_back(event);
                     }
                 }
                 Waited::TimedOut => {}
@@ -298,8 +320,8 @@ impl Session<'_> {
         Ok(tid.is_some_and(|tid| self.tracer.is_held(tid)))
     }
 
-    /// Runs one instruction of a thread while the others are held. Returns whether that was possible: a system
-    /// call that waits is not.
+    /// Runs one instruction of a thread while the others are held. Returns whether nothing else came of it: a
+    /// system call that waits, a signal or a breakpoint is something else.
     pub(super) fn step_alone(&mut self, tid: i32) -> Result<bool, Error> {
         if !self.tracer.is_held(tid) {
             return Ok(false);
@@ -309,11 +331,15 @@ impl Session<'_> {
         while Instant::now() < deadline {
             match self.tracer.next_event(Some(TICK))? {
                 Waited::Event(Event::Stepped { tid: stepped }) if stepped == tid => return Ok(true),
-                // A breakpoint at the next instruction, or a signal: it is held again.
-                Waited::Event(event) if event.held() == Some(tid) => return Ok(true),
-                Waited::Event(_) | Waited::TimedOut => {}
-                Waited::AllHeld => return Ok(self.tracer.is_held(tid)),
-                Waited::Ended => return Ok(false),
+                Waited::Event(event) => {
+                    let is_its_own = event.held() == Some(tid);
+                    self.postponed.push_back(event);
+                    if is_its_own {
+                        return Ok(false);
+                    }
+                }
+                Waited::TimedOut => {}
+                Waited::AllHeld | Waited::Ended => return Ok(false),
             }
         }
         Ok(false)

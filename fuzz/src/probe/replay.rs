@@ -31,6 +31,15 @@ pub struct Replay {
     /// The function at whose first call injections begin.
     #[serde(default)]
     pub from: Option<String>,
+    /// Whether edited registers are a finding.
+    #[serde(default)]
+    pub strict_state: bool,
+    /// Exit statuses that are none.
+    #[serde(default)]
+    pub allow_exit: Vec<i32>,
+    /// Whether children are probed, too.
+    #[serde(default)]
+    pub follow: bool,
     /// What was found.
     pub kind: Kind,
     /// The boundary.
@@ -50,6 +59,9 @@ impl Replay {
             handler: plan.handler.iter().map(|pattern| pattern.text().to_owned()).collect(),
             second: plan.second.map(|second| second.to_string()),
             from: plan.from.as_ref().map(|from| from.text().to_owned()),
+            strict_state: plan.strict_state,
+            allow_exit: plan.allow_exit.clone(),
+            follow: plan.follow,
             kind: group.first.kind,
             site: group.first.site.clone(),
         }
@@ -87,9 +99,9 @@ impl Replay {
             seconds: 30,
             jobs: 1,
             same_output: false,
-            allow_exit: Vec::new(),
-            follow: false,
-            strict_state: false,
+            allow_exit: self.allow_exit.clone(),
+            follow: self.follow,
+            strict_state: self.strict_state,
             seed: 1,
         })
     }

@@ -7,7 +7,7 @@ use sigstorm_inject::remote::{Error, Lifetime, Sent};
 
 use super::flight::{Flight, How};
 use super::plan::Deliver;
-use super::session::{Hold, Session, Task};
+use super::session::{Hold, Session, Target, Task};
 use super::state;
 
 /// How long the thread at the boundary is held for the others' handlers to return. What waits for it then is
@@ -38,7 +38,7 @@ impl Session<'_> {
         if self.sentinels.contains(&address) {
             let changes = self.tracer.registers(tid)?.0.rdi as i32 == self.plan.signal.number;
             if changes {
-                self.unsure_until = Instant::now() + UNSURE;
+                self.unsure_until = self.unsure_until.max(Instant::now() + UNSURE);
             }
             if !self.at.contains_key(&address) {
                 return self.go(tid);
@@ -112,6 +112,13 @@ impl Session<'_> {
     fn interrupt(&mut self, tid: i32, address: u64, point: usize, visit: u32) -> Result<(), Error> {
         let signal = self.plan.signal;
         let errno = state::errno(&self.tracer, self.errno.as_ref(), tid);
+        if let Task::InPlace(round) = &self.task
+            && self.served.get(&point).copied().unwrap_or(0) + 1 < round.visits
+        {
+            // Laid before the signal comes: then the handler's return to this instruction is no visit.
+            let pid = self.tracer.process_of(tid).unwrap_or(tid);
+            self.tracer.lay(pid, [address], Lifetime::OneShot)?;
+        }
         match self.tracer.deliver(tid, signal.number, Some(signal.origin))? {
             Sent::Delivered => {
                 self.counts.injected += 1;
@@ -184,6 +191,8 @@ impl Session<'_> {
         if !self.kit.points.is_syscall(point) {
             return Ok(());
         }
+        // A fresh process begins to try where this one did.
+        let visit = self.awake.entry(point).or_insert((0, visit)).1;
         for _ in 0..LOOKS {
             // The thread shares the core with the tracer.
             std::thread::sleep(LOOK);
@@ -198,14 +207,14 @@ impl Session<'_> {
                 _ => break,
             }
         }
-        self.try_again(tid, point, flight.interrupted)
+        self.try_again(tid, (point, visit), flight.interrupted)
     }
 
     /// A system call in which no thread has slept yet is served once more at its next visit.
-    fn try_again(&mut self, tid: i32, point: usize, address: u64) -> Result<(), Error> {
-        let tries = self.awake.entry(point).or_default();
-        *tries += 1;
-        if *tries > MOST_AWAKE {
+    fn try_again(&mut self, tid: i32, (point, visit): (usize, u32), address: u64) -> Result<(), Error> {
+        let tries = self.awake.entry(point).or_insert((0, visit));
+        tries.0 += 1;
+        if tries.0 > MOST_AWAKE {
             return Ok(());
         }
         if let Some(served) = self.served.get_mut(&point) {
@@ -271,8 +280,12 @@ impl Session<'_> {
         if points.is_empty() {
             return Ok(());
         }
-        let address = points[*next % points.len()];
+        let address = match &self.task {
+            Task::Point(Target { held: Some(held), .. }) => *held,
+            _ => points[*next % points.len()],
+        };
         *next += 1;
+        self.last_held = Some(address);
         let pid = self.tracer.process_of(tid).unwrap_or(tid);
         if self.tracer.is_laid(pid, address) {
             return Ok(());

@@ -16,7 +16,7 @@
 //! a program that never installs one, so after [`PATIENCE`] the kernel is asked now and then instead. *Waiting*
 //! for the first call of `--from`. *Armed*: breakpoints are laid.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::process::ExitStatus;
@@ -27,7 +27,7 @@ use sigstorm_inject::remote::symbols::{Pattern, Symbols, Unmatched};
 use sigstorm_inject::remote::{Error, Event, Lifetime, SignalInfo, Tracer, Waited, has_signal};
 
 use super::choose::launch;
-use super::finding::Found;
+use super::finding::{Found, Site};
 use super::flight::Flight;
 use super::plan::{Deliver, ProbePlan};
 use super::points::Points;
@@ -40,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) const TICK: Duration = Duration::from_millis(5);
 /// How often it looks for objects that were loaded since.
 const OBJECTS: Duration = Duration::from_millis(250);
+/// The bytes of output that are compared.
+const MOST_OUTPUT: u64 = 16 << 20;
+/// A handler that has run for so long as time is up is worth a note.
+const UNRETURNED: Duration = Duration::from_secs(2);
 /// How long a program whose boundaries have all been served goes on.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -70,6 +74,8 @@ pub struct Round {
     pub only: Option<BTreeSet<(String, u64)>>,
     /// Boundaries are counted, and no signal is sent.
     pub count_only: bool,
+    /// The process is let go on to its end.
+    pub to_end: bool,
 }
 
 /// The boundary of a fresh process.
@@ -81,8 +87,27 @@ pub struct Target {
     pub address: u64,
     /// Which visit, from 1.
     pub visit: u32,
-    /// The signal is not delivered: what the thread does next is watched ([`Released`]).
+    /// The word of a lock. The signal is not delivered then, but what the thread does next is watched: whether it
+    /// releases the lock.
     pub watch: Option<u64>,
+    /// The instruction at which the handler is held, for [`Deliver::Held`].
+    pub held: Option<u64>,
+    /// The process is let go on to its end.
+    pub to_end: bool,
+}
+
+impl Target {
+    /// The boundary of a finding.
+    pub fn of(site: &Site, to_end: bool) -> Target {
+        Target {
+            object: site.object.clone(),
+            address: site.address,
+            visit: site.visit,
+            watch: None,
+            held: site.held,
+            to_end,
+        }
+    }
 }
 
 /// How a process ended.
@@ -128,8 +153,10 @@ pub struct Outcome {
     pub armed: bool,
     /// The handler's name, once it has run.
     pub handler: Option<String>,
-    /// All that the program has printed.
+    /// What the program has printed, where outputs are compared, as far as [`MOST_OUTPUT`].
     pub output: Vec<u8>,
+    /// Whether time was up while a handler had not returned for long.
+    pub unreturned: bool,
     /// The patterns without a match.
     pub unmatched: Vec<Unmatched>,
     /// The points that were reached.
@@ -200,26 +227,31 @@ pub(super) struct Session<'a> {
     /// How many of them were caught.
     pub(super) caught_fatal: usize,
     pub(super) watch: Watch,
+    /// State that a handler changed, by point: each is a finding once.
+    pub(super) changed: HashSet<(&'static str, Option<usize>)>,
     /// How often the signal was blocked at a point.
     pub(super) masked: HashMap<usize, u32>,
     /// The thread that is held at a boundary for the others, the point and the visit.
     pub(super) sent_for: Option<(i32, usize, u32)>,
     /// A signal whose handler has not run, unless a fault explains it.
-    pub(super) lost: Option<(i32, i32, Flight)>,
+    pub(super) lost: Option<(i32, i32, Flight, Instant)>,
     /// A signal that arrived after its handler was taken away, and where it was sent.
     pub(super) arrived_late: Option<(i32, Option<(usize, u32)>)>,
     pub(super) log: Vec<(usize, u32)>,
     pub(super) handler: Option<(u64, String)>,
     /// The boundaries at which a handler is held, and which is next.
     pub(super) handler_points: (Vec<u64>, usize),
+    pub(super) last_held: Option<u64>,
+    /// Events that came while all threads were stopped.
+    pub(super) postponed: VecDeque<Event>,
     /// The entries of functions that change what the process does with a signal.
     pub(super) sentinels: BTreeSet<u64>,
     /// Until then the kernel is asked at each injection.
     pub(super) unsure_until: Instant,
     /// Threads that were sent the signal while they slept in a system call, with its point and visit.
     pub(super) asleep: HashMap<i32, (usize, u32)>,
-    /// How often a system call was served whose thread did not sleep in it.
-    pub(super) awake: HashMap<usize, u32>,
+    /// How often a system call was served whose thread did not sleep in it, and at which visit first.
+    pub(super) awake: HashMap<usize, (u32, u32)>,
     pub(super) last_injection: Option<Instant>,
     /// `/proc` said at this time that the signal has a handler.
     pub(super) handler_seen: Instant,
@@ -274,6 +306,7 @@ pub fn run(
         fatal: VecDeque::new(),
         caught_fatal: 0,
         watch: Watch::default(),
+        changed: HashSet::new(),
         masked: HashMap::new(),
         sent_for: None,
         lost: None,
@@ -281,6 +314,8 @@ pub fn run(
         log: Vec::new(),
         handler: None,
         handler_points: (Vec::new(), 0),
+        last_held: None,
+        postponed: VecDeque::new(),
         sentinels: BTreeSet::new(),
         unsure_until: now,
         asleep: HashMap::new(),
@@ -313,7 +348,11 @@ impl Session<'_> {
             if self.stop.load(Ordering::SeqCst) || now >= self.deadline || self.has_nothing_to_do(now) {
                 break End::Killed;
             }
-            match self.tracer.next_event(Some(TICK))? {
+            let waited = match self.postponed.pop_front() {
+                Some(event) => Waited::Event(event),
+                None => self.tracer.next_event(Some(TICK))?,
+            };
+            match waited {
                 Waited::Event(event) => self.on_event(event)?,
                 Waited::TimedOut => {}
                 Waited::AllHeld => self.end_hold()?,
@@ -334,10 +373,12 @@ impl Session<'_> {
             self.judge_end(status);
         }
         self.tracer.kill();
+        let is_stuck = |flight: &Flight| flight.entered.is_some_and(|entered| entered.elapsed() > UNRETURNED);
+        let unreturned = end == End::Killed && self.flights.values().flatten().any(is_stuck);
         let mut output = Vec::new();
-        if self.output.rewind().is_ok() {
+        if self.plan.same_output && self.output.rewind().is_ok() {
             // What cannot be read is not compared.
-            let _ = self.output.read_to_end(&mut output);
+            let _ = self.output.take(MOST_OUTPUT).read_to_end(&mut output);
         }
         Ok(Outcome {
             end,
@@ -346,6 +387,7 @@ impl Session<'_> {
             armed: self.armed_at.is_some(),
             handler: self.handler.map(|(_, name)| name),
             output,
+            unreturned,
             unmatched: self.unmatched,
             reached: self.visited.keys().copied().collect(),
             served: self.target_served,
@@ -358,11 +400,16 @@ impl Session<'_> {
     fn has_nothing_to_do(&mut self, now: Instant) -> bool {
         let is_done = match &self.task {
             Task::Undisturbed => false,
-            Task::Point(_) => {
-                self.target_served && self.flights.is_empty() && self.hold.is_none() && self.asleep.is_empty()
+            Task::Point(target) => {
+                !target.to_end
+                    && self.target_served
+                    && self.flights.is_empty()
+                    && self.hold.is_none()
+                    && self.asleep.is_empty()
             }
-            Task::InPlace(_) => {
-                self.stage == Stage::Armed
+            Task::InPlace(round) => {
+                !round.to_end
+                    && self.stage == Stage::Armed
                     && self.flights.is_empty()
                     && self.lifted.is_empty()
                     && self.asleep.is_empty()
@@ -395,7 +442,8 @@ impl Session<'_> {
                 self.go(tid)
             }
             Event::SyscallReturned { tid, result } => {
-                if self.installing.remove(&tid) && result == 0 && self.has_handler(tid)? {
+                let is_ours = self.tracer.process_of(tid) == Some(self.tracer.pid());
+                if self.installing.remove(&tid) && is_ours && result == 0 && self.has_handler(tid)? {
                     self.begin(tid)?;
                 }
                 self.go(tid)
@@ -411,6 +459,8 @@ impl Session<'_> {
                     self.flights.clear();
                     self.lifted.clear();
                     self.errno = None;
+                    self.handler_points = (Vec::new(), 0);
+                    self.sentinels.clear();
                     self.tracing = !matches!(self.task, Task::Undisturbed);
                     self.started = Instant::now();
                 }
@@ -421,6 +471,9 @@ impl Session<'_> {
                 if pid == self.tracer.pid() {
                     self.status = Some(status);
                 }
+                let Session { tracer, flights, asleep, .. } = self;
+                flights.retain(|tid, _| tracer.process_of(*tid).is_some());
+                asleep.retain(|tid, _| tracer.process_of(*tid).is_some());
                 Ok(())
             }
             Event::ThreadExited { tid, .. } => {
@@ -499,6 +552,10 @@ impl Session<'_> {
         // One that is a boundary, too, is met there as often as it is served.
         let alone: Vec<u64> =
             self.sentinels.iter().copied().filter(|entry| !self.at.contains_key(entry)).collect();
+        if alone.len() < self.sentinels.len() {
+            // A boundary's breakpoint goes when it has served, so this one does not tell for ever.
+            self.unsure_until = self.deadline + UNRETURNED;
+        }
         match self.tracer.lay(self.tracer.pid(), alone, Lifetime::Stays) {
             Err(Error::Memory { .. } | Error::OutOfLine { .. }) => {
                 self.sentinels.clear();
@@ -569,7 +626,12 @@ impl Session<'_> {
                 }
             }
             Stage::Armed => {
-                if matches!(self.task, Task::InPlace(_)) && now - self.last_objects > OBJECTS {
+                let looks = match self.task {
+                    Task::InPlace(_) => now - self.last_objects > OBJECTS,
+                    // The object of its boundary is not there yet.
+                    _ => self.at.is_empty() && !self.target_served && now - self.last_objects > 4 * TICK,
+                };
+                if looks {
                     self.last_objects = now;
                     if self.refresh()? {
                         self.objects_changed()?;

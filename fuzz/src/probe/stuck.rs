@@ -8,8 +8,8 @@
 //!   waits without a limit for what only this process can give.
 //! - *Deadlock, likely*: the handler's thread has waited for the same word for [`LIKELY`], and nobody can say who
 //!   owns it. A fresh process may prove it: see [`Target::watch`](super::session::Target::watch).
-//! - *Livelock, certain*: after [`SPIN_NS`] of processor time in the handler the thread comes back to an
-//!   instruction with every register as before, again and again.
+//! - *Livelock, certain*: after [`SPIN_NS`] of processor time in the handler, and again after twice and four times
+//!   as much, the thread comes back to an instruction with every register as before.
 //! - *Livelock, likely*: [`LONG_SPIN_NS`] of processor time, without such a repetition.
 //!
 //! A handler that waits in another system call (`read`) is not judged: somebody outside may end that.
@@ -33,7 +33,9 @@ const SAME: u32 = 3;
 /// A wait of this length, the owner unknown, is a likely deadlock.
 const LIKELY: Duration = Duration::from_secs(2);
 /// The processor time in a handler after which its steps are looked at.
-const SPIN_NS: u64 = 500_000_000;
+const SPIN_NS: u64 = 300_000_000;
+/// Looks that must see it go in circles: a lock's owner that runs has had its time by then.
+const CIRCLES: u32 = 3;
 /// The processor time in a handler that is a likely livelock.
 const LONG_SPIN_NS: u64 = 10_000_000_000;
 /// Instructions that are stepped to see a repetition, or a release.
@@ -49,8 +51,8 @@ pub(super) struct Watch {
     same: u32,
     /// Since when a thread has waited for the same word.
     waiting: HashMap<i32, (u64, u64, Instant)>,
-    /// Threads whose steps were looked at in vain, and their processor time then.
-    stepped: HashMap<i32, u64>,
+    /// Threads whose steps were looked at: their processor time then, and how often they went in circles.
+    stepped: HashMap<i32, (u64, u32)>,
 }
 
 impl Watch {
@@ -111,7 +113,7 @@ impl Session<'_> {
                         Some(Why::Ring(ring))
                     } else if self.watch.same >= SAME && nobody_moves(&looks) {
                         Some(Why::NobodyMoves)
-                    } else if now - since >= LIKELY {
+                    } else if now - since >= LIKELY && !ends_in_a_mover(tid, &owners, &waits) {
                         Some(Why::Long)
                     } else {
                         None
@@ -151,7 +153,6 @@ impl Session<'_> {
         let stacks = self.stacks(pid)?;
         let waiter = stacks.of.get(&tid).cloned().unwrap_or_default();
         let lock = self.lock_at(pid, address, &waiter);
-        let flight = self.flights.get(&tid).and_then(|flights| flights.last()).cloned();
         let handler = self.handler_name();
         let mut evidence = Vec::new();
         let name = |tid: i32| {
@@ -190,7 +191,8 @@ impl Session<'_> {
                 ));
             }
         }
-        if let Some((point, _)) = flight.as_ref().and_then(|flight| flight.point)
+        let blamed = self.point_of(tid);
+        if let Some((point, _)) = blamed
             && !matches!(why, Why::Ring(ring) if ring.len() == 1)
         {
             evidence.push(format!("the signal came at {}", self.kit.points.describe(point)));
@@ -201,7 +203,7 @@ impl Session<'_> {
             summary: format!("{handler} waits for {}{}", lock.name, if ring { ", in a ring" } else { "" }),
             evidence,
             stacks: stacks.lines,
-            site: flight.and_then(|flight| flight.point).map(|(point, visit)| self.site(point, visit)),
+            site: blamed.map(|(point, visit)| self.site(point, visit)),
             place: lock.key,
             lock: Some(address),
             thread: tid,
@@ -217,17 +219,20 @@ impl Session<'_> {
             return Ok(false);
         };
         let run = look.run_ns.saturating_sub(*flight.run_ns.get_or_insert(look.run_ns));
-        let flight = flight.clone();
-        let before = self.watch.stepped.get(&tid).copied().unwrap_or(0);
+
+        let (before, circles) = self.watch.stepped.get(&tid).copied().unwrap_or_default();
         if look.state != 'R' || run < SPIN_NS || run < 2 * before {
             return Ok(false);
         }
-        self.watch.stepped.insert(tid, run);
         let stacks = self.stacks(pid)?;
         let circle = self.repeats(tid)?;
-        if circle.is_none() && run < LONG_SPIN_NS {
-            let threads = self.tracer.threads(pid);
-            threads.into_iter().try_for_each(|tid| self.go(tid))?;
+        let circles = if circle.is_some() { circles + 1 } else { 0 };
+        self.watch.stepped.insert(tid, (run, circles));
+        if circles < CIRCLES && run < LONG_SPIN_NS {
+            // Those whose event is still to be looked at go on then.
+            let busy: BTreeSet<i32> = self.postponed.iter().filter_map(|event| event.held()).collect();
+            let threads = self.tracer.threads(pid).into_iter().filter(|tid| !busy.contains(tid));
+            threads.collect::<Vec<_>>().into_iter().try_for_each(|tid| self.go(tid))?;
             return Ok(false);
         }
         let handler = self.handler_name();
@@ -249,7 +254,7 @@ impl Session<'_> {
             summary: format!("{handler} does not return: it goes round in {place}"),
             evidence,
             stacks: stacks.lines,
-            site: flight.point.map(|(point, visit)| self.site(point, visit)),
+            site: self.point_of(tid).map(|(point, visit)| self.site(point, visit)),
             place,
             lock: None,
             thread: tid,
@@ -280,6 +285,12 @@ impl Session<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The boundary and the visit that a thread's handlers come of.
+    fn point_of(&self, tid: i32) -> Option<(usize, u32)> {
+        let flights = self.flights.get(&tid).into_iter().flatten();
+        flights.rev().find_map(|flight| flight.point).or_else(|| self.log.last().copied())
     }
 
     /// Ends the process with a finding.
@@ -314,6 +325,19 @@ fn ring(tid: i32, owners: &BTreeMap<i32, i32>) -> Option<Vec<i32>> {
         }
         ring.push(at);
     }
+}
+
+/// Returns whether the lock's owner, or the owner of what that one waits for, is known and can move.
+fn ends_in_a_mover(tid: i32, owners: &BTreeMap<i32, i32>, waits: &BTreeMap<i32, u64>) -> bool {
+    let mut at = tid;
+    for _ in 0..owners.len() {
+        match owners.get(&at) {
+            Some(owner) if !waits.contains_key(owner) => return true,
+            Some(owner) => at = *owner,
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Returns whether every thread waits without a time limit for what only this process can give.
@@ -358,6 +382,11 @@ mod tests {
         assert_eq!(ring(1, &owners(&[(1, 2), (2, 3)])), None);
         assert_eq!(ring(1, &owners(&[(1, 2), (2, 3), (3, 2)])), None, "a ring of others");
         assert_eq!(ring(1, &owners(&[])), None);
+        let waits = |tids: &[i32]| tids.iter().map(|tid| (*tid, 8)).collect::<BTreeMap<i32, u64>>();
+        assert!(ends_in_a_mover(1, &owners(&[(1, 2)]), &waits(&[1])), "the owner sleeps, or runs");
+        assert!(ends_in_a_mover(1, &owners(&[(1, 2), (2, 3)]), &waits(&[1, 2])));
+        assert!(!ends_in_a_mover(1, &owners(&[(1, 2), (2, 3)]), &waits(&[1, 2, 3])));
+        assert!(!ends_in_a_mover(1, &owners(&[]), &waits(&[1])), "nobody knows");
     }
 
     #[test]

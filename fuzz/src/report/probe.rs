@@ -206,7 +206,7 @@ pub fn inconclusive(_: &ProbePlan, probed: &Probed) -> Option<Inconclusive> {
         Some(Inconclusive::Handler)
     } else if probed.reached.is_empty() {
         Some(Inconclusive::Boundaries)
-    } else if counts.injected + counts.masked == 0 {
+    } else if counts.injected + counts.returned == 0 {
         Some(Inconclusive::Injections)
     } else {
         None
