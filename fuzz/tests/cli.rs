@@ -22,7 +22,8 @@ fn file(dir: &Path, name: &str, content: &[u8]) -> String {
 }
 
 /// The commands in `sigstorm --help`, by name. `mutants` and those of child processes are hidden.
-const LISTED: [&str; 9] = ["collect", "hunt", "museum", "pack", "replay", "show", "shrink", "storm", "sweep"];
+const LISTED: [&str; 10] =
+    ["collect", "hunt", "museum", "pack", "probe", "replay", "show", "shrink", "storm", "sweep"];
 
 /// Ten mebibytes of anything.
 fn noise() -> Vec<u8> {

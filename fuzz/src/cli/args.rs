@@ -30,6 +30,8 @@ Try first:
                           run what was found again, and see what met what, thread by thread
   cargo run --release -- hunt
                           hunt in the core as it is, on every core, until Ctrl-C
+  cargo run --release -- probe -- ./yours
+                          put a signal at every instruction where handlers go wrong, in a program of yours
 
 Exit status:
   0  it ran, and nothing was found    2  wrong usage, or a file that cannot be read
