@@ -469,7 +469,9 @@ impl Session<'_> {
             Event::Interrupted { tid } | Event::Stepped { tid } | Event::Forked { tid, .. } => self.go(tid),
             Event::ProcessExited { pid, status } => {
                 if pid == self.tracer.pid() {
+                    // Whose handler ran is still to be said.
                     self.status = Some(status);
+                    return Ok(());
                 }
                 let Session { tracer, flights, asleep, .. } = self;
                 flights.retain(|tid, _| tracer.process_of(*tid).is_some());
