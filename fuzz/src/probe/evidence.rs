@@ -165,7 +165,7 @@ impl Session<'_> {
                 };
                 (flight.point.or_else(|| self.log.last().copied()), Some(how.to_owned()))
             }
-            (None, Some(last)) => (Some(*last), Some("after the last handler had returned".into())),
+            (None, Some(last)) => (Some(*last), Some("while no handler of a delivered signal ran".into())),
             (None, None) => (None, None),
         }
     }

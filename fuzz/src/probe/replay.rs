@@ -96,7 +96,7 @@ impl Replay {
             fresh: true,
             visits: 1,
             from: self.from.as_ref().map(pattern).transpose()?,
-            seconds: 30,
+            seconds: 60,
             jobs: 1,
             same_output: false,
             allow_exit: self.allow_exit.clone(),

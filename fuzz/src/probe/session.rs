@@ -479,7 +479,10 @@ impl Session<'_> {
                 Ok(())
             }
             Event::ThreadExited { tid, .. } => {
-                self.flights.remove(&tid);
+                // One that got a fatal signal takes the process along, and its handler is still to be named.
+                if !self.fatal.iter().any(|(of, ..)| *of == tid) {
+                    self.flights.remove(&tid);
+                }
                 self.asleep.remove(&tid);
                 if let Some(hold) = &mut self.hold {
                     hold.others.remove(&tid);

@@ -226,7 +226,8 @@ impl Session<'_> {
         }
         let stacks = self.stacks(pid)?;
         let circle = self.repeats(tid)?;
-        let circles = if circle.is_some() { circles + 1 } else { 0 };
+        // A look in vain, such as one that a signal cut short, takes nothing back.
+        let circles = circles + u32::from(circle.is_some());
         self.watch.stepped.insert(tid, (run, circles));
         if circles < CIRCLES && run < LONG_SPIN_NS {
             // Those whose event is still to be looked at go on then.
