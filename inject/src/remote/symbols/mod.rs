@@ -173,6 +173,11 @@ impl Symbols {
     /// [`Symbols::unreadable`].
     pub fn refresh(&mut self, pid: i32) -> Result<bool, ProcessError> {
         let mappings = maps::read(pid).map_err(|source| ProcessError::Maps { pid, source })?;
+        if mappings.is_empty() {
+            // The kernel shows none of a process that has ended and is not waited for yet.
+            let source = std::io::Error::from_raw_os_error(libc::ESRCH);
+            return Err(ProcessError::Maps { pid, source });
+        }
         let mapped = maps::files(mappings);
         if self.pid == Some(pid) && self.mapped == mapped {
             return Ok(false);
