@@ -49,8 +49,8 @@ pub struct Probe {
     /// The signal, and after a colon where it says that it comes from: tkill, user, timer or kernel
     #[arg(long, value_name = "SIG[:ORIGIN]", default_value = "PROF", value_parser = ProbeSignal::parse)]
     pub signal: ProbeSignal,
-    /// Who gets it: the thread at the instruction; every other thread while that one is held there; that thread,
-    /// whose handler is then held at instructions of its own; that thread, and another signal in its handler
+    /// The threads that get it: the one at the instruction; every other thread while that one is held there; that
+    /// one, whose handler is then held at instructions of its own; that thread, and another signal in its handler
     #[arg(long, value_name = "WHO", default_value = "here", value_parser = deliver())]
     pub deliver: Deliver,
     /// With --deliver held: the functions in which the handler is held [default: itself, and those that it calls]
@@ -131,7 +131,7 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
         }
     }
     if let Some(file) = &args.replay {
-        return replay(args, file, out);
+        return replay(file, out);
     }
     let plan = plan(args)?;
     if !args.list.is_empty() {
@@ -144,7 +144,9 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
     let probed = campaign::probe(&plan, stop, &mut |progress| bar.show(progress));
     bar.end();
     let probed = probed.map_err(trouble)?;
-    if probed.armed && !plan.at.is_empty() && probed.points.is_empty() {
+    // No function of `--at` exists, or that of `--from` does not, so that nothing ever began.
+    let is_nowhere = probed.armed && !plan.at.is_empty() && probed.points.is_empty();
+    if !probed.unmatched.is_empty() && (is_nowhere || !probed.armed) {
         return Err(Trouble::Usage(probed.unmatched.join("\n")));
     }
 
@@ -166,7 +168,7 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
         complain(&format!("harness error: {error}"));
         exit = Exit::Harness;
     }
-    let inconclusive = report::inconclusive(&plan, &probed);
+    let inconclusive = report::inconclusive(&probed);
     if inconclusive.is_some() {
         exit = exit.worse(Exit::Inconclusive);
     }
@@ -279,7 +281,7 @@ fn list(plan: &ProbePlan, patterns: &[Pattern], out: &Out) -> Outcome {
 }
 
 /// `--replay`: the injection of a finding once more, in fresh processes.
-fn replay(args: &Probe, file: &std::path::Path, out: &Out) -> Outcome {
+fn replay(file: &std::path::Path, out: &Out) -> Outcome {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Trouble::Usage(format!("cannot read {}: {error}", file.display())))?;
     let unreadable =
@@ -289,7 +291,6 @@ fn replay(args: &Probe, file: &std::path::Path, out: &Out) -> Outcome {
     let Some(site) = &replay.site else {
         return Err(unreadable("it names no boundary".into()));
     };
-    let _ = args;
     let stop = interrupt::install()?;
     let began = Instant::now();
     out.remark(&format!("again: {} at {}, visit {}", plan.signal, site.describe(), site.visit));

@@ -137,7 +137,7 @@ pub fn probe(plan: &ProbePlan, stop: &AtomicBool, show: &mut dyn FnMut(&Progress
         if probed.groups.is_empty() {
             return Err(error);
         }
-        // What was found is not lost for it.
+        // The findings are not lost for it.
         probed.error = Some(error.to_string());
     }
     probed.points = kit.points;
@@ -354,7 +354,7 @@ impl Campaign<'_> {
         let points = &self.kit.points;
         let target = |visit: u32| {
             move |point: &usize| Target {
-                object: points.function(*point).object.to_string_lossy().into_owned(),
+                object: points.function(*point).object.clone(),
                 address: points.address(*point),
                 visit,
                 watch: None,

@@ -93,10 +93,10 @@ impl Session<'_> {
 }
 
 fn is_among(round: &Round, points: &Points, point: usize) -> bool {
-    round.only.as_ref().is_none_or(|only| {
-        let object = points.function(point).object.to_string_lossy().into_owned();
-        only.contains(&(object, points.address(point)))
-    })
+    round
+        .only
+        .as_ref()
+        .is_none_or(|only| only.contains(&(points.function(point).object.clone(), points.address(point))))
 }
 
 /// Functions, each with the reason for which it was chosen where nobody named it.

@@ -6,6 +6,7 @@
 //! 3. A likely deadlock is proven where, without the signal, the interrupted thread itself releases the lock.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sigstorm_inject::remote::Error;
@@ -65,12 +66,12 @@ pub(super) fn goes_to_its_end(kind: Kind, expected: &Expected) -> bool {
 
 /// Replays the injections of a finding's process, and halves them as long as a half shows it.
 fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<(), Error> {
-    let sites: Vec<(String, u64)> = found
+    let sites: Vec<(PathBuf, u64)> = found
         .log
         .iter()
         .map(|(point, _)| {
             let points = &campaign.kit.points;
-            (points.function(*point).object.to_string_lossy().into_owned(), points.address(*point))
+            (points.function(*point).object.clone(), points.address(*point))
         })
         .collect();
     let mut sites = sites;
@@ -115,7 +116,7 @@ fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<()
 /// The processes that served some boundaries alone.
 #[derive(Debug)]
 struct Shown {
-    /// Those that showed the finding.
+    /// The processes that showed the finding.
     reproduced: u32,
     /// All.
     tried: u32,
@@ -127,13 +128,11 @@ struct Shown {
 fn shows(
     campaign: &mut Campaign<'_>,
     found: &Found,
-    sites: &[(String, u64)],
+    sites: &[(PathBuf, u64)],
     times: usize,
 ) -> Result<Shown, Error> {
-    let only: BTreeSet<(String, u64)> = sites.iter().cloned().collect();
-    let to_end = goes_to_its_end(found.kind, &campaign.probed.expected);
-    let task =
-        move || Task::InPlace(Round { only: Some(only.clone()), visits: 1, to_end, ..Round::default() });
+    let only: BTreeSet<(PathBuf, u64)> = sites.iter().cloned().collect();
+    let task = move || Task::InPlace(Round { only: Some(only.clone()), visits: 1, ..Round::default() });
     let tasks: VecDeque<_> = std::iter::repeat_n(task, times).collect();
     let outcomes = campaign.each_task_in_a_process(tasks, Duration::from_secs(20))?;
     campaign.probed.totals.confirming += outcomes.len() as u64;

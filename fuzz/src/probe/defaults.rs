@@ -2,8 +2,8 @@
 //! this program has it.
 //!
 //! A handler that allocates meets the allocator's lock; one that unwinds meets the loader's, which guards the
-//! list of objects; one that prints meets stdio's. So those are the places to interrupt. A program that never
-//! comes to any of them is attacked in its own functions.
+//! list of objects; one that prints meets stdio's. So those are the places to interrupt. A program that has none of
+//! them is attacked in its own functions.
 
 use sigstorm_inject::remote::symbols::{FunctionId, Pattern, Symbols};
 
@@ -62,7 +62,7 @@ const OWN: &str = "the program's own";
 /// The functions of one choice.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// What they are to the program.
+    /// Their part in the program.
     pub reason: &'static str,
     /// The functions.
     pub functions: Vec<FunctionId>,

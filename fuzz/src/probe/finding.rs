@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What went wrong.
+/// A kind of finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -92,11 +92,11 @@ pub struct Lock {
 /// One thing that went wrong in one process.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// What.
+    /// The kind.
     pub kind: Kind,
     /// One line.
     pub summary: String,
-    /// What shows it.
+    /// The evidence, in lines.
     pub evidence: Vec<String>,
     /// The threads' stacks.
     pub stacks: Vec<String>,

@@ -182,9 +182,7 @@ impl Session<'_> {
         let (how, point) = match (in_handler, &self.hold) {
             (true, _) => (How::Second, None),
             _ if asleep.is_some() => (How::Asleep, asleep),
-            (_, Some(hold)) if hold.others.contains(&tid) => {
-                (How::Other, self.sent_for.map(|(_, point, visit)| (point, visit)))
-            }
+            (_, Some(hold)) if hold.others.contains(&tid) => (How::Other, self.sent_for),
             _ => (How::Pending, self.log.last().copied()),
         };
         let is_caught = self.has_handler(tid)?;
@@ -216,6 +214,9 @@ impl Session<'_> {
             Err(_) => false,
         };
         self.caught_fatal += usize::from(caught);
+        if !caught {
+            self.dying.insert(tid);
+        }
         let lines = match caught && self.caught_fatal > MOST_CAUGHT {
             true => Vec::new(),
             false => self.stack_of(tid),

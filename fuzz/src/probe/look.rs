@@ -1,4 +1,4 @@
-//! What threads do, as the kernel tells without stopping them: running or waiting, for how long, for which lock.
+//! Threads as the kernel shows them without stopping them: running or waiting, for how long, for which lock.
 
 use std::fs;
 

@@ -51,7 +51,7 @@ use std::process::ExitStatus;
 pub struct Expected {
     /// How each run ended; none where it did not in the time that was given.
     pub statuses: Vec<ExitStatus>,
-    /// What each run printed.
+    /// The output of each run.
     pub outputs: Vec<Vec<u8>>,
 }
 
@@ -72,7 +72,7 @@ impl Expected {
         self.statuses.iter().any(|status| status.signal() == Some(signal))
     }
 
-    /// What the program prints, where all runs agree.
+    /// The program's output, where all runs agree.
     pub fn output(&self) -> Option<&[u8]> {
         let first = self.outputs.first()?;
         self.outputs.iter().all(|output| output == first).then_some(first)

@@ -99,7 +99,7 @@ pub fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
-/// What a probe does.
+/// The plan of a probe.
 #[derive(Clone, Debug)]
 pub struct ProbePlan {
     /// The program, by its path or its name in `PATH`.
@@ -111,7 +111,7 @@ pub struct ProbePlan {
     pub at: Vec<Pattern>,
     /// The signal.
     pub signal: ProbeSignal,
-    /// Who gets it.
+    /// The threads that get it.
     pub deliver: Deliver,
     /// The functions in which a handler is held ([`Deliver::Held`]); none for the handler itself.
     pub handler: Vec<Pattern>,

@@ -20,7 +20,7 @@ pub struct Replay {
     pub args: Vec<String>,
     /// The signal, as `--signal` takes it.
     pub signal: String,
-    /// Who gets it, as `--deliver` takes it.
+    /// The threads that get it, as `--deliver` takes it.
     pub deliver: String,
     /// The functions in which the handler is held.
     #[serde(default)]
@@ -40,7 +40,7 @@ pub struct Replay {
     /// Whether children are probed, too.
     #[serde(default)]
     pub follow: bool,
-    /// What was found.
+    /// The kind of the finding.
     pub kind: Kind,
     /// The boundary.
     pub site: Option<Site>,

@@ -161,7 +161,7 @@ impl Session<'_> {
             return self.pass(tid, address);
         }
         self.log.push((point, visit));
-        self.sent_for = Some((tid, point, visit));
+        self.sent_for = Some((point, visit));
         self.serve(tid, address, point)?;
         self.hold = Some(Hold { tid, until: Instant::now() + OTHERS, others });
         Ok(())

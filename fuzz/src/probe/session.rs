@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The functions by which programs change a signal's handler.
 const SENTINELS: [&str; 4] = ["__libc_sigaction", "__sigaction", "sigaction", "runtime.rt_sigaction"];
 
-/// What a session is for.
+/// The purpose of a session.
 #[derive(Debug)]
 pub enum Task {
     /// No signal: the program as it is.
@@ -71,18 +72,16 @@ pub struct Round {
     /// The injections that each point gets.
     pub visits: u32,
     /// The only points that are served, by object and address; all where there are none.
-    pub only: Option<BTreeSet<(String, u64)>>,
+    pub only: Option<BTreeSet<(PathBuf, u64)>>,
     /// Boundaries are counted, and no signal is sent.
     pub count_only: bool,
-    /// The process is let go on to its end.
-    pub to_end: bool,
 }
 
 /// The boundary of a fresh process.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The object's path.
-    pub object: String,
+    pub object: PathBuf,
     /// The address in the object's file.
     pub address: u64,
     /// Which visit, from 1.
@@ -100,7 +99,7 @@ impl Target {
     /// The boundary of a finding.
     pub fn of(site: &Site, to_end: bool) -> Target {
         Target {
-            object: site.object.clone(),
+            object: site.object.clone().into(),
             address: site.address,
             visit: site.visit,
             watch: None,
@@ -140,12 +139,12 @@ pub struct SessionCounts {
     pub threads: usize,
 }
 
-/// What became of a process.
+/// A process that has ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// How it ended.
     pub end: End,
-    /// What went wrong, the one that ended it last.
+    /// The findings, the one that ended it last.
     pub found: Vec<Found>,
     /// The counts.
     pub counts: SessionCounts,
@@ -153,7 +152,7 @@ pub struct Outcome {
     pub armed: bool,
     /// The handler's name, once it has run.
     pub handler: Option<String>,
-    /// What the program has printed, where outputs are compared, as far as [`MOST_OUTPUT`].
+    /// The program's output, where outputs are compared, as far as [`MOST_OUTPUT`].
     pub output: Vec<u8>,
     /// Whether time was up while a handler had not returned for long.
     pub unreturned: bool,
@@ -187,7 +186,7 @@ pub(super) struct Hold {
     pub(super) others: BTreeSet<i32>,
 }
 
-/// What is shared by the processes of one thread of the probe.
+/// The knowledge that processes of one thread of the probe share.
 #[derive(Debug, Default)]
 pub struct Kit {
     /// The objects that were opened.
@@ -226,13 +225,15 @@ pub(super) struct Session<'a> {
     pub(super) fatal: VecDeque<(i32, SignalInfo, Vec<String>)>,
     /// How many of them were caught.
     pub(super) caught_fatal: usize,
+    /// Threads that got one which is not caught.
+    pub(super) dying: BTreeSet<i32>,
     pub(super) watch: Watch,
     /// State that a handler changed, by point: each is a finding once.
     pub(super) changed: HashSet<(&'static str, Option<usize>)>,
     /// How often the signal was blocked at a point.
     pub(super) masked: HashMap<usize, u32>,
-    /// The thread that is held at a boundary for the others, the point and the visit.
-    pub(super) sent_for: Option<(i32, usize, u32)>,
+    /// The point and the visit at which a thread is held for the others.
+    pub(super) sent_for: Option<(usize, u32)>,
     /// A signal whose handler has not run, unless a fault explains it.
     pub(super) lost: Option<(i32, i32, Flight, Instant)>,
     /// A signal that arrived after its handler was taken away, and where it was sent.
@@ -246,6 +247,8 @@ pub(super) struct Session<'a> {
     pub(super) postponed: VecDeque<Event>,
     /// The entries of functions that change what the process does with a signal.
     pub(super) sentinels: BTreeSet<u64>,
+    /// The number of sentinels that are no boundaries, and have a breakpoint of their own.
+    sentinels_laid: usize,
     /// Until then the kernel is asked at each injection.
     pub(super) unsure_until: Instant,
     /// Threads that were sent the signal while they slept in a system call, with its point and visit.
@@ -305,6 +308,7 @@ pub fn run(
         is_over: false,
         fatal: VecDeque::new(),
         caught_fatal: 0,
+        dying: BTreeSet::new(),
         watch: Watch::default(),
         changed: HashSet::new(),
         masked: HashMap::new(),
@@ -317,6 +321,7 @@ pub fn run(
         last_held: None,
         postponed: VecDeque::new(),
         sentinels: BTreeSet::new(),
+        sentinels_laid: 0,
         unsure_until: now,
         asleep: HashMap::new(),
         awake: HashMap::new(),
@@ -377,7 +382,7 @@ impl Session<'_> {
         let unreturned = end == End::Killed && self.flights.values().flatten().any(is_stuck);
         let mut output = Vec::new();
         if self.plan.same_output && self.output.rewind().is_ok() {
-            // What cannot be read is not compared.
+            // Output that cannot be read is not compared.
             let _ = self.output.take(MOST_OUTPUT).read_to_end(&mut output);
         }
         Ok(Outcome {
@@ -408,12 +413,13 @@ impl Session<'_> {
                     && self.asleep.is_empty()
             }
             Task::InPlace(round) => {
-                !round.to_end
+                // A program that ends by itself is judged by its end, unless it is only counted.
+                (round.count_only || self.expected.code().is_none())
                     && self.stage == Stage::Armed
                     && self.flights.is_empty()
                     && self.lifted.is_empty()
                     && self.asleep.is_empty()
-                    && self.tracer.laid(self.tracer.pid()) <= self.sentinels.len()
+                    && self.tracer.laid(self.tracer.pid()) <= self.sentinels_laid
             }
         };
         if !is_done {
@@ -444,7 +450,7 @@ impl Session<'_> {
             Event::SyscallReturned { tid, result } => {
                 let is_ours = self.tracer.process_of(tid) == Some(self.tracer.pid());
                 if self.installing.remove(&tid) && is_ours && result == 0 && self.has_handler(tid)? {
-                    self.begin(tid)?;
+                    self.begin()?;
                 }
                 self.go(tid)
             }
@@ -461,6 +467,7 @@ impl Session<'_> {
                     self.errno = None;
                     self.handler_points = (Vec::new(), 0);
                     self.sentinels.clear();
+                    self.sentinels_laid = 0;
                     self.tracing = !matches!(self.task, Task::Undisturbed);
                     self.started = Instant::now();
                 }
@@ -479,8 +486,8 @@ impl Session<'_> {
                 Ok(())
             }
             Event::ThreadExited { tid, .. } => {
-                // One that got a fatal signal takes the process along, and its handler is still to be named.
-                if !self.fatal.iter().any(|(of, ..)| *of == tid) {
+                // One that dies of a signal takes the process along, and its handler is still to be named.
+                if !self.dying.contains(&tid) {
                     self.flights.remove(&tid);
                 }
                 self.asleep.remove(&tid);
@@ -517,11 +524,11 @@ impl Session<'_> {
     }
 
     /// The signal has a handler: injections begin, or the wait for `--from`.
-    fn begin(&mut self, tid: i32) -> Result<(), Error> {
+    fn begin(&mut self) -> Result<(), Error> {
         if self.stage != Stage::Starting || matches!(self.task, Task::Undisturbed) {
             return Ok(());
         }
-        self.refresh()?;
+        self.refresh();
         if let Some(from) = self.plan.from.clone() {
             let selection = self.kit.symbols.select(&[from]);
             self.unmatched = selection.unmatched;
@@ -532,10 +539,10 @@ impl Session<'_> {
             self.stage = Stage::Waiting(first);
             return Ok(());
         }
-        self.arm(tid)
+        self.arm()
     }
 
-    fn arm(&mut self, tid: i32) -> Result<(), Error> {
+    fn arm(&mut self) -> Result<(), Error> {
         self.stage = Stage::Armed;
         let now = Instant::now();
         (self.armed_at, self.handler_seen, self.last_objects) = (Some(now), now, now);
@@ -543,7 +550,6 @@ impl Session<'_> {
         self.errno = ErrnoLocation::find(&self.tracer, &self.kit.symbols, self.tracer.pid());
         // Stops are five times as cheap where tracer and program share a core.
         self.tracer.pin()?;
-        let _ = tid;
         self.lay_points()?;
         self.lay_sentinels()
     }
@@ -561,9 +567,11 @@ impl Session<'_> {
             // A boundary's breakpoint goes when it has served, so this one does not tell for ever.
             self.unsure_until = self.deadline + UNRETURNED;
         }
+        self.sentinels_laid = alone.len();
         match self.tracer.lay(self.tracer.pid(), alone, Lifetime::Stays) {
             Err(Error::Memory { .. } | Error::OutOfLine { .. }) => {
                 self.sentinels.clear();
+                self.sentinels_laid = 0;
                 Ok(())
             }
             other => other,
@@ -571,9 +579,9 @@ impl Session<'_> {
     }
 
     /// Reads the process's objects. Returns whether they are others than before.
-    fn refresh(&mut self) -> Result<bool, Error> {
-        // A process that is gone has no objects: its end comes next.
-        Ok(self.kit.symbols.refresh(self.tracer.pid()).unwrap_or(false))
+    fn refresh(&mut self) -> bool {
+        // Of a process that is gone, what is known stays: its end comes next.
+        self.kit.symbols.refresh(self.tracer.pid()).unwrap_or(false)
     }
 
     /// Lays the breakpoints of all points that are still to be served.
@@ -582,8 +590,7 @@ impl Session<'_> {
             Task::Undisturbed => return Ok(()),
             Task::Point(target) => {
                 let Kit { symbols, points, .. } = &mut *self.kit;
-                let found =
-                    symbols.objects().iter().find(|mapped| mapped.path.to_string_lossy() == target.object);
+                let found = symbols.objects().iter().find(|mapped| mapped.path == target.object);
                 let Some(mapped) = found else { return Ok(()) };
                 let address = target.address.wrapping_add(mapped.bias);
                 let functions = mapped.object.functions();
@@ -627,7 +634,7 @@ impl Session<'_> {
                     self.tracing = false;
                 }
                 if !self.tracing && self.has_handler(self.tracer.pid())? {
-                    self.begin(self.tracer.pid())?;
+                    self.begin()?;
                 }
             }
             Stage::Armed => {
@@ -638,7 +645,7 @@ impl Session<'_> {
                 };
                 if looks {
                     self.last_objects = now;
-                    if self.refresh()? {
+                    if self.refresh() {
                         self.objects_changed()?;
                     }
                 }
@@ -667,7 +674,7 @@ impl Session<'_> {
         if self.stage != Stage::Waiting(address) {
             return Ok(false);
         }
-        self.arm(tid)?;
+        self.arm()?;
         self.go(tid)?;
         Ok(true)
     }

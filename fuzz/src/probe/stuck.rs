@@ -230,7 +230,7 @@ impl Session<'_> {
         let circles = circles + u32::from(circle.is_some());
         self.watch.stepped.insert(tid, (run, circles));
         if circles < CIRCLES && run < LONG_SPIN_NS {
-            // Those whose event is still to be looked at go on then.
+            // A thread whose event is still to be looked at goes on then.
             let busy: BTreeSet<i32> = self.postponed.iter().filter_map(|event| event.held()).collect();
             let threads = self.tracer.threads(pid).into_iter().filter(|tid| !busy.contains(tid));
             threads.collect::<Vec<_>>().into_iter().try_for_each(|tid| self.go(tid))?;

@@ -181,7 +181,7 @@ impl ProbeSummary {
             fresh: plan.fresh,
             seed: plan.seed,
             verdict: verdict(probed).map(Kind::name),
-            inconclusive: inconclusive(plan, probed).map(Inconclusive::name),
+            inconclusive: inconclusive(probed).map(Inconclusive::name),
             notes: probed.notes.clone(),
         }
     }
@@ -198,7 +198,7 @@ pub fn verdict(probed: &Probed) -> Option<Kind> {
 }
 
 /// Why a probe that found nothing has no answer, if it has none.
-pub fn inconclusive(_: &ProbePlan, probed: &Probed) -> Option<Inconclusive> {
+pub fn inconclusive(probed: &Probed) -> Option<Inconclusive> {
     let counts = &probed.totals.counts;
     if !probed.groups.is_empty() {
         None
