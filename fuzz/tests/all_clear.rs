@@ -126,7 +126,7 @@ fn a_replay_without_the_defects_says_so_and_how_to_plant_them() {
         assert_eq!(ran.code, Some(0), "{name}");
         assert!(ran.stderr.contains("add --defect sigprof-spins"), "{name}: {}", ran.stderr);
     }
-    // What `show` prints keeps them.
+    // The output of `show` keeps them.
     let shown = sigstorm(&["show", report.join("schedule.txt").to_str().unwrap()]);
     let shown = shown.text();
     assert!(shown.contains("# defect sigprof-spins\n# build "), "{shown}");
@@ -310,7 +310,7 @@ fn a_sweep_of_nothing_leaves_no_page() {
         assert!(ran.code == Some(2) && ran.stderr.contains(says), "{ran:?}");
         assert_eq!((&summary["listing"], &summary["injected"]), (&Value::Null, &0.into()), "{summary}");
     }
-    // What is reached while the profiler is off cannot be interrupted.
+    // An instruction that is reached while the profiler is off cannot be interrupted.
     let off = folder.file("off.txt", &format!("{HEADER}m1 rate off; g1 call small\n"));
     let ran = sigstorm(&["sweep", &off, "--json", "--reports", &reports]);
     let summary = ran.summary();

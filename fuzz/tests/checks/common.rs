@@ -21,7 +21,7 @@ use sigstorm_runtime::{G, M, Phase, Point, Runtime};
 
 use crate::child;
 
-/// What a child is: the test, and which run of it.
+/// The test of a child, and which run of it.
 const NAME: &str = "SIGSTORM_CHECK";
 const KIND: &str = "SIGSTORM_CHECK_KIND";
 const SEED: &str = "SIGSTORM_CHECK_SEED";
@@ -283,7 +283,7 @@ impl Kind {
     }
 }
 
-/// What a run came to.
+/// The outcome of a run.
 struct Ran {
     finding: Option<Finding>,
     storm: StormCounts,

@@ -84,7 +84,7 @@ impl Breakpoints {
         lifetime: Lifetime,
         stopped: Option<i32>,
     ) -> Result<()> {
-        // Those that were laid already, with the lifetimes that they had.
+        // Breakpoints that were laid already, with the lifetimes that they had.
         let mut before = BTreeMap::new();
         for (number, piece) in pieces(addresses).enumerate() {
             let laid = piece.iter().filter_map(|address| {
@@ -341,7 +341,7 @@ mod tests {
         let mut byte = [0];
         own.read(start, &mut byte).expect("our own memory");
         assert_eq!(byte, [0x90]);
-        // What was laid before stays so, with its lifetime.
+        // A breakpoint that was laid before stays so, with its lifetime.
         breakpoints.lay(&own, &[start], Lifetime::Stays, None).expect("writable");
         let both = [start, start + 4, 1 << 50];
         breakpoints.lay(&own, &both, Lifetime::OneShot, None).expect_err("unmapped");

@@ -203,7 +203,7 @@ impl Thread {
     /// Notes that the thread will come to the breakpoint at `address` again without that being a
     /// visit.
     pub(super) fn will_pass(&mut self, address: u64, sp: u64) {
-        // Those that no handler comes back to (the program's own, left by a long jump) go by age.
+        // Notes that no handler comes back to (the program's own, left by a long jump) go by age.
         const MOST: usize = 64;
         let passing = Passing { address, sp };
         if !self.passing.contains(&passing) {

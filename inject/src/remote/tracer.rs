@@ -551,7 +551,7 @@ impl Tracer {
     /// Kills everything that is traced, and the rest of the program's process group: children that
     /// were let go.
     pub fn kill(&mut self) {
-        // Those that have been waited for: their numbers may be others' by now.
+        // Processes that have been waited for: their numbers may be others' by now.
         for (tid, status) in std::mem::take(&mut self.statuses) {
             if !libc::WIFSTOPPED(status) {
                 self.ended(tid, status);

@@ -146,7 +146,7 @@ pub enum Lost {
 pub struct Stack {
     /// The frames, the innermost first; at least one.
     pub frames: Vec<Frame>,
-    /// What is beyond the last one.
+    /// The end of the walk, beyond the last frame.
     pub end: End,
 }
 

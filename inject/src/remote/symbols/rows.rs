@@ -59,7 +59,7 @@ pub(in crate::remote) struct Row {
     pub(in crate::remote) is_signal: bool,
 }
 
-/// What an object tells about a PC.
+/// An object's answer about a PC.
 #[derive(Clone, Debug)]
 pub(in crate::remote) enum Unwind {
     /// The system call that returns from a signal's handler. The signal's frame lies at SP.
@@ -195,7 +195,7 @@ fn is_signal_return(image: &Image, pc: u64) -> bool {
 }
 
 impl Object {
-    /// What is known about finding the caller at a link-time PC. A return address belongs to the
+    /// The way to the caller at a link-time PC, as far as it is known. A return address belongs to the
     /// call before it.
     pub(in crate::remote) fn unwind_at(&self, pc: u64, is_return_address: bool) -> Unwind {
         // A panic in gimli leaves nothing half-written but its context, which starts anew.
