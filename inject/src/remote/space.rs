@@ -14,7 +14,7 @@ use super::registers::Registers;
 /// The bytes of a scratch area.
 pub(super) const AREA: u64 = 1 << 20;
 /// The bytes of a page.
-pub(super) const PAGE: u64 = 1 << 12;
+pub(in crate::remote) const PAGE: u64 = 1 << 12;
 
 /// Slots in memory that was mapped for them.
 #[derive(Clone, Debug)]
@@ -114,7 +114,7 @@ impl Space {
             let (start, bytes) = &mut window;
             let end = *start + bytes.len() as u64;
             if address < *start || address + LONGEST as u64 > end {
-                bytes.resize(4096, 0);
+                bytes.resize(PAGE as usize, 0);
                 let count = self.memory.read_some(address, bytes);
                 bytes.truncate(count);
                 self.breakpoints.hide(address, bytes);
@@ -230,7 +230,10 @@ impl Space {
         Ok(None)
     }
 
+    /// Adds an area that has just been mapped. A recorded one that it overlaps is not in this space: the parent of a
+    /// forked child mapped it after the fork.
     pub(super) fn add_area(&mut self, start: u64) {
+        self.areas.retain(|area| area.start >= start + AREA || area.start + AREA <= start);
         self.areas.push(Area { start, slots: Vec::new(), closed: false });
     }
 

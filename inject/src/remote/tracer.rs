@@ -232,7 +232,8 @@ impl Tracer {
     pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Waited> {
         // A limit beyond what the clock can say is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        if deadline.is_some() {
+        let block = timeout != Some(Duration::ZERO);
+        if block && deadline.is_some() {
             if self.tick.is_none() {
                 self.tick = Some(Tick::start().during("starting a timer", self.root)?);
             }
@@ -240,7 +241,7 @@ impl Tracer {
                 tick.begin().during("starting a timer", self.root)?;
             }
         }
-        let waited = self.wait_until(deadline, timeout != Some(Duration::ZERO));
+        let waited = self.wait_until(deadline, block);
         if let Some(tick) = &self.tick {
             tick.end();
         }

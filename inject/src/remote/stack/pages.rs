@@ -1,10 +1,9 @@
 //! The memory that a walk reads: each page once.
 
+use crate::remote::space::PAGE;
 use crate::remote::tracer::Tracer;
 
 use super::Lost;
-
-const PAGE: u64 = 4096;
 
 /// A process's memory as a walk sees it.
 #[derive(Debug)]

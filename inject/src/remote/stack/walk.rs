@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
 
     fn next(&mut self, frame: &Frame, values: &Values) -> Next {
         let symbols = self.symbols;
-        let mapped = symbols.find(frame.pc.wrapping_sub(u64::from(frame.is_return_address())));
+        let mapped = symbols.find(frame.lookup_address());
         let mapped = mapped.map(|place| &symbols.objects()[place.object]);
         let unwind = mapped.map_or(Unwind::None, |mapped| {
             mapped.object.unwind_at(frame.pc.wrapping_sub(mapped.bias), frame.is_return_address())

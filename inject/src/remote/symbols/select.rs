@@ -72,6 +72,19 @@ impl Symbols {
     /// A name of an IFUNC stands for the function that the loader chose, if a process is known
     /// and its loader has chosen; else it is left out, and listed.
     pub fn select(&self, patterns: &[Pattern]) -> Selection {
+        let mut selection = self.matching(patterns);
+        let unmatched = patterns.iter().enumerate().filter(|(number, _)| selection.matched[*number] == 0);
+        selection.unmatched = unmatched.map(|(number, pattern)| self.unmatched(number, pattern)).collect();
+        selection
+    }
+
+    /// Finds the functions that some pattern names, as [`Symbols::select`], and says nothing of
+    /// patterns without a match: to look for the nearest names takes longer than all the rest.
+    pub fn find_functions(&self, patterns: &[Pattern]) -> Vec<FunctionId> {
+        self.matching(patterns).functions
+    }
+
+    fn matching(&self, patterns: &[Pattern]) -> Selection {
         let mut selection = Selection { matched: vec![0; patterns.len()], ..Selection::default() };
         let mut functions = BTreeSet::new();
         let mut resolvers = BTreeSet::new();
@@ -85,9 +98,6 @@ impl Symbols {
                     let id = FunctionId { object, function };
                     if ifunc { &mut resolvers } else { &mut functions }.insert(id);
                 }
-            }
-            if selection.matched[number] == 0 {
-                selection.unmatched.push(self.unmatched(number, pattern));
             }
         }
         for resolver in resolvers {
