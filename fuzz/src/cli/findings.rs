@@ -51,13 +51,12 @@ pub fn tell(report: &Report, written: Option<&Path>, reports: &Path, out: &Out) 
                 out.say(&format!("at      {}", site_line(site)))?;
             }
             let more = source.group.sites.len().saturating_sub(1);
-            let more =
-                if more > 0 { format!("; at {} more", counted(more, "boundary")) } else { String::new() };
-            out.say(&format!(
-                "{found}; {}{}",
-                confidence(&source.group),
-                more.replace("boundarys", "boundaries")
-            ))?;
+            let more = match more {
+                0 => String::new(),
+                1 => "; at one more boundary".to_owned(),
+                more => format!("; at {more} more boundaries"),
+            };
+            out.say(&format!("{found}; {}{more}", confidence(&source.group)))?;
         }
         Source::Schedule(source) => {
             let (before, after) = (counted(source.steps_before(), "step"), source.schedule.steps.len());

@@ -13,6 +13,7 @@ use sigstorm::files;
 use sigstorm::probe::campaign;
 use sigstorm::probe::plan::{Deliver, ProbePlan, ProbeSignal};
 use sigstorm::probe::replay::Replay;
+use sigstorm::report::Source;
 use sigstorm::report::probe::{self as report, ProbeFinding, ProbeSummary};
 use sigstorm::report::words::counted;
 use sigstorm_inject::remote::Error;
@@ -155,9 +156,11 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
     for group in &probed.groups {
         let report = report::report(&plan, group);
         let written = keep(&report, &args.reports);
-        let replay = Replay::new(&plan, group);
         told = told
-            .and_then(|()| out.object(&ProbeFinding::new(&replay, group, written.as_deref())))
+            .and_then(|()| match &report.source {
+                Source::Probe(found) => out.object(&ProbeFinding::new(found, written.as_deref())),
+                _ => Ok(()),
+            })
             .and_then(|()| tell(&report, written.as_deref(), &args.reports, out))
             .and_then(|()| out.say(""));
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sigstorm_inject::remote::Error;
-use sigstorm_inject::remote::symbols::Pattern;
+use sigstorm_inject::remote::symbols::{Pattern, Unmatched};
 
 use super::Expected;
 use super::choose;
@@ -63,8 +63,6 @@ impl Totals {
         to.injected += counts.injected;
         to.returned += counts.returned;
         to.masked += counts.masked;
-        to.visits += counts.visits;
-        to.in_handler += counts.in_handler;
         to.restartable += counts.restartable;
         to.threads = to.threads.max(counts.threads);
         self.processes += 1;
@@ -96,7 +94,7 @@ pub struct Probed {
     pub unmatched: Vec<String>,
     /// Notes for people.
     pub notes: Vec<String>,
-    /// The error that ended a probe which had found something.
+    /// The first error of a process, where others went well.
     pub error: Option<String>,
 }
 
@@ -175,6 +173,11 @@ impl Campaign<'_> {
         }
         let expected = &self.probed.expected;
         if expected.runs() < UNDISTURBED {
+            let limit = limit.as_secs_f64();
+            self.probed.notes.push(format!(
+                "the program did not end in each of {UNDISTURBED} undisturbed runs of at most {limit} s, so its exit \
+                 status is not judged"
+            ));
             // An end that comes now and then is not judged by its status.
             self.probed.expected = Expected {
                 statuses: expected
@@ -189,6 +192,8 @@ impl Campaign<'_> {
             self.probed
                 .notes
                 .push("undisturbed runs end differently, so exit statuses are not judged".into());
+        } else if self.plan.same_output && expected.output().is_none() {
+            self.probed.notes.push("undisturbed runs print differently, so output is not compared".into());
         }
         Ok(())
     }
@@ -225,7 +230,9 @@ impl Campaign<'_> {
             idle = if is_idle { idle + 1 } else { 0 };
             let ended =
                 outcome.end == End::Found || outcome.found.iter().any(|found| found.kind != Kind::State);
-            self.merge(&outcome);
+            self.merge(&outcome, 1);
+            self.probed.reached.extend(&outcome.reached);
+            self.probed.unmatched = in_words(&outcome.unmatched);
             for found in outcome.found {
                 if let (true, Some(site)) = (ended && found.kind != Kind::State, &found.site) {
                     // A boundary with a finding is left out of later rounds, so that others can be found.
@@ -285,12 +292,12 @@ impl Campaign<'_> {
         self.group(found);
     }
 
-    fn merge(&mut self, outcome: &Outcome) {
+    /// Adds what a process counted, one of so many at a time.
+    fn merge(&mut self, outcome: &Outcome, at_a_time: usize) {
         let probed = &mut self.probed;
         probed.totals.add(&outcome.counts);
-        probed.reached.extend(&outcome.reached);
         probed.armed |= outcome.armed;
-        probed.injecting += outcome.armed_for.as_secs_f64();
+        probed.injecting += outcome.armed_for.as_secs_f64() / at_a_time as f64;
         if probed.handler.is_none() {
             probed.handler.clone_from(&outcome.handler);
         }
@@ -298,7 +305,6 @@ impl Campaign<'_> {
         if outcome.unreturned && !probed.notes.iter().any(|known| known == note) {
             probed.notes.push(note.into());
         }
-        probed.unmatched = outcome.unmatched.iter().map(ToString::to_string).collect();
     }
 
     /// Adds a finding to those of its cause, and confirms a new one.
@@ -349,7 +355,7 @@ impl Campaign<'_> {
         let counted =
             session::run(self.plan, task, &mut self.kit, &self.probed.expected, deadline, self.stop)?;
         self.probed.armed = counted.armed;
-        self.probed.unmatched = counted.unmatched.iter().map(ToString::to_string).collect();
+        self.probed.unmatched = in_words(&counted.unmatched);
         self.probed.reached.extend(&counted.reached);
         let points = &self.kit.points;
         let target = |visit: u32| {
@@ -362,21 +368,20 @@ impl Campaign<'_> {
                 to_end: false,
             }
         };
-        let targets: VecDeque<Target> =
+        let mut targets: VecDeque<Target> =
             (1..=self.plan.visits).flat_map(|visit| counted.reached.iter().map(target(visit))).collect();
         let all = targets.len();
         let mut done = 0;
-        let mut targets = targets;
         while !targets.is_empty() && !self.is_over() {
             // A batch at a time, so that findings are confirmed and progress is shown.
             let batch: VecDeque<Target> = targets.drain(..targets.len().min(32 * self.kits.len())).collect();
-            done += batch.len();
             let outcomes = self.each_in_a_process(batch)?;
+            done += outcomes.len();
             for outcome in outcomes {
-                self.probed.totals.add(&outcome.counts);
-                self.probed.injecting += outcome.armed_for.as_secs_f64() / self.kits.len() as f64;
-                if self.probed.handler.is_none() {
-                    self.probed.handler.clone_from(&outcome.handler);
+                self.merge(&outcome, self.kits.len());
+                let only_state = outcome.found.iter().all(|found| found.kind == Kind::State);
+                if self.plan.same_output && only_state {
+                    self.compare_output(&outcome.output, &outcome.end);
                 }
                 for found in outcome.found {
                     self.add(found)?;
@@ -385,7 +390,7 @@ impl Campaign<'_> {
             self.show("fresh");
         }
         if done < all {
-            self.probed.notes.push(format!("time was up after {done} of {all} fresh processes"));
+            self.probed.notes.push(format!("{done} of {all} fresh processes were run"));
         }
         Ok(())
     }
@@ -425,7 +430,6 @@ impl Campaign<'_> {
                             Ok(outcome) => results.0.push(outcome),
                             Err(error) => {
                                 results.1.get_or_insert(error);
-                                return;
                             }
                         }
                     }
@@ -435,7 +439,12 @@ impl Campaign<'_> {
         let (outcomes, error) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         match error {
             Some(error) if outcomes.is_empty() => Err(error),
-            _ => Ok(outcomes),
+            error => {
+                // The others' outcomes are not lost for it, and it is told at the end.
+                let told = &mut self.probed.error;
+                *told = told.take().or(error.map(|error| error.to_string()));
+                Ok(outcomes)
+            }
         }
     }
 }
@@ -461,8 +470,7 @@ pub fn list(plan: &ProbePlan, patterns: &[Pattern]) -> Result<Listed, Error> {
     for id in &selection.functions {
         kit.points.add(&kit.symbols.objects()[id.object], id.function, None);
     }
-    let unmatched = selection.unmatched.iter().map(ToString::to_string).collect();
-    Ok(Listed { points: kit.points, unmatched })
+    Ok(Listed { points: kit.points, unmatched: in_words(&selection.unmatched) })
 }
 
 /// An injection that was done again.
@@ -515,6 +523,11 @@ pub fn again(plan: &ProbePlan, site: &Site, kind: Kind, stop: &AtomicBool) -> Re
 /// Returns whether a signal came in a process.
 fn did_something(outcome: &Outcome) -> bool {
     outcome.counts.injected + outcome.counts.returned > 0 || !outcome.found.is_empty()
+}
+
+/// Patterns without a match, in words.
+fn in_words(unmatched: &[Unmatched]) -> Vec<String> {
+    unmatched.iter().map(ToString::to_string).collect()
 }
 
 /// Findings by kind.

@@ -44,7 +44,7 @@ pub(super) fn confirm(campaign: &mut Campaign<'_>, number: usize) -> Result<(), 
 fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Target) -> Result<(), Error> {
     let targets: VecDeque<Target> = std::iter::repeat_n(target.clone(), TRIALS as usize).collect();
     let outcomes = campaign.each_in_a_process(targets)?;
-    let shown = |outcome: &Outcome| outcome.found.iter().any(|again| again.kind == found.kind);
+    let shown = |outcome: &Outcome| outcome.found.iter().any(|again| is_same(again, found));
     let reproduced = outcomes.iter().filter(|outcome| shown(outcome)).count() as u32;
     let tried = outcomes.len() as u32;
     campaign.probed.totals.confirming += u64::from(tried);
@@ -59,6 +59,12 @@ fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Tar
     Ok(())
 }
 
+/// Returns whether a process shows a finding again: where it crashes or waits may differ, but not the state that a
+/// handler changes.
+fn is_same(again: &Found, found: &Found) -> bool {
+    again.kind == found.kind && (found.kind != Kind::State || again.place == found.place)
+}
+
 /// Returns whether a process that tries a finding of this kind must be let go on: its end tells.
 pub(super) fn goes_to_its_end(kind: Kind, expected: &Expected) -> bool {
     matches!(kind, Kind::Exit | Kind::Crash) && expected.code().is_some()
@@ -66,15 +72,7 @@ pub(super) fn goes_to_its_end(kind: Kind, expected: &Expected) -> bool {
 
 /// Replays the injections of a finding's process, and halves them as long as a half shows it.
 fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<(), Error> {
-    let sites: Vec<(PathBuf, u64)> = found
-        .log
-        .iter()
-        .map(|(point, _)| {
-            let points = &campaign.kit.points;
-            (points.function(*point).object.clone(), points.address(*point))
-        })
-        .collect();
-    let mut sites = sites;
+    let mut sites = found.log.clone();
     if shows(campaign, found, &sites, 2)?.reproduced == 0 {
         return Ok(());
     }
@@ -101,12 +99,12 @@ fn halve(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<()
     (group.reproduced, group.tried) = (shown.reproduced, shown.tried);
     let before = found.log.len();
     if let (1, Some(site)) = (sites.len(), shown.site) {
-        group.notes.push(format!("{before} injections were made before; this one alone shows it"));
+        group.notes.push(format!("signals came at {before} boundaries before; this one alone shows it"));
         group.sites.insert(0, site.clone());
         group.first.site = Some(site);
     } else {
         group.notes.push(format!(
-            "the last injection alone does not show it: {} of the {before} before it do, together",
+            "the last boundary alone does not show it: {} of the {before} before it do, together",
             sites.len()
         ));
     }
@@ -136,7 +134,7 @@ fn shows(
     let tasks: VecDeque<_> = std::iter::repeat_n(task, times).collect();
     let outcomes = campaign.each_task_in_a_process(tasks, Duration::from_secs(20))?;
     campaign.probed.totals.confirming += outcomes.len() as u64;
-    let again = |outcome: &Outcome| outcome.found.iter().find(|again| again.kind == found.kind).cloned();
+    let again = |outcome: &Outcome| outcome.found.iter().find(|again| is_same(again, found)).cloned();
     let shown: Vec<Found> = outcomes.iter().filter_map(again).collect();
     Ok(Shown {
         reproduced: shown.len() as u32,

@@ -73,7 +73,7 @@ pub fn victims(symbols: &Symbols) -> Vec<Chosen> {
     let mut chosen = Vec::new();
     for (reason, names) in VICTIMS {
         let patterns: Vec<Pattern> = names.iter().filter_map(|name| Pattern::new(name).ok()).collect();
-        let mut functions = symbols.select(&patterns).functions;
+        let mut functions = symbols.find_functions(&patterns);
         for id in functions.clone() {
             functions.extend(callees(symbols, id));
         }

@@ -1,7 +1,8 @@
 //! Words for findings: stacks, locks, places, and what a program's end means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use object::{Object as _, ObjectSymbol as _};
@@ -10,6 +11,7 @@ use sigstorm_inject::remote::{End as StackEnd, Error};
 
 use super::finding::{Found, Kind, Lock, Site};
 use super::flight::How;
+use super::look;
 use super::plan::signal_name;
 use super::session::{Session, Task};
 use super::stuck;
@@ -66,12 +68,12 @@ impl Session<'_> {
         let mut lines = Vec::new();
         for tid in self.tracer.threads(pid) {
             let stack = self.stack_of(tid);
-            let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+            let name = look::thread(pid, tid).map_or_else(String::new, |look| look.name);
             let handler = match self.flights.contains_key(&tid) {
                 true => ", in the handler",
                 false => "",
             };
-            lines.push(format!("thread {tid} ({}{handler})", name.trim_end()));
+            lines.push(format!("thread {tid} ({}{handler})", name));
             lines.extend(stack.iter().map(|line| format!("    {line}")));
             stacks.insert(tid, stack);
         }
@@ -149,6 +151,14 @@ impl Session<'_> {
         })
     }
 
+    /// The boundaries at which signals came, each once, in order.
+    pub(super) fn served_before(&self) -> Vec<(PathBuf, u64)> {
+        let points = &self.kit.points;
+        let mut seen = HashSet::new();
+        let fresh = self.log.iter().filter(|(point, _)| seen.insert(*point));
+        fresh.map(|(point, _)| (points.function(*point).object.clone(), points.address(*point))).collect()
+    }
+
     /// The injection that a process's end comes of, as far as one can say: that whose handler ran, or else the last.
     fn blamed(&self, tid: Option<i32>) -> (Option<(usize, u32)>, Option<String>) {
         let of = |tid: i32| self.flights.get(&tid).and_then(|flights| flights.first());
@@ -203,7 +213,7 @@ impl Session<'_> {
             lock: None,
             thread: 0,
             certain: true,
-            log: self.log.clone(),
+            log: self.served_before(),
         });
     }
 
@@ -261,7 +271,7 @@ impl Session<'_> {
             lock: None,
             thread: tid.unwrap_or(0),
             certain: true,
-            log: self.log.clone(),
+            log: self.served_before(),
         });
     }
 }

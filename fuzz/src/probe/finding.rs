@@ -1,8 +1,10 @@
 //! The findings of a probe, and what groups them.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-/// A kind of finding.
+/// A kind of finding, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -18,22 +20,9 @@ pub enum Kind {
     State,
     /// The signal was delivered, and its handler did not run.
     LostSignal,
-    /// The probe itself is wrong.
-    HarnessError,
 }
 
 impl Kind {
-    /// All, the gravest first.
-    pub const ALL: [Kind; 7] = [
-        Kind::Crash,
-        Kind::Deadlock,
-        Kind::Livelock,
-        Kind::Exit,
-        Kind::State,
-        Kind::LostSignal,
-        Kind::HarnessError,
-    ];
-
     /// The name in reports, folders and JSON.
     pub fn name(self) -> &'static str {
         match self {
@@ -43,7 +32,6 @@ impl Kind {
             Kind::Exit => "exit",
             Kind::State => "state",
             Kind::LostSignal => "lost-signal",
-            Kind::HarnessError => "harness-error",
         }
     }
 }
@@ -110,8 +98,8 @@ pub struct Found {
     pub thread: i32,
     /// Whether it is proven rather than likely.
     pub certain: bool,
-    /// The injections of its process before it.
-    pub log: Vec<(usize, u32)>,
+    /// The boundaries at which its process got signals before it, by object and address, each once.
+    pub log: Vec<(PathBuf, u64)>,
 }
 
 impl Found {

@@ -180,7 +180,8 @@ impl Session<'_> {
         let in_handler = self.flights.contains_key(&tid);
         let asleep = self.asleep.remove(&tid);
         let (how, point) = match (in_handler, &self.hold) {
-            (true, _) => (How::Second, None),
+            // It comes of the same boundary as the handler that it interrupts.
+            (true, _) => (How::Second, self.flights[&tid].first().and_then(|flight| flight.point)),
             _ if asleep.is_some() => (How::Asleep, asleep),
             (_, Some(hold)) if hold.others.contains(&tid) => (How::Other, self.sent_for),
             _ => (How::Pending, self.log.last().copied()),
@@ -235,7 +236,8 @@ impl Session<'_> {
         if let Some((before, after)) = flight.frame.as_ref().zip(Frame::read(&self.tracer, tid, delivery)) {
             changes.extend(before.changes(&after, self.plan.strict_state));
         }
-        let handler = self.handler_name();
+        let handler = self.kit.symbols.describe(delivery.handler).unwrap_or_default();
+        let handler = evidence::bare(&handler);
         for change in changes {
             // One for each thing that the handler changes: the boundaries are counted.
             let place = format!("{} by {handler}", change.name);

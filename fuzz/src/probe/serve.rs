@@ -51,7 +51,6 @@ impl Session<'_> {
         if !self.tracer.deliveries(tid).is_empty() {
             return self.handler_came_by(tid, address, point);
         }
-        self.counts.visits += 1;
         let visit = self.visited.entry(point).or_default();
         *visit += 1;
         let visit = *visit;
@@ -243,7 +242,6 @@ impl Session<'_> {
     /// A handler has come to a boundary itself. Its function's breakpoints are lifted until no handler runs:
     /// each would stop it.
     fn handler_came_by(&mut self, tid: i32, address: u64, point: usize) -> Result<(), Error> {
-        self.counts.in_handler += 1;
         let pid = self.tracer.process_of(tid).unwrap_or(tid);
         if let Task::InPlace(_) = self.task {
             let function = self.kit.points.function(point);
@@ -302,7 +300,7 @@ impl Session<'_> {
         let symbols = &self.kit.symbols;
         let mut functions = Vec::new();
         if !self.plan.handler.is_empty() {
-            functions = symbols.select(&self.plan.handler).functions;
+            functions = symbols.find_functions(&self.plan.handler);
         } else if let Some(id) = symbols.function_at(handler) {
             functions.push(id);
             let mapped = &symbols.objects()[id.object];

@@ -49,7 +49,7 @@ const UNRETURNED: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The functions by which programs change a signal's handler.
-const SENTINELS: [&str; 4] = ["__libc_sigaction", "__sigaction", "sigaction", "runtime.rt_sigaction"];
+const SENTINELS: &str = "{__libc_sigaction,__sigaction,sigaction,runtime.rt_sigaction}";
 
 /// The purpose of a session.
 #[derive(Debug)]
@@ -129,10 +129,6 @@ pub struct SessionCounts {
     pub returned: u64,
     /// Signals that the thread blocked at the boundary: they arrived later, elsewhere.
     pub masked: u64,
-    /// Visits of boundaries.
-    pub visits: u64,
-    /// Boundaries at which a handler itself arrived.
-    pub in_handler: u64,
     /// Visits in restartable sequences.
     pub restartable: u64,
     /// The greatest number of threads at a time.
@@ -160,8 +156,6 @@ pub struct Outcome {
     pub unmatched: Vec<Unmatched>,
     /// The points that were reached.
     pub reached: BTreeSet<usize>,
-    /// Whether the target was reached and served.
-    pub served: bool,
     /// Of a watch: whether the interrupted thread itself released the word.
     pub released: bool,
     /// The time from when injections began to the last one.
@@ -395,7 +389,6 @@ impl Session<'_> {
             unreturned,
             unmatched: self.unmatched,
             reached: self.visited.keys().copied().collect(),
-            served: self.target_served,
             released: self.released,
             armed_for: self.armed_at.zip(self.last_injection).map_or(Duration::ZERO, |(from, to)| to - from),
         })
@@ -556,9 +549,9 @@ impl Session<'_> {
 
     /// Lays breakpoints at the entries of functions that change what the process does with a signal.
     fn lay_sentinels(&mut self) -> Result<(), Error> {
-        let patterns: Vec<Pattern> = SENTINELS.iter().filter_map(|name| Pattern::new(name).ok()).collect();
+        let patterns: Vec<Pattern> = Pattern::new(SENTINELS).into_iter().collect();
         let symbols = &self.kit.symbols;
-        let entries = symbols.select(&patterns).functions.into_iter().filter_map(|id| symbols.address(id));
+        let entries = symbols.find_functions(&patterns).into_iter().filter_map(|id| symbols.address(id));
         self.sentinels = entries.collect();
         // One that is a boundary, too, is met there as often as it is served.
         let alone: Vec<u64> =

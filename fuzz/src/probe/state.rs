@@ -49,9 +49,8 @@ impl ErrnoLocation {
     /// Reads the C library's function; nothing if the program has none, or it does something unknown.
     pub fn find(tracer: &Tracer, symbols: &Symbols, pid: i32) -> Option<ErrnoLocation> {
         let pattern = Pattern::new("__errno_location").ok()?;
-        let selection = symbols.select(&[pattern]);
-        selection.functions.iter().find_map(|id| {
-            let address = symbols.address(*id)?;
+        symbols.find_functions(&[pattern]).into_iter().find_map(|id| {
+            let address = symbols.address(id)?;
             let mut bytes = [0; 48];
             tracer.read(pid, address, &mut bytes).ok()?;
             ErrnoLocation::decode(&bytes, address)

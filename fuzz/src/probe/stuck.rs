@@ -297,7 +297,7 @@ impl Session<'_> {
     /// Ends the process with a finding.
     pub(super) fn end_with(&mut self, found: Found) {
         self.is_over = true;
-        self.found.push(Found { log: self.log.clone(), ..found });
+        self.found.push(Found { log: self.served_before(), ..found });
     }
 }
 

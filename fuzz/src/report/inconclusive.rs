@@ -24,6 +24,8 @@ pub enum Inconclusive {
     Handler,
     /// The probed program came to none of the boundaries.
     Boundaries,
+    /// Something was found, and there was no time to try it again.
+    Confirmation,
 }
 
 impl Inconclusive {
@@ -37,6 +39,7 @@ impl Inconclusive {
             Inconclusive::CoreTime => "no-core-time",
             Inconclusive::Handler => "no-handler",
             Inconclusive::Boundaries => "no-boundaries-reached",
+            Inconclusive::Confirmation => "not-tried-again",
         }
     }
 
@@ -52,6 +55,9 @@ impl Inconclusive {
             }
             Inconclusive::Handler => {
                 "the program never had a handler for the signal, so nothing was injected; is it another signal (--signal)?"
+            }
+            Inconclusive::Confirmation => {
+                "what was found has not been tried again, so it may be chance; give it more time (--seconds)"
             }
             Inconclusive::Boundaries => {
                 "the program came to none of these boundaries, so nothing was injected; name others (--at), see --list"

@@ -82,7 +82,7 @@ impl Report {
                 SourceJson::Storm { again, storm }
             }
             Source::Probe(source) => {
-                let probe = Box::new(ProbeFinding::new(&source.replay, &source.group, None));
+                let probe = Box::new(ProbeFinding::new(source, None));
                 SourceJson::Probe { again, probe, boundaries: &source.group.sites }
             }
         };

@@ -95,7 +95,8 @@ pub struct ProbeFinding<'a> {
 
 impl<'a> ProbeFinding<'a> {
     /// Of a cause, whose report is in this folder.
-    pub fn new(replay: &'a Replay, group: &'a Group, report: Option<&'a Path>) -> ProbeFinding<'a> {
+    pub fn new(found: &'a FoundProbe, report: Option<&'a Path>) -> ProbeFinding<'a> {
+        let FoundProbe { replay, group } = found;
         let (found, site) = (&group.first, group.first.site.as_ref());
         ProbeFinding {
             r#type: "finding",
@@ -197,10 +198,15 @@ pub fn verdict(probed: &Probed) -> Option<Kind> {
     confirmed(probed).into_iter().map(|group| group.first.kind).min()
 }
 
-/// Why a probe that found nothing has no answer, if it has none.
+/// Why a probe without a verdict has no answer, if it has none.
 pub fn inconclusive(probed: &Probed) -> Option<Inconclusive> {
     let counts = &probed.totals.counts;
-    if !probed.groups.is_empty() {
+    let untried = probed.groups.iter().any(|group| group.tried == 0);
+    if verdict(probed).is_some() {
+        None
+    } else if untried {
+        Some(Inconclusive::Confirmation)
+    } else if !probed.groups.is_empty() {
         None
     } else if !probed.armed {
         Some(Inconclusive::Handler)
