@@ -13,11 +13,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Manifest {
     program: Vec<Program>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Program {
     name: String,
     build: Vec<String>,
@@ -29,6 +31,9 @@ struct Program {
     expect: String,
     function: Option<String>,
     twin: Option<String>,
+    #[serde(default)]
+    reported: Vec<String>,
+    what: String,
 }
 
 fn folder() -> PathBuf {
@@ -50,7 +55,9 @@ impl Program {
     fn compile(&self) -> String {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("probed-{}", self.name));
         let out = out.to_str().unwrap().to_owned();
-        let mut words = self.build.iter().map(|word| word.replace("{out}", &out));
+        // Another test may be running the file: it is replaced when it is whole.
+        let partial = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap().into_temp_path();
+        let mut words = self.build.iter().map(|word| word.replace("{out}", partial.to_str().unwrap()));
         let compiler = words.next().unwrap();
         let output = Command::new(&compiler)
             .args(words)
@@ -58,6 +65,7 @@ impl Program {
             .output()
             .unwrap_or_else(|error| panic!("{compiler} cannot be started: {error}"));
         assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
+        partial.persist(&out).unwrap();
         out
     }
 
@@ -68,7 +76,10 @@ impl Program {
         for at in &self.at {
             args.extend(["--at", at]);
         }
-        args.extend(["--signal", &self.signal, "--deliver", &self.deliver]);
+        args.extend(["--signal", &self.signal]);
+        if !more.contains(&"--deliver") {
+            args.extend(["--deliver", &self.deliver]);
+        }
         args.extend(self.fresh.then_some("--fresh"));
         args.extend(more);
         args.extend(["--", &out]);
@@ -165,6 +176,43 @@ mod control {
     }
 }
 
+/// What was found in a planted program with other options: its kinds, all confirmed.
+#[track_caller]
+fn kinds_with(name: &str, more: &[&str]) -> BTreeSet<String> {
+    let (ran, _reports) = program(name).probe(8, more);
+    let found = findings(&ran);
+    for finding in &found {
+        assert_eq!(finding["confirmed"], true, "{finding}");
+    }
+    assert_eq!(ran.code, Some(if found.is_empty() { 0 } else { 1 }), "{ran:?}");
+    let summary = ran.summary();
+    assert!(summary["injected"].as_u64().unwrap() > 0, "{summary}");
+    found.iter().map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn crash_is_found_by_every_way_to_deliver_and_its_twin_is_silent() {
+    for more in [&["--fresh"][..], &["--deliver", "held"], &["--deliver", "twice"], &["--visits", "3"]] {
+        let crash = BTreeSet::from(["crash".to_owned()]);
+        assert_eq!(kinds_with("list-walk", more), crash, "{more:?}");
+        assert_eq!(kinds_with("list-walk-trylock", more), BTreeSet::new(), "{more:?}");
+    }
+}
+
+#[test]
+fn other_output_is_found_where_it_is_compared() {
+    for more in [&["--same-output"][..], &["--same-output", "--fresh"]] {
+        let kinds = kinds_with("errno-clobbered", more);
+        assert_eq!(kinds, BTreeSet::from(["exit".to_owned(), "state".to_owned()]), "{more:?}");
+        assert_eq!(kinds_with("errno-kept", more), BTreeSet::new(), "{more:?}");
+    }
+}
+
+#[test]
+fn exit_status_that_is_allowed_is_no_finding() {
+    assert_eq!(kinds_with("eintr-is-exit", &["--allow-exit", "3"]), BTreeSet::new());
+}
+
 #[test]
 fn every_program_of_the_manifest_has_a_test_and_every_twin_is_there() {
     let programs = programs();
@@ -172,6 +220,10 @@ fn every_program_of_the_manifest_has_a_test_and_every_twin_is_there() {
     let tested: BTreeSet<&str> = planted::NAMES.iter().chain(control::NAMES).copied().collect();
     assert_eq!(names, tested);
     for program in &programs {
+        assert!(
+            !program.what.is_empty()
+                && program.reported.iter().all(|report| report.contains('#') || report.contains("PR"))
+        );
         assert_eq!(
             program.expect == "silent",
             control::NAMES.contains(&program.name.as_str()),
@@ -190,6 +242,7 @@ fn programs_that_cannot_be_probed_are_named() {
     let reports = dir.path().join("r");
     let text = dir.path().join("text");
     std::fs::write(&text, "no program").unwrap();
+    let handled = program("one-atomic").compile();
     let probe =
         |more: &[&str]| sigstorm(&[&["probe", "--reports", reports.to_str().unwrap()], more].concat());
     for (args, said) in [
@@ -200,6 +253,7 @@ fn programs_that_cannot_be_probed_are_named() {
         (&["--signal", "NONE", "--", "true"], "there is no signal"),
         (&["--at", "libc!", "--", "true"], "names no function"),
         (&["--audit", "--", "true"], "does not exist yet"),
+        (&["--from", "no_such_function", "--", &handled], "`no_such_function` matches no function"),
         (&["--replay", "/no/such/probe.json"], "cannot read"),
         (&["--replay", text.to_str().unwrap()], "is no probe.json"),
     ] {
