@@ -11,11 +11,12 @@
 use std::collections::BTreeSet;
 
 use super::breakpoints::Lifetime;
+use super::debug_registers::DebugRegisters;
 use super::error::{During, Error, Result};
 use super::event::Event;
 use super::ptrace;
 use super::signals::{self, Origin, has_signal};
-use super::thread::{Delivery, Resent, ReturnBy, Sending, Stashed, Stop};
+use super::thread::{Delivery, Resent, ReturnBy, Sending, Stashed, State, Stop, Thread};
 use super::tracer::Tracer;
 
 /// The fate of a signal that was to be delivered.
@@ -52,7 +53,8 @@ impl Tracer {
         if !matches!(thread.stop, Stop::Signal | Stop::Called) {
             return Err(Error::NoBoundary { tid });
         }
-        let mask = match ptrace::signal_mask(tid) {
+        let read = || if thread.mask_is_current { Ok(thread.mask) } else { ptrace::signal_mask(tid) };
+        let mask = match read() {
             Err(error) if ptrace::is_gone(&error) => return Ok(Sent::Gone),
             other => other.during("reading the signal mask", tid)?,
         };
@@ -117,9 +119,50 @@ impl Tracer {
         ptrace::unless_gone(result).during("sending a signal", tid)
     }
 
-    /// Chooses how the returns of handlers are seen, for signals that are delivered from now on.
-    pub fn see_returns(&mut self, by: ReturnBy) {
+    /// Chooses how the returns of handlers are seen: of those in which a thread is held now, and of signals
+    /// that are delivered from now on. To be chosen anew at a handler's entry, before it runs.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses a debug register, or to change code.
+    pub fn see_returns(&mut self, by: ReturnBy) -> Result<()> {
         self.return_by = by;
+        if by == ReturnBy::Breakpoint {
+            return Ok(());
+        }
+        let is_open = |thread: &&Thread| !thread.deliveries.is_empty();
+        let (held, running): (Vec<&Thread>, Vec<&Thread>) =
+            self.threads.values().filter(is_open).partition(|thread| thread.state == State::Held);
+        let held: Vec<i32> = held.into_iter().map(|thread| thread.tid).collect();
+        let kept: BTreeSet<u64> =
+            running.into_iter().flat_map(|thread| &thread.deliveries).map(|open| open.restorer).collect();
+        for tid in held {
+            self.watch_by_register(tid)?;
+        }
+        for pid in self.processes() {
+            let stopped = self.stopped_in(pid);
+            let space = self.space_mut(pid)?;
+            let lifted: Vec<u64> = space.returns.difference(&kept).copied().collect();
+            space.breakpoints.lift(&space.memory, &lifted, stopped)?;
+            space.returns.retain(|restorer| kept.contains(restorer));
+        }
+        Ok(())
+    }
+
+    /// Has the innermost restorers of a held thread's handlers in its debug registers.
+    fn watch_by_register(&mut self, tid: i32) -> Result<()> {
+        let Thread { debug, deliveries, .. } = self.held_mut(tid)?;
+        let set = |debug: &mut DebugRegisters| {
+            deliveries.iter().rev().try_for_each(|delivery| debug.set(tid, delivery.restorer).map(|_| ()))
+        };
+        let innermost = deliveries.last().map_or(Ok(true), |delivery| debug.set(tid, delivery.restorer));
+        let watched = match innermost {
+            // All four are taken by restorers, some of handlers that have long returned.
+            Ok(false) => debug.clear(tid).and_then(|()| set(debug)),
+            Ok(true) => set(debug),
+            Err(error) => Err(error),
+        };
+        ptrace::unless_gone(watched).during("setting a debug register", tid)
     }
 
     /// Lays a breakpoint at a restorer unless there is one.
@@ -198,18 +241,7 @@ impl Tracer {
             self.events.push_back(Event::HandlerEntered { tid, delivery });
             return Ok(());
         }
-        let watched = match thread.debug.set(tid, restorer) {
-            // All four are taken by restorers, some of handlers that have long returned.
-            Ok(false) => thread.debug.clear(tid).and_then(|()| {
-                thread
-                    .deliveries
-                    .iter()
-                    .rev()
-                    .try_for_each(|delivery| thread.debug.set(tid, delivery.restorer).map(|_| ()))
-            }),
-            other => other.map(|_| ()),
-        };
-        ptrace::unless_gone(watched).during("setting a debug register", tid)?;
+        self.watch_by_register(tid)?;
         self.events.push_back(Event::HandlerEntered { tid, delivery });
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::event::Event;
 use super::maps;
 use super::memory::Memory;
 use super::space::{AREA, Passage};
-use super::thread::ReturnBy;
+use super::thread::{ReturnBy, Unwritten};
 use super::tracer::Tracer;
 
 impl Tracer {
@@ -147,7 +147,7 @@ impl Tracer {
                     return Ok(true);
                 }
                 if let Some(thread) = self.threads.get_mut(&tid) {
-                    (thread.regs, thread.dirty) = (regs, true);
+                    (thread.regs, thread.unwritten) = (regs, Unwritten::All);
                     if std::mem::take(&mut thread.stepping) {
                         self.events.push_back(Event::Stepped { tid });
                         return Ok(false);
@@ -170,7 +170,7 @@ impl Tracer {
 
     fn set_pc(&mut self, tid: i32, pc: u64) {
         if let Some(thread) = self.threads.get_mut(&tid) {
-            (thread.regs.0.rip, thread.dirty) = (pc, true);
+            thread.set_pc(pc);
         }
     }
 

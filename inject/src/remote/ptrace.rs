@@ -81,6 +81,11 @@ pub(super) fn set_registers(tid: i32, regs: &Registers) -> io::Result<()> {
     request(libc::PTRACE_SETREGS, tid, 0, &raw const regs.0 as usize)
 }
 
+/// Sets the PC, and leaves the other registers alone.
+pub(super) fn set_pc(tid: i32, pc: u64) -> io::Result<()> {
+    poke_user(tid, mem::offset_of!(libc::user, regs) + mem::offset_of!(libc::user_regs_struct, rip), pc)
+}
+
 pub(super) fn signal_info(tid: i32) -> io::Result<libc::siginfo_t> {
     // SAFETY: Every bit pattern is a valid record.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };

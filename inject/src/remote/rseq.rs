@@ -15,21 +15,32 @@ impl Tracer {
     /// # Errors
     ///
     /// If the thread is not held, or its record cannot be read.
-    pub fn in_restartable_sequence(&self, tid: i32) -> Result<bool> {
-        let pc = self.registers(tid)?.pc();
-        let record = match ptrace::rseq_record(tid) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => return Ok(false),
-            other => other.during("reading the restartable sequence", tid)?,
-        };
-        if record == 0 {
-            return Ok(false);
-        }
-        let space = self.space_of(tid)?;
+    pub fn in_restartable_sequence(&mut self, tid: i32) -> Result<bool> {
+        let thread = self.held(tid)?;
+        let (pid, pc, known) = (thread.pid, thread.regs.pc(), thread.rseq);
         // `struct rseq`: cpu_id_start, cpu_id, then the descriptor's address.
-        let descriptor = space.memory.word(record + 8)?;
+        let descriptor = |tracer: &Self, record: u64| tracer.space(pid)?.memory.word(record + 8);
+        let descriptor = match known.map(|record| descriptor(self, record)) {
+            Some(Ok(word)) => word,
+            // Not registered as yet, or a record that is no longer mapped.
+            _ => {
+                let record = match ptrace::rseq_record(tid) {
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
+                        return Ok(false);
+                    }
+                    other => other.during("reading the restartable sequence", tid)?,
+                };
+                self.held_mut(tid)?.rseq = (record != 0).then_some(record);
+                if record == 0 {
+                    return Ok(false);
+                }
+                descriptor(self, record)?
+            }
+        };
         if descriptor == 0 {
             return Ok(false);
         }
+        let space = self.space(pid)?;
         // `struct rseq_cs`: version, flags, start, length, abort address.
         let (start, length) = (space.memory.word(descriptor + 8)?, space.memory.word(descriptor + 16)?);
         Ok(pc.checked_sub(start).is_some_and(|offset| offset < length))

@@ -49,6 +49,7 @@ impl Tracer {
         let with = mask | bit(libc::SIGTRAP);
         let lost = mask != with && (blocks_the_rest(mask) || thread.mask == with);
         thread.mask = if lost { with } else { mask };
+        thread.mask_is_current = true;
         if lost {
             ptrace::unless_gone(ptrace::set_signal_mask(tid, with))
                 .during("restoring the signal mask", tid)?;
@@ -67,6 +68,13 @@ impl Tracer {
             self.look_up_trap_action(tid)?;
         }
         Ok(())
+    }
+
+    /// Returns whether the program of this thread has an action for SIGTRAP that a trap may take away. The
+    /// mask alone needs no care where a handler returns: the kernel sets that of the interrupted code next.
+    pub(super) fn keeps_trap_action(&self, tid: i32) -> bool {
+        let process = self.process_of(tid).and_then(|pid| self.processes.get(&pid));
+        process.is_some_and(|process| process.trap_action.is_some())
     }
 
     /// Finds out what the program does with SIGTRAP.

@@ -10,7 +10,7 @@ use super::event::Event;
 use super::ptrace::{self, EVENT_STOP, SyscallStop};
 use super::signals::{SI_KERNEL, SI_TKILL, SignalInfo, TRAP_HWBKPT, TRAP_SYSCALL, TRAP_TRACE};
 use super::space::Moved;
-use super::thread::{Delivery, ReturnBy, Stashed, Stop};
+use super::thread::{Delivery, ReturnBy, Stashed, Stop, Unwritten};
 use super::tracer::Tracer;
 
 /// `si_code` of the stop that a single step with a signal makes at the handler's first instruction.
@@ -91,7 +91,7 @@ impl Tracer {
         if moved != Moved::No
             && let Some(thread) = self.threads.get_mut(&tid)
         {
-            (thread.regs, thread.dirty) = (regs, true);
+            (thread.regs, thread.unwritten) = (regs, Unwritten::All);
             if let Moved::Before(address) = moved {
                 thread.at = Some(address);
             }
@@ -200,6 +200,11 @@ impl Tracer {
         if !self.hold(tid, Stop::Signal)? {
             return Ok(());
         }
+        let before = self.held(tid)?.regs.pc().wrapping_sub(1);
+        if self.space_of(tid)?.returns.contains(&before) {
+            // No other way leads into the middle of the restorer's first instruction.
+            return self.breakpoint(tid, before);
+        }
         let info = match ptrace::signal_info(tid) {
             Err(error) if ptrace::is_gone(&error) => return Ok(()),
             other => other.during("reading a trap", tid)?,
@@ -213,7 +218,7 @@ impl Tracer {
         }
         let pc = thread.regs.pc();
         match info.si_code {
-            SI_KERNEL => self.breakpoint(tid, pc.wrapping_sub(1), info),
+            SI_KERNEL => self.breakpoint(tid, pc.wrapping_sub(1)),
             TRAP_HWBKPT if thread.debug.has(pc) => self.at_restorer(tid),
             TRAP_ENTRY if thread.sending.is_some() => self.entered(tid),
             TRAP_TRACE | TRAP_SYSCALL | TRAP_ENTRY if thread.stepping || thread.sending.is_some() => {
@@ -227,11 +232,15 @@ impl Tracer {
     }
 
     /// An `int3` at `address` was run.
-    fn breakpoint(&mut self, tid: i32, address: u64, info: libc::siginfo_t) -> Result<()> {
+    fn breakpoint(&mut self, tid: i32, address: u64) -> Result<()> {
         let space = self.space_of(tid)?;
         let trapped = space.breakpoints.trapped(&space.memory, address);
         if trapped == Trapped::Foreign {
             self.held_mut(tid)?.stepping = false;
+            let info = match ptrace::signal_info(tid) {
+                Err(error) if ptrace::is_gone(&error) => return Ok(()),
+                other => other.during("reading a trap", tid)?,
+            };
             self.report_signal(tid, info)?;
             let process = self.process_of(tid).and_then(|pid| self.processes.get(&pid));
             if self.is_held(tid) && process.is_some_and(|process| process.trap_action.is_none()) {
@@ -240,16 +249,18 @@ impl Tracer {
             return Ok(());
         }
         let thread = self.held_mut(tid)?;
-        (thread.regs.0.rip, thread.dirty) = (address, true);
+        thread.set_pc(address);
         // A step that met a breakpoint has not been made.
         thread.stepping = false;
         let sp = thread.regs.sp();
         let unhandled = thread.sending.take().and_then(|sending| sending.not_handled(tid));
-        self.mend_trap(tid)?;
+        let ours = self.space_of(tid)?.returns.contains(&address);
+        if !ours || self.keeps_trap_action(tid) {
+            self.mend_trap(tid)?;
+        }
         self.events.extend(unhandled);
         let Trapped::Here(lifetime) = trapped else { return self.proceed(tid, 0) };
         let followed = self.is_followed(tid);
-        let ours = self.space_of(tid)?.returns.contains(&address);
         let thread = self.held_mut(tid)?;
         let returns = |delivery: &Delivery| delivery.restorer == address && delivery.frame + 8 == sp;
         if let Some(index) = thread.deliveries.iter().rposition(returns) {
@@ -353,7 +364,7 @@ impl Tracer {
             [0x0f, 0x05] => {
                 let thread = self.held_mut(tid)?;
                 thread.regs.0.r11 &= !TRAP_FLAG;
-                thread.dirty = true;
+                thread.unwritten = Unwritten::All;
             }
             _ => {}
         }

@@ -16,7 +16,7 @@ use super::ptrace::{self, EVENT_STOP, Go, SyscallStop};
 use super::registers::Registers;
 use super::signals::{self, Action};
 use super::space::PAGE;
-use super::thread::{Stashed, Stop};
+use super::thread::{Stashed, Stop, Unwritten};
 use super::tracer::Tracer;
 
 /// The other stops that a thread has made during an injected call. They are made again after it.
@@ -125,7 +125,7 @@ impl Tracer {
         // In any case the thread is as before, and its registers are written when it goes on.
         let restored = ptrace::unless_gone(ptrace::set_signal_mask(tid, mask));
         if let Some(thread) = self.threads.get_mut(&tid) {
-            (thread.stop, thread.dirty) = (Stop::Called, true);
+            (thread.stop, thread.unwritten) = (Stop::Called, Unwritten::All);
             thread.stashed.extend(stashed.map(|info| Stashed { info, reported: false }));
         }
         for signal in meanwhile.signals {

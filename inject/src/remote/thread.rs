@@ -34,6 +34,19 @@ pub(super) enum Stop {
     Called,
 }
 
+/// The registers of a stopped thread that were changed, and that the kernel is to be told of. A PC alone
+/// takes a third of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unwritten {
+    /// None.
+    #[default]
+    Nothing,
+    /// The PC.
+    Pc,
+    /// Any.
+    All,
+}
+
 /// An instruction with a breakpoint that a thread will pass once more, which is no new visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Passing {
@@ -134,8 +147,8 @@ pub(super) struct Thread {
     pub(super) signal: i32,
     /// Valid while the thread is stopped.
     pub(super) regs: Registers,
-    /// The kernel's copy of the registers differs.
-    pub(super) dirty: bool,
+    /// How far the kernel's copy of the registers differs.
+    pub(super) unwritten: Unwritten,
     /// The breakpoint at the PC, if it was reported: the thread passes it when it goes on.
     pub(super) at: Option<u64>,
     pub(super) passing: Vec<Passing>,
@@ -145,6 +158,10 @@ pub(super) struct Thread {
     pub(super) stashed: Vec<Stashed>,
     /// The blocked signals as they were left after the last trap.
     pub(super) mask: u64,
+    /// They were read at the present stop.
+    pub(super) mask_is_current: bool,
+    /// The address of its record of restartable sequences, once there was one.
+    pub(super) rseq: Option<u64>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) debug: DebugRegisters,
     /// Stops at system calls, too.
@@ -171,13 +188,15 @@ impl Thread {
             signal: 0,
             // SAFETY: All-zero bytes are a valid record.
             regs: Registers(unsafe { std::mem::zeroed() }),
-            dirty: false,
+            unwritten: Unwritten::Nothing,
             at: None,
             passing: Vec::new(),
             sending: None,
             resent: None,
             stashed: Vec::new(),
             mask: 0,
+            mask_is_current: false,
+            rseq: None,
             deliveries: Vec::new(),
             debug: DebugRegisters::default(),
             syscalls: false,
@@ -187,6 +206,12 @@ impl Thread {
             group_stop: false,
             affinity: None,
         }
+    }
+
+    /// Moves the PC of the stopped thread.
+    pub(super) fn set_pc(&mut self, pc: u64) {
+        self.regs.0.rip = pc;
+        self.unwritten = self.unwritten.max(Unwritten::Pc);
     }
 
     /// Takes the record of the signal that arrives with `info`, if one was kept.

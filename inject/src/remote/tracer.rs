@@ -17,7 +17,7 @@ use super::registers::{Registers, Restart};
 use super::signals::{self, Action, SignalSets, has_signal};
 use super::space::Space;
 use super::spawn::{self, Launch};
-use super::thread::{ReturnBy, Sending, State, Stop, Thread};
+use super::thread::{ReturnBy, Sending, State, Stop, Thread, Unwritten};
 use super::timer::Tick;
 
 /// A traced process.
@@ -167,7 +167,7 @@ impl Tracer {
         if regs.pc() != thread.regs.pc() {
             thread.at = None;
         }
-        (thread.regs, thread.dirty) = (regs, true);
+        (thread.regs, thread.unwritten) = (regs, Unwritten::All);
         Ok(())
     }
 
@@ -470,9 +470,12 @@ impl Tracer {
     /// Writes the registers back and continues.
     pub(super) fn go(&mut self, tid: i32, signal: i32) -> Result<()> {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
-        if std::mem::take(&mut thread.dirty) {
-            ptrace::unless_gone(ptrace::set_registers(tid, &thread.regs)).during("writing registers", tid)?;
-        }
+        let written = match std::mem::take(&mut thread.unwritten) {
+            Unwritten::Nothing => Ok(()),
+            Unwritten::Pc => ptrace::set_pc(tid, thread.regs.pc()),
+            Unwritten::All => ptrace::set_registers(tid, &thread.regs),
+        };
+        ptrace::unless_gone(written).during("writing registers", tid)?;
         thread.signal = 0;
         // After an injected call the thread has left its group-stop, and is about to enter it again.
         if thread.group_stop && thread.stop != Stop::Called {
@@ -498,6 +501,7 @@ impl Tracer {
             Err(error) => return Err(error).during("reading registers", tid),
         };
         (thread.state, thread.stop, thread.signal) = (State::Held, stop, 0);
+        thread.mask_is_current = false;
         Ok(true)
     }
 

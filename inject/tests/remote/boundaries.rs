@@ -1,6 +1,7 @@
 //! A signal at every instruction of a function.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 
 use sigstorm_inject::remote::{Event, Lifetime, Origin, ReturnBy, Sent, has_signal};
 
@@ -9,7 +10,7 @@ use crate::victim::{Victim, static_program};
 /// SIGUSR1 at every boundary of `attacked` and `mix`, as it is reached: the handler itself writes down
 /// the PC that it interrupted.
 fn signal_at_every_boundary(victim: &mut Victim, lifetime: Lifetime, by: ReturnBy) {
-    victim.tracer.see_returns(by);
+    victim.tracer.see_returns(by).expect("nothing to change");
     let marker = victim.address("marker");
     let pid = victim.pid();
     victim.tracer.lay(pid, [marker], Lifetime::OneShot).expect("it is code");
@@ -82,4 +83,46 @@ fn signal_lands_at_every_boundary_of_a_static_program() {
         let mut victim = Victim::launch(static_program(), &["signal"], false);
         signal_at_every_boundary(&mut victim, lifetime, ReturnBy::DebugRegister);
     }
+}
+
+#[test]
+fn restorer_gets_its_own_bytes_back_where_a_debug_register_takes_over() {
+    let mut victim = Victim::start(&["signal"]);
+    victim.tracer.see_returns(ReturnBy::Breakpoint).expect("nothing to change");
+    let (pid, marker) = (victim.pid(), victim.address("marker"));
+    victim.tracer.lay(pid, [marker], Lifetime::OneShot).expect("it is code");
+    victim.resume();
+    victim.run_to(|event| matches!(event, Event::Breakpoint { address, .. } if *address == marker));
+    victim.lay(&["attacked"], Lifetime::OneShot);
+    // As the program sees it.
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("we trace it");
+    let first_byte = |address| {
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, address).expect("it is code");
+        byte[0]
+    };
+    let (mut entered, mut returned) = (0, 0);
+    victim.resume();
+    victim.run(|victim, event| match event {
+        Event::Breakpoint { tid, .. } => {
+            let sent = victim.tracer.deliver(*tid, libc::SIGUSR1, Some(Origin::Tkill));
+            assert_eq!(sent.expect("a boundary"), Sent::Delivered);
+        }
+        Event::HandlerEntered { delivery, .. } => {
+            entered += 1;
+            match entered {
+                1 => assert_eq!(first_byte(delivery.restorer), 0xcc),
+                2 => {
+                    victim.tracer.see_returns(ReturnBy::DebugRegister).expect("the kernel allows it");
+                    assert_eq!(first_byte(delivery.restorer), 0x48, "a REX prefix: mov rax, 15");
+                }
+                _ => assert_eq!(first_byte(delivery.restorer), 0x48),
+            }
+        }
+        Event::HandlerReturned { .. } => returned += 1,
+        _ => {}
+    });
+    assert!(entered > 10, "{entered}");
+    assert_eq!(entered, returned);
+    assert!(victim.status.is_some_and(|status| status.success()));
 }

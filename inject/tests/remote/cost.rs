@@ -51,7 +51,7 @@ fn deliveries_and_hits_are_measured_beside_bare_stops() {
 
 fn measure(by: ReturnBy) {
     let mut victim = Victim::start(&["measure"]);
-    victim.tracer.see_returns(by);
+    victim.tracer.see_returns(by).expect("nothing to change");
     let (pid, marker) = (victim.pid(), victim.address("marker"));
     let start = victim.address("many");
     let all: Vec<u64> = (start..start + u64::from(BOUNDARIES)).collect();

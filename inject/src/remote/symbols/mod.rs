@@ -276,6 +276,17 @@ impl Symbols {
         self.objects.iter().any(|mapped| mapped.code.iter().any(|code| code.contains(&address)))
     }
 
+    /// Returns whether the object's unwind table, or Go's table of functions, knows the code at an address of
+    /// the process. Unwinders in the process look at the bytes of other code.
+    pub fn is_in_tables(&self, address: u64) -> bool {
+        self.find(address).is_some_and(|place| {
+            let object = &self.objects[place.object].object;
+            let covers = |range: &eh_frame::Range| (range.start..range.end).contains(&place.address);
+            object.unwind().iter().any(covers)
+                || object.functions().is_go() && object.functions().at(place.address).is_some()
+        })
+    }
+
     /// The function that contains an address of the process.
     pub fn function_at(&self, address: u64) -> Option<FunctionId> {
         let place = self.find(address)?;
