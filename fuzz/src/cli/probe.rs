@@ -148,7 +148,8 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
     // No function of `--at` exists, or that of `--from` does not, so that nothing ever began.
     let is_nowhere = probed.armed && !plan.at.is_empty() && probed.points.is_empty();
     if !probed.unmatched.is_empty() && (is_nowhere || !probed.armed) {
-        return Err(Trouble::Usage(probed.unmatched.join("\n")));
+        let lines = [probed.unmatched.as_slice(), &probed.missing_symbols].concat();
+        return Err(Trouble::Usage(lines.join("\n")));
     }
 
     let mut exit = Exit::Clean;
@@ -176,7 +177,7 @@ pub fn run(args: &Probe, out: &Out) -> Outcome {
         exit = exit.worse(Exit::Inconclusive);
     }
     let told = told.and_then(|()| out.object(&ProbeSummary::new(&plan, &probed))).and_then(|()| {
-        for note in probed.unmatched.iter().chain(&probed.notes) {
+        for note in probed.unmatched.iter().chain(&probed.notes).chain(&probed.missing_symbols) {
             out.remark(&format!("note: {note}"));
         }
         out.say(&report::table(&plan, &probed))?;

@@ -1,6 +1,7 @@
 //! Many processes: undisturbed runs, rounds in place, fresh processes, and what they found, by cause.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,6 +16,7 @@ use super::Expected;
 use super::choose;
 use super::confirm;
 use super::finding::{Found, Group, Kind, Site};
+use super::obstacles::missing_symbols;
 use super::plan::ProbePlan;
 use super::points::Points;
 use super::session::{self, End, Kit, Outcome, Round, SessionCounts, Target, Task};
@@ -25,6 +27,9 @@ const UNDISTURBED: usize = 3;
 const IDLE_ROUNDS: u32 = 2;
 /// Visits that a boundary passes at most before it is served, from the second round on.
 const MOST_SKIPS: u32 = 8;
+
+/// A batch of fresh processes takes about so long.
+const BATCH: Duration = Duration::from_millis(500);
 
 /// The place of a finding about output.
 const OTHER_OUTPUT: &str = "other output";
@@ -94,6 +99,8 @@ pub struct Probed {
     pub unmatched: Vec<String>,
     /// Notes for people.
     pub notes: Vec<String>,
+    /// How to get the symbols of objects that have none.
+    pub missing_symbols: Vec<String>,
     /// The first error of a process, where others went well.
     pub error: Option<String>,
 }
@@ -138,6 +145,8 @@ pub fn probe(plan: &ProbePlan, stop: &AtomicBool, show: &mut dyn FnMut(&Progress
         // The findings are not lost for it.
         probed.error = Some(error.to_string());
     }
+    let is_attacked = |path: &Path| kit.points.functions().iter().any(|function| function.object == path);
+    probed.missing_symbols = missing_symbols(&kit.symbols, is_attacked);
     probed.points = kit.points;
     probed.seconds = began.elapsed().as_secs_f64();
     Ok(probed)
@@ -228,6 +237,9 @@ impl Campaign<'_> {
             round += 1;
             let is_idle = outcome.counts.injected == 0 && outcome.counts.masked == 0;
             idle = if is_idle { idle + 1 } else { 0 };
+            if !outcome.armed {
+                self.note_no_handler(&outcome);
+            }
             let ended =
                 outcome.end == End::Found || outcome.found.iter().any(|found| found.kind != Kind::State);
             self.merge(&outcome, 1);
@@ -301,6 +313,11 @@ impl Campaign<'_> {
         if probed.handler.is_none() {
             probed.handler.clone_from(&outcome.handler);
         }
+        for remark in &outcome.remarks {
+            if !probed.notes.contains(remark) {
+                probed.notes.push(remark.clone());
+            }
+        }
         let note = "a handler had not returned for seconds when its process was ended, and nothing shows why";
         if outcome.unreturned && !probed.notes.iter().any(|known| known == note) {
             probed.notes.push(note.into());
@@ -355,6 +372,7 @@ impl Campaign<'_> {
         let counted =
             session::run(self.plan, task, &mut self.kit, &self.probed.expected, deadline, self.stop)?;
         self.probed.armed = counted.armed;
+        self.probed.notes.extend(counted.remarks.iter().cloned());
         self.probed.unmatched = in_words(&counted.unmatched);
         self.probed.reached.extend(&counted.reached);
         let points = &self.kit.points;
@@ -368,14 +386,22 @@ impl Campaign<'_> {
                 to_end: false,
             }
         };
-        let mut targets: VecDeque<Target> =
-            (1..=self.plan.visits).flat_map(|visit| counted.reached.iter().map(target(visit))).collect();
+        // In a random order, so that no function waits for all of another's; first visits first.
+        let mut rng = ChaCha8Rng::seed_from_u64(self.plan.seed);
+        let mut targets = VecDeque::new();
+        for visit in 1..=self.plan.visits {
+            let mut of_visit: Vec<Target> = counted.reached.iter().map(target(visit)).collect();
+            of_visit.sort_by_cached_key(|_| rng.next_u64());
+            targets.extend(of_visit);
+        }
         let all = targets.len();
-        let mut done = 0;
+        let (mut done, mut size) = (0, self.kits.len());
         while !targets.is_empty() && !self.is_over() {
             // A batch at a time, so that findings are confirmed and progress is shown.
-            let batch: VecDeque<Target> = targets.drain(..targets.len().min(32 * self.kits.len())).collect();
+            let batch: VecDeque<Target> = targets.drain(..targets.len().min(size)).collect();
+            let began = Instant::now();
             let outcomes = self.each_in_a_process(batch)?;
+            size = if began.elapsed() < BATCH { 2 * size } else { (size / 2).max(self.kits.len()) };
             done += outcomes.len();
             for outcome in outcomes {
                 self.merge(&outcome, self.kits.len());
@@ -388,6 +414,9 @@ impl Campaign<'_> {
                 }
             }
             self.show("fresh");
+        }
+        if !counted.armed {
+            self.note_no_handler(&counted);
         }
         if done < all {
             self.probed.notes.push(format!("{done} of {all} fresh processes were run"));

@@ -10,7 +10,10 @@ use sigstorm_inject::remote::{Error, Event, Launch, Lifetime, Stream, Tracer, Wa
 use super::defaults;
 use super::plan::ProbePlan;
 use super::points::Points;
-use super::session::{Kit, Round, Session, TICK, Task};
+use super::session::{Kit, Round, Session, TICK, Task, UNRETURNED};
+
+/// The functions by which programs change a signal's handler.
+const SENTINELS: &str = "{__libc_sigaction,__sigaction,sigaction,runtime.rt_sigaction}";
 
 /// Starts the program.
 ///
@@ -65,6 +68,30 @@ pub fn map(plan: &ProbePlan, kit: &mut Kit) -> Result<(), Error> {
 }
 
 impl Session<'_> {
+    /// Lays breakpoints at the entries of functions that change what the process does with a signal.
+    pub(super) fn lay_sentinels(&mut self) -> Result<(), Error> {
+        let patterns: Vec<Pattern> = Pattern::new(SENTINELS).into_iter().collect();
+        let symbols = &self.kit.symbols;
+        let entries = symbols.find_functions(&patterns).into_iter().filter_map(|id| symbols.address(id));
+        self.sentinels = entries.collect();
+        // One that is a boundary, too, is met there as often as it is served.
+        let alone: Vec<u64> =
+            self.sentinels.iter().copied().filter(|entry| !self.at.contains_key(entry)).collect();
+        if alone.len() < self.sentinels.len() {
+            // A boundary's breakpoint goes when it has served, so this one does not tell for ever.
+            self.unsure_until = self.deadline + UNRETURNED;
+        }
+        self.sentinels_laid = alone.len();
+        match self.tracer.lay(self.tracer.pid(), alone, Lifetime::Stays) {
+            Err(Error::Memory { .. } | Error::OutOfLine { .. }) => {
+                self.sentinels.clear();
+                self.sentinels_laid = 0;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// The addresses of all points that this round serves and that are not laid yet.
     pub(super) fn choose(&mut self) -> Result<Vec<u64>, Error> {
         let chosen = choose(&self.plan.at, &self.kit.symbols);

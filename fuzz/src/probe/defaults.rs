@@ -93,11 +93,12 @@ pub fn own(symbols: &Symbols) -> Chosen {
         let all = mapped.object.functions().all();
         // Code that runs before `main` and that nobody wrote.
         let is_start = |f: usize| matches!(&*mapped.object.functions().name(f), "_start" | "_init" | "_fini");
-        functions.extend(
-            (0..all.len())
-                .filter(|f| all[*f].is_named() && !is_start(*f))
-                .map(|function| FunctionId { object, function }),
-        );
+        let mut own: Vec<usize> = (0..all.len()).filter(|f| all[*f].is_named() && !is_start(*f)).collect();
+        if own.is_empty() {
+            // Stripped: its unwind tables say where functions are.
+            own = (0..all.len()).collect();
+        }
+        functions.extend(own.into_iter().map(|function| FunctionId { object, function }));
     }
     Chosen { reason: OWN, functions }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use sigstorm_inject::remote::{Delivery, Error, Event, Lifetime, Sent, SignalInfo, Waited, has_signal};
+use sigstorm_inject::remote::{
+    Delivery, Error, Event, Lifetime, ReturnBy, Sent, SignalInfo, Waited, has_signal,
+};
 
 use super::evidence;
 use super::finding::{Found, Kind};
@@ -57,6 +59,10 @@ impl Session<'_> {
             let name = self.kit.symbols.describe(delivery.handler);
             let name = name.unwrap_or_else(|| format!("{:#x}", delivery.handler));
             self.handler = Some((delivery.handler, name));
+        }
+        if self.restorers.insert(delivery.restorer) && !self.kit.symbols.is_in_tables(delivery.restorer) {
+            // Unwinders know it by its bytes. A debug register costs several stops, but nobody sees it.
+            self.tracer.see_returns(ReturnBy::DebugRegister)?;
         }
         let frame = Frame::read(&self.tracer, tid, delivery);
         let mut is_first = false;
@@ -235,6 +241,9 @@ impl Session<'_> {
         changes.extend(state::errno_change(flight.errno, after));
         if let Some((before, after)) = flight.frame.as_ref().zip(Frame::read(&self.tracer, tid, delivery)) {
             changes.extend(before.changes(&after, self.plan.strict_state));
+        }
+        if changes.is_empty() {
+            return;
         }
         let handler = self.kit.symbols.describe(delivery.handler).unwrap_or_default();
         let handler = evidence::bare(&handler);

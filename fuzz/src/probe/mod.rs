@@ -16,6 +16,7 @@
 //! | `session.rs`, `choose.rs`, `serve.rs`, `flight.rs` | one process |
 //! | `state.rs`, `look.rs`, `stuck.rs`, `evidence.rs` | the oracles, and the words for what they see |
 //! | `campaign.rs`, `confirm.rs`, `finding.rs` | many processes |
+//! | `obstacles.rs` | why nothing may come of it, in words |
 //! | `replay.rs` | `probe.json` |
 //!
 //! Everything that touches the traced program is [`sigstorm_inject::remote`]; everything that judges is here.
@@ -35,6 +36,7 @@ mod evidence;
 pub mod finding;
 mod flight;
 mod look;
+mod obstacles;
 pub mod plan;
 pub mod points;
 pub mod replay;

@@ -24,8 +24,8 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sigstorm_inject::remote::symbols::{Pattern, Symbols, Unmatched};
-use sigstorm_inject::remote::{Error, Event, Lifetime, SignalInfo, Tracer, Waited, has_signal};
+use sigstorm_inject::remote::symbols::{Symbols, Unmatched};
+use sigstorm_inject::remote::{Error, Event, Lifetime, ReturnBy, SignalInfo, Tracer, Waited, has_signal};
 
 use super::choose::launch;
 use super::finding::{Found, Site};
@@ -44,12 +44,9 @@ const OBJECTS: Duration = Duration::from_millis(250);
 /// The bytes of output that are compared.
 const MOST_OUTPUT: u64 = 16 << 20;
 /// A handler that has run for so long as time is up is worth a note.
-const UNRETURNED: Duration = Duration::from_secs(2);
+pub(super) const UNRETURNED: Duration = Duration::from_secs(2);
 /// How long a program whose boundaries have all been served goes on.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// The functions by which programs change a signal's handler.
-const SENTINELS: &str = "{__libc_sigaction,__sigaction,sigaction,runtime.rt_sigaction}";
 
 /// The purpose of a session.
 #[derive(Debug)]
@@ -148,8 +145,11 @@ pub struct Outcome {
     pub armed: bool,
     /// The handler's name, once it has run.
     pub handler: Option<String>,
-    /// The program's output, where outputs are compared, as far as [`MOST_OUTPUT`].
+    /// The program's output, where outputs are compared or the signal never had a handler, as far as
+    /// [`MOST_OUTPUT`].
     pub output: Vec<u8>,
+    /// What stood in the way.
+    pub remarks: BTreeSet<String>,
     /// Whether time was up while a handler had not returned for long.
     pub unreturned: bool,
     /// The patterns without a match.
@@ -195,7 +195,7 @@ pub(super) struct Session<'a> {
     pub(super) task: Task,
     pub(super) tracer: Tracer,
     stop: &'a AtomicBool,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     stage: Stage,
     started: Instant,
     /// Threads that are in the call that installs the handler.
@@ -233,7 +233,11 @@ pub(super) struct Session<'a> {
     /// A signal that arrived after its handler was taken away, and where it was sent.
     pub(super) arrived_late: Option<(i32, Option<(usize, u32)>)>,
     pub(super) log: Vec<(usize, u32)>,
+    /// What stands in the way.
+    pub(super) remarks: BTreeSet<String>,
     pub(super) handler: Option<(u64, String)>,
+    /// Where handlers have returned to.
+    pub(super) restorers: BTreeSet<u64>,
     /// The boundaries at which a handler is held, and which is next.
     pub(super) handler_points: (Vec<u64>, usize),
     pub(super) last_held: Option<u64>,
@@ -242,7 +246,7 @@ pub(super) struct Session<'a> {
     /// The entries of functions that change what the process does with a signal.
     pub(super) sentinels: BTreeSet<u64>,
     /// The number of sentinels that are no boundaries, and have a breakpoint of their own.
-    sentinels_laid: usize,
+    pub(super) sentinels_laid: usize,
     /// Until then the kernel is asked at each injection.
     pub(super) unsure_until: Instant,
     /// Threads that were sent the signal while they slept in a system call, with its point and visit.
@@ -277,7 +281,8 @@ pub fn run(
     deadline: Instant,
     stop: &AtomicBool,
 ) -> Result<Outcome, Error> {
-    let (tracer, output) = launch(plan)?;
+    let (mut tracer, output) = launch(plan)?;
+    tracer.see_returns(ReturnBy::Breakpoint)?;
     let now = Instant::now();
     let session = Session {
         plan,
@@ -310,7 +315,9 @@ pub fn run(
         lost: None,
         arrived_late: None,
         log: Vec::new(),
+        remarks: BTreeSet::new(),
         handler: None,
+        restorers: BTreeSet::new(),
         handler_points: (Vec::new(), 0),
         last_held: None,
         postponed: VecDeque::new(),
@@ -336,6 +343,7 @@ pub fn run(
 
 impl Session<'_> {
     fn run(mut self) -> Result<Outcome, Error> {
+        self.note_set_uid();
         let root = self.tracer.pid();
         self.go(root)?;
         let mut last = Instant::now();
@@ -375,7 +383,7 @@ impl Session<'_> {
         let is_stuck = |flight: &Flight| flight.entered.is_some_and(|entered| entered.elapsed() > UNRETURNED);
         let unreturned = end == End::Killed && self.flights.values().flatten().any(is_stuck);
         let mut output = Vec::new();
-        if self.plan.same_output && self.output.rewind().is_ok() {
+        if (self.plan.same_output || self.armed_at.is_none()) && self.output.rewind().is_ok() {
             // Output that cannot be read is not compared.
             let _ = self.output.take(MOST_OUTPUT).read_to_end(&mut output);
         }
@@ -386,6 +394,7 @@ impl Session<'_> {
             armed: self.armed_at.is_some(),
             handler: self.handler.map(|(_, name)| name),
             output,
+            remarks: self.remarks,
             unreturned,
             unmatched: self.unmatched,
             reached: self.visited.keys().copied().collect(),
@@ -432,6 +441,7 @@ impl Session<'_> {
             Event::NotHandled { tid, signal } => self.not_handled(tid, signal),
             Event::Signal { tid, info } => self.signal(tid, info),
             Event::SyscallEntered { tid, number, args } => {
+                self.note_call(tid, number, args);
                 let is_install = number as i64 == libc::SYS_rt_sigaction
                     && args[0] as i32 == self.plan.signal.number
                     && args[1] != 0;
@@ -459,6 +469,8 @@ impl Session<'_> {
                     self.lifted.clear();
                     self.errno = None;
                     self.handler_points = (Vec::new(), 0);
+                    self.restorers.clear();
+                    self.tracer.see_returns(ReturnBy::Breakpoint)?;
                     self.sentinels.clear();
                     self.sentinels_laid = 0;
                     self.tracing = !matches!(self.task, Task::Undisturbed);
@@ -545,30 +557,6 @@ impl Session<'_> {
         self.tracer.pin()?;
         self.lay_points()?;
         self.lay_sentinels()
-    }
-
-    /// Lays breakpoints at the entries of functions that change what the process does with a signal.
-    fn lay_sentinels(&mut self) -> Result<(), Error> {
-        let patterns: Vec<Pattern> = Pattern::new(SENTINELS).into_iter().collect();
-        let symbols = &self.kit.symbols;
-        let entries = symbols.find_functions(&patterns).into_iter().filter_map(|id| symbols.address(id));
-        self.sentinels = entries.collect();
-        // One that is a boundary, too, is met there as often as it is served.
-        let alone: Vec<u64> =
-            self.sentinels.iter().copied().filter(|entry| !self.at.contains_key(entry)).collect();
-        if alone.len() < self.sentinels.len() {
-            // A boundary's breakpoint goes when it has served, so this one does not tell for ever.
-            self.unsure_until = self.deadline + UNRETURNED;
-        }
-        self.sentinels_laid = alone.len();
-        match self.tracer.lay(self.tracer.pid(), alone, Lifetime::Stays) {
-            Err(Error::Memory { .. } | Error::OutOfLine { .. }) => {
-                self.sentinels.clear();
-                self.sentinels_laid = 0;
-                Ok(())
-            }
-            other => other,
-        }
     }
 
     /// Reads the process's objects. Returns whether they are others than before.

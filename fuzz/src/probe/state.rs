@@ -53,8 +53,18 @@ impl ErrnoLocation {
             let address = symbols.address(id)?;
             let mut bytes = [0; 48];
             tracer.read(pid, address, &mut bytes).ok()?;
-            ErrnoLocation::decode(&bytes, address)
+            ErrnoLocation::decode(&bytes, address)?.with_loaded(|address| tracer.read_word(pid, address).ok())
         })
+    }
+
+    /// The offset of thread-local storage is a word that the loader writes once: it is read once, too.
+    fn with_loaded(self, load: impl Fn(u64) -> Option<u64>) -> Option<ErrnoLocation> {
+        let loaded = self.0.into_iter().map(|step| match step {
+            Step::Load(address) => load(address).map(Step::Set),
+            Step::AddLoaded(address) => load(address).map(Step::Add),
+            step => Some(step),
+        });
+        loaded.collect::<Option<_>>().map(ErrnoLocation)
     }
 
     fn decode(bytes: &[u8], address: u64) -> Option<ErrnoLocation> {

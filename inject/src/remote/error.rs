@@ -17,7 +17,7 @@ pub enum Error {
     #[error(
         "the kernel refuses to trace {program} ({source}): in a container allow ptrace \
          (`--cap-add SYS_PTRACE`, or a seccomp profile with ptrace in it); under Yama set \
-         kernel.yama.ptrace_scope below 3"
+         kernel.yama.ptrace_scope below 3; under strace or gdb start it without them"
     )]
     Refused {
         /// The program as it was named.

@@ -16,6 +16,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use object::elf;
+
 use super::error::{Error, Result};
 use super::ptrace::{self, Go};
 
@@ -207,6 +209,8 @@ struct Plan {
 
 impl Plan {
     fn of(launch: &Launch) -> io::Result<Plan> {
+        let candidates = candidates(&launch.program)?;
+        check_machine(&candidates)?;
         let mut strings = Vec::new();
         let mut keep = |text: &[u8]| -> io::Result<*const libc::c_char> {
             let text = CString::new(text).map_err(|_| io::Error::other("an argument with a zero byte"))?;
@@ -238,7 +242,7 @@ impl Plan {
         }
         let directory = launch.directory.as_ref().map(|path| CString::new(path.as_os_str().as_bytes()));
         Ok(Plan {
-            candidates: candidates(&launch.program)?,
+            candidates,
             argv,
             envp,
             directory: directory.transpose().map_err(|_| io::Error::other("a directory with a zero byte"))?,
@@ -326,4 +330,27 @@ fn candidates(program: &OsStr) -> io::Result<Vec<CString>> {
     std::env::split_paths(&path)
         .map(|directory| CString::new(directory.join(program).into_os_string().as_bytes()).map_err(zero))
         .collect()
+}
+
+/// Refuses a program for another machine, which the kernel may well run (32 bits), but whose registers and
+/// instructions are others.
+fn check_machine(candidates: &[CString]) -> io::Result<()> {
+    let open = |path: &CString| std::fs::File::open(OsStr::from_bytes(path.as_bytes())).ok();
+    let Some(mut file) = candidates.iter().find_map(open) else { return Ok(()) };
+    let mut head = [0; 20];
+    // What is shorter is no program, and the kernel says so.
+    if file.read_exact(&mut head).is_err() || head[..4] != elf::ELFMAG {
+        return Ok(());
+    }
+    let (class, machine) = (elf::FileClass(head[4]), elf::Machine(u16::from_le_bytes([head[18], head[19]])));
+    let name = match (class, machine) {
+        (elf::ELFCLASS64, elf::EM_X86_64) => return Ok(()),
+        (elf::ELFCLASS32, elf::EM_X86_64) => "x32".to_owned(),
+        (_, elf::EM_386) => "32-bit x86".to_owned(),
+        (_, elf::EM_AARCH64) => "AArch64".to_owned(),
+        (_, elf::EM_ARM) => "ARM".to_owned(),
+        (_, elf::EM_RISCV) => "RISC-V".to_owned(),
+        (_, other) => format!("machine {}", other.0),
+    };
+    Err(io::Error::other(format!("it is a program for {name}, and only those for x86-64 can be traced")))
 }
