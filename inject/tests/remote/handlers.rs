@@ -60,7 +60,7 @@ fn signal_inside_a_handler_nests_and_returns_in_order() {
         [&["nested"][..], &["nested", "alternate"]].into_iter().flat_map(|args| ways.map(|by| (args, by)))
     {
         let mut victim = Victim::start(args);
-        victim.tracer.see_returns(by);
+        victim.tracer.see_returns(by).expect("nothing to change");
         victim.lay(&["attacked", "mix"], Lifetime::Stays);
         let (mut outer, mut inner, mut order) = (0, 0, Vec::new());
         victim.resume();
