@@ -109,12 +109,12 @@ afl-min TO='fuzz/afl/min':
 cfl-check SANITIZER='address':
     .clusterfuzzlite/check {{SANITIZER}}
 
-# Measure against others, side by side: just bench [lock traceback handler barriers copystack harness] [--quick]
+# Measure against others, side by side: just bench [lock traceback handler barriers copystack harness probe] [--quick]
 bench *ARGS:
     #!/usr/bin/env bash
     set -euo pipefail
     set -- {{ARGS}}
-    all='lock traceback handler barriers copystack harness'
+    all='lock traceback handler barriers copystack harness probe'
     groups=()
     while [ $# -gt 0 ] && [[ $1 != -* ]]; do
         [[ " $all " == *" $1 "* ]] || {
@@ -129,7 +129,7 @@ bench *ARGS:
     for package in sigstorm-runtime sigstorm; do
         benches=()
         for group in "${groups[@]}"; do
-            case $group in harness) of=sigstorm ;; *) of=sigstorm-runtime ;; esac
+            case $group in harness | probe) of=sigstorm ;; *) of=sigstorm-runtime ;; esac
             [ $of != $package ] || benches+=(--bench "$group")
         done
         [ ${#benches[@]} -eq 0 ] || cargo bench -p $package "${benches[@]}" -- --quiet "$@"

@@ -16,10 +16,11 @@ use super::Expected;
 use super::choose;
 use super::confirm;
 use super::finding::{Found, Group, Kind, Site};
+use super::kit::Kit;
 use super::obstacles::missing_symbols;
 use super::plan::ProbePlan;
 use super::points::Points;
-use super::session::{self, End, Kit, Outcome, Round, SessionCounts, Target, Task};
+use super::session::{self, End, Outcome, Round, SessionCounts, Target, Task};
 
 /// Undisturbed runs.
 const UNDISTURBED: usize = 3;

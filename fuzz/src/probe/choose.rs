@@ -8,9 +8,10 @@ use sigstorm_inject::remote::symbols::{FunctionId, Pattern, Symbols, Unmatched};
 use sigstorm_inject::remote::{Error, Event, Launch, Lifetime, Stream, Tracer, Waited};
 
 use super::defaults;
+use super::kit::Kit;
 use super::plan::ProbePlan;
 use super::points::Points;
-use super::session::{Kit, Round, Session, TICK, Task, UNRETURNED};
+use super::session::{Round, Session, TICK, Task, UNRETURNED};
 
 /// The functions by which programs change a signal's handler.
 const SENTINELS: &str = "{__libc_sigaction,__sigaction,sigaction,runtime.rt_sigaction}";
@@ -70,10 +71,9 @@ pub fn map(plan: &ProbePlan, kit: &mut Kit) -> Result<(), Error> {
 impl Session<'_> {
     /// Lays breakpoints at the entries of functions that change what the process does with a signal.
     pub(super) fn lay_sentinels(&mut self) -> Result<(), Error> {
-        let patterns: Vec<Pattern> = Pattern::new(SENTINELS).into_iter().collect();
+        let functions = self.kit.named(SENTINELS);
         let symbols = &self.kit.symbols;
-        let entries = symbols.find_functions(&patterns).into_iter().filter_map(|id| symbols.address(id));
-        self.sentinels = entries.collect();
+        self.sentinels = functions.into_iter().filter_map(|id| symbols.address(id)).collect();
         // One that is a boundary, too, is met there as often as it is served.
         let alone: Vec<u64> =
             self.sentinels.iter().copied().filter(|entry| !self.at.contains_key(entry)).collect();
@@ -94,7 +94,7 @@ impl Session<'_> {
 
     /// The addresses of all points that this round serves and that are not laid yet.
     pub(super) fn choose(&mut self) -> Result<Vec<u64>, Error> {
-        let chosen = choose(&self.plan.at, &self.kit.symbols);
+        let chosen = self.kit.chosen(&self.plan.at);
         if !self.plan.at.is_empty() {
             self.unmatched = chosen.unmatched;
         }
@@ -127,6 +127,7 @@ fn is_among(round: &Round, points: &Points, point: usize) -> bool {
 }
 
 /// Functions, each with the reason for which it was chosen where nobody named it.
+#[derive(Clone, Debug)]
 pub(super) struct ChosenFunctions {
     pub(super) functions: Vec<(FunctionId, Option<&'static str>)>,
     pub(super) unmatched: Vec<Unmatched>,

@@ -12,7 +12,7 @@
 //! | file | |
 //! |---|---|
 //! | `plan.rs` | what is asked for |
-//! | `points.rs`, `defaults.rs` | the boundaries; which functions where nobody names any |
+//! | `points.rs`, `defaults.rs`, `kit.rs` | the boundaries; which functions where nobody names any; what is kept |
 //! | `session.rs`, `choose.rs`, `serve.rs`, `flight.rs` | one process |
 //! | `state.rs`, `look.rs`, `stuck.rs`, `evidence.rs` | the oracles, and the words for what they see |
 //! | `campaign.rs`, `confirm.rs`, `finding.rs` | many processes |
@@ -35,6 +35,7 @@ pub mod defaults;
 mod evidence;
 pub mod finding;
 mod flight;
+mod kit;
 mod look;
 mod obstacles;
 pub mod plan;

@@ -24,14 +24,14 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sigstorm_inject::remote::symbols::{Symbols, Unmatched};
+use sigstorm_inject::remote::symbols::Unmatched;
 use sigstorm_inject::remote::{Error, Event, Lifetime, ReturnBy, SignalInfo, Tracer, Waited, has_signal};
 
 use super::choose::launch;
 use super::finding::{Found, Site};
 use super::flight::Flight;
+use super::kit::Kit;
 use super::plan::{Deliver, ProbePlan};
-use super::points::Points;
 use super::state::ErrnoLocation;
 use super::stuck::Watch;
 
@@ -178,15 +178,6 @@ pub(super) struct Hold {
     pub(super) until: Instant,
     /// The threads whose handlers are waited for; empty for a hold that only lasts.
     pub(super) others: BTreeSet<i32>,
-}
-
-/// The knowledge that processes of one thread of the probe share.
-#[derive(Debug, Default)]
-pub struct Kit {
-    /// The objects that were opened.
-    pub symbols: Symbols,
-    /// The boundaries.
-    pub points: Points,
 }
 
 pub(super) struct Session<'a> {
@@ -552,7 +543,8 @@ impl Session<'_> {
         let now = Instant::now();
         (self.armed_at, self.handler_seen, self.last_objects) = (Some(now), now, now);
         self.counts.threads = self.counts.threads.max(self.tracer.threads(self.tracer.pid()).len());
-        self.errno = ErrnoLocation::find(&self.tracer, &self.kit.symbols, self.tracer.pid());
+        let functions = self.kit.named(ErrnoLocation::FUNCTION);
+        self.errno = ErrnoLocation::find(&self.tracer, &self.kit.symbols, self.tracer.pid(), &functions);
         // Stops are five times as cheap where tracer and program share a core.
         self.tracer.pin()?;
         self.lay_points()?;

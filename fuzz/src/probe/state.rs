@@ -7,7 +7,7 @@
 //! `__errno_location` does.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
-use sigstorm_inject::remote::symbols::{Pattern, Symbols};
+use sigstorm_inject::remote::symbols::{FunctionId, Symbols};
 use sigstorm_inject::remote::{Delivery, Tracer};
 
 /// The kernel's signal frame on x86-64, from the restorer's word on.
@@ -46,11 +46,18 @@ enum Step {
 pub struct ErrnoLocation(Vec<Step>);
 
 impl ErrnoLocation {
+    /// The C library's function that finds it.
+    pub const FUNCTION: &str = "__errno_location";
+
     /// Reads the C library's function; nothing if the program has none, or it does something unknown.
-    pub fn find(tracer: &Tracer, symbols: &Symbols, pid: i32) -> Option<ErrnoLocation> {
-        let pattern = Pattern::new("__errno_location").ok()?;
-        symbols.find_functions(&[pattern]).into_iter().find_map(|id| {
-            let address = symbols.address(id)?;
+    pub fn find(
+        tracer: &Tracer,
+        symbols: &Symbols,
+        pid: i32,
+        functions: &[FunctionId],
+    ) -> Option<ErrnoLocation> {
+        functions.iter().find_map(|id| {
+            let address = symbols.address(*id)?;
             let mut bytes = [0; 48];
             tracer.read(pid, address, &mut bytes).ok()?;
             ErrnoLocation::decode(&bytes, address)?.with_loaded(|address| tracer.read_word(pid, address).ok())

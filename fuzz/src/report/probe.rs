@@ -183,7 +183,7 @@ impl ProbeSummary {
             seed: plan.seed,
             verdict: verdict(probed).map(Kind::name),
             inconclusive: inconclusive(probed).map(Inconclusive::name),
-            notes: probed.notes.clone(),
+            notes: [probed.notes.as_slice(), &probed.missing_symbols].concat(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// The groups, in the order in which they are measured and shown.
-pub const GROUPS: [&str; 6] = ["lock", "traceback", "handler", "barriers", "copystack", "harness"];
+pub const GROUPS: [&str; 7] = ["lock", "traceback", "handler", "barriers", "copystack", "harness", "probe"];
 
 /// Ours against one of theirs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
