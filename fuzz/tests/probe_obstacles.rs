@@ -21,7 +21,12 @@ const HEAD: &str = r#"
 #include <sys/ptrace.h>
 #include <unistd.h>
 static void on_profile(int number) { (void)number; }
-static void work(int rounds) { for (int i = 0; i < rounds; i++) free(malloc(i % 1000)); }
+static __attribute__((noinline, noclone)) void work(int rounds) {
+    for (int i = 0; i < rounds; i++) {
+        char *volatile held = malloc(i % 1000);
+        free(held);
+    }
+}
 "#;
 
 struct Program {
@@ -188,6 +193,19 @@ fn pattern_that_matches_everything_is_served() {
     let summary = ran.summary();
     assert!(summary["boundaries"].as_u64().unwrap() > 20_000, "{summary}");
     assert!(summary["injected"].as_u64().unwrap() > 500, "{summary}");
+}
+
+#[test]
+fn each_boundary_is_served_as_often_as_asked() {
+    let program = Program::compile(FOR_EVER, &["-g", "-fno-inline"]);
+    let ran = program.probe(&["--at", "victim!work", "--visits", "5", "--seconds", "3"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary = ran.summary();
+    let number = |key: &str| summary[key].as_u64().unwrap();
+    let once = 5 * number("reached");
+    assert!(number("reached") > 5, "{summary}");
+    assert!((once..=once * number("processes")).contains(&number("injected")), "{summary}");
+    assert!(number("processes") < 5, "{summary}");
 }
 
 #[test]

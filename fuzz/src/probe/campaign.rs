@@ -19,7 +19,7 @@ use super::finding::{Found, Group, Kind, Site};
 use super::kit::Kit;
 use super::obstacles::missing_symbols;
 use super::plan::ProbePlan;
-use super::points::Points;
+use super::points::{Points, Tally};
 use super::session::{self, End, Outcome, Round, SessionCounts, Target, Task};
 
 /// Undisturbed runs.
@@ -214,11 +214,11 @@ impl Campaign<'_> {
         let mut excluded = BTreeSet::new();
         while !self.is_over() && idle < IDLE_ROUNDS {
             self.show("in place");
-            let mut skips = std::collections::HashMap::new();
+            let mut skips = Tally::default();
             if round > 0 {
                 for point in 0..self.kit.points.len() {
                     // Each further visit is half as likely.
-                    skips.insert(point, rng.next_u32().trailing_zeros().min(MOST_SKIPS));
+                    *skips.at(point) = rng.next_u32().trailing_zeros().min(MOST_SKIPS);
                 }
             }
             let task = Task::InPlace(Round {
@@ -301,6 +301,7 @@ impl Campaign<'_> {
             thread: 0,
             certain: true,
             log: Vec::new(),
+            others: Vec::new(),
         };
         self.group(found);
     }

@@ -108,7 +108,7 @@ impl Session<'_> {
             for point in function.points.clone() {
                 let address = points.address(point).wrapping_add(mapped.bias);
                 let is_wanted = !round.excluded.contains(&point)
-                    && (round.count_only || self.served.get(&point).is_none_or(|n| *n < round.visits))
+                    && (round.count_only || self.served.get(point) < round.visits)
                     && is_among(round, points, point);
                 if self.at.insert(address, point).is_none() && is_wanted {
                     addresses.push(address);

@@ -50,6 +50,9 @@ fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Tar
     campaign.probed.totals.confirming += u64::from(tried);
     let group = &mut campaign.probed.groups[number];
     (group.reproduced, group.tried) = (reproduced, tried);
+    if reproduced == 0 && tried > 0 && is_anothers(campaign, number, found)? {
+        return Ok(());
+    }
     if reproduced == 0 && tried > 0 && found.log.len() > 1 && found.kind != Kind::State {
         halve(campaign, number, found)?;
     }
@@ -57,6 +60,30 @@ fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Tar
         prove(campaign, number, found, target)?;
     }
     Ok(())
+}
+
+/// Tries the boundaries of the other handlers that had not returned. Returns whether one of them shows the finding:
+/// the one that was judged waited for it.
+fn is_anothers(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<bool, Error> {
+    for other in &found.others {
+        let target = Target::of(other, goes_to_its_end(found.kind, &campaign.probed.expected));
+        let outcomes = campaign.each_in_a_process(std::iter::repeat_n(target, TRIALS as usize).collect())?;
+        campaign.probed.totals.confirming += outcomes.len() as u64;
+        let shown = |outcome: &&Outcome| outcome.found.iter().any(|again| is_same(again, found));
+        let reproduced = outcomes.iter().filter(shown).count() as u32;
+        if reproduced > 0 {
+            let group = &mut campaign.probed.groups[number];
+            (group.reproduced, group.tried) = (reproduced, outcomes.len() as u32);
+            group.notes.push(
+                "another handler had not returned either, and the signal at its boundary alone shows it"
+                    .into(),
+            );
+            group.sites.insert(0, other.clone());
+            group.first.site = Some(other.clone());
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Returns whether a process shows a finding again: where it crashes or waits may differ, but not the state that a

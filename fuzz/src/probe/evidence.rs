@@ -214,6 +214,7 @@ impl Session<'_> {
             thread: 0,
             certain: true,
             log: self.served_before(),
+            others: Vec::new(),
         });
     }
 
@@ -272,6 +273,7 @@ impl Session<'_> {
             thread: tid.unwrap_or(0),
             certain: true,
             log: self.served_before(),
+            others: Vec::new(),
         });
     }
 }

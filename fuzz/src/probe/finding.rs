@@ -100,6 +100,8 @@ pub struct Found {
     pub certain: bool,
     /// The boundaries at which its process got signals before it, by object and address, each once.
     pub log: Vec<(PathBuf, u64)>,
+    /// The boundaries of other handlers that had not returned either: one of them may be what the handler waits for.
+    pub others: Vec<Site>,
 }
 
 impl Found {

@@ -269,6 +269,7 @@ impl Session<'_> {
                 thread: tid,
                 certain: true,
                 log: Vec::new(),
+                others: Vec::new(),
             });
         }
     }
@@ -291,6 +292,7 @@ impl Session<'_> {
             thread: tid,
             certain: true,
             log: Vec::new(),
+            others: Vec::new(),
         });
     }
 

@@ -45,6 +45,30 @@ impl ProbedFunction {
     }
 }
 
+/// A number for each point, 0 at first.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(Vec<u32>);
+
+impl Tally {
+    /// A point's number.
+    pub fn get(&self, point: usize) -> u32 {
+        self.0.get(point).copied().unwrap_or(0)
+    }
+
+    /// A point's number, to be changed.
+    pub fn at(&mut self, point: usize) -> &mut u32 {
+        if self.0.len() <= point {
+            self.0.resize(point + 1, 0);
+        }
+        &mut self.0[point]
+    }
+
+    /// The points whose number is not 0.
+    pub fn counted(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().filter(|(_, number)| **number > 0).map(|(point, _)| point)
+    }
+}
+
 /// All points of a probe.
 #[derive(Clone, Debug, Default)]
 pub struct Points {

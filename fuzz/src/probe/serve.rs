@@ -51,7 +51,7 @@ impl Session<'_> {
         if !self.tracer.deliveries(tid).is_empty() {
             return self.handler_came_by(tid, address, point);
         }
-        let visit = self.visited.entry(point).or_default();
+        let visit = self.visited.at(point);
         *visit += 1;
         let visit = *visit;
         match &mut self.task {
@@ -65,11 +65,10 @@ impl Session<'_> {
                 }
             }
             Task::InPlace(round) => {
-                let served = self.served.get(&point).copied().unwrap_or(0);
-                if served >= round.visits {
+                if self.served.get(point) >= round.visits {
                     return self.go(tid);
                 }
-                let skips = round.skips.entry(point).or_default();
+                let skips = round.skips.at(point);
                 if *skips > 0 {
                     *skips -= 1;
                     return self.pass(tid, address);
@@ -101,22 +100,30 @@ impl Session<'_> {
 
     /// Lets a thread go on past a boundary that is still to be served.
     fn pass(&mut self, tid: i32, address: u64) -> Result<(), Error> {
-        let pid = self.tracer.process_of(tid).unwrap_or(tid);
-        if !self.tracer.is_laid(pid, address) {
-            self.tracer.lay(pid, [address], Lifetime::OneShot)?;
-        }
+        self.keep_laid(tid, address)?;
         self.go(tid)
+    }
+
+    /// Lays the breakpoint of a boundary that is still to be served, unless it is there.
+    fn keep_laid(&mut self, tid: i32, address: u64) -> Result<(), Error> {
+        let pid = self.tracer.process_of(tid).unwrap_or(tid);
+        if self.tracer.is_laid(pid, address) {
+            return Ok(());
+        }
+        self.tracer.lay(pid, [address], Lifetime::OneShot)
     }
 
     fn interrupt(&mut self, tid: i32, address: u64, point: usize, visit: u32) -> Result<(), Error> {
         let signal = self.plan.signal;
         let errno = state::errno(&self.tracer, self.errno.as_ref(), tid);
-        if let Task::InPlace(round) = &self.task
-            && self.served.get(&point).copied().unwrap_or(0) + 1 < round.visits
-        {
-            // Laid before the signal comes: then the handler's return to this instruction is no visit.
-            let pid = self.tracer.process_of(tid).unwrap_or(tid);
-            self.tracer.lay(pid, [address], Lifetime::OneShot)?;
+        if let Task::InPlace(round) = &self.task {
+            if self.served.get(point) + 1 < round.visits {
+                // Laid before the signal comes: then the handler's return to this instruction is no visit.
+                self.keep_laid(tid, address)?;
+            } else {
+                let pid = self.tracer.process_of(tid).unwrap_or(tid);
+                self.tracer.lift(pid, [address])?;
+            }
         }
         match self.tracer.deliver(tid, signal.number, Some(signal.origin))? {
             Sent::Delivered => {
@@ -168,7 +175,7 @@ impl Session<'_> {
 
     /// Notes that a boundary was served.
     fn serve(&mut self, tid: i32, address: u64, point: usize) -> Result<(), Error> {
-        let served = self.served.entry(point).or_default();
+        let served = self.served.at(point);
         *served += 1;
         let served = *served;
         let pid = self.tracer.process_of(tid).unwrap_or(tid);
@@ -177,9 +184,9 @@ impl Session<'_> {
                 self.target_served = true;
                 self.tracer.lift(pid, [address])
             }
-            Task::InPlace(round) if served < round.visits => {
-                self.tracer.lay(pid, [address], Lifetime::OneShot)
-            }
+            Task::InPlace(round) if served < round.visits => self.keep_laid(tid, address),
+            // One that stays for several visits.
+            _ if self.tracer.is_laid(pid, address) => self.tracer.lift(pid, [address]),
             _ => Ok(()),
         }
     }
@@ -216,9 +223,8 @@ impl Session<'_> {
         if tries.0 > MOST_AWAKE {
             return Ok(());
         }
-        if let Some(served) = self.served.get_mut(&point) {
-            *served = served.saturating_sub(1);
-        }
+        let served = self.served.at(point);
+        *served = served.saturating_sub(1);
         self.target_served = false;
         let Some(pid) = self.tracer.process_of(tid) else { return Ok(()) };
         match self.tracer.lay(pid, [address], Lifetime::OneShot) {

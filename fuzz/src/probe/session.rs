@@ -32,6 +32,7 @@ use super::finding::{Found, Site};
 use super::flight::Flight;
 use super::kit::Kit;
 use super::plan::{Deliver, ProbePlan};
+use super::points::Tally;
 use super::state::ErrnoLocation;
 use super::stuck::Watch;
 
@@ -63,7 +64,7 @@ pub enum Task {
 #[derive(Debug, Default)]
 pub struct Round {
     /// The visits that each point passes before it is served.
-    pub skips: HashMap<usize, u32>,
+    pub skips: Tally,
     /// The points that are not served.
     pub excluded: BTreeSet<usize>,
     /// The injections that each point gets.
@@ -196,8 +197,8 @@ pub(super) struct Session<'a> {
     /// The points by their addresses in the process.
     pub(super) at: HashMap<u64, usize>,
     /// The injections of each point.
-    pub(super) served: HashMap<usize, u32>,
-    pub(super) visited: HashMap<usize, u32>,
+    pub(super) served: Tally,
+    pub(super) visited: Tally,
     pub(super) flights: BTreeMap<i32, Vec<Flight>>,
     /// Breakpoints that a handler ran into, to be laid again when none runs.
     pub(super) lifted: Vec<(u64, Lifetime)>,
@@ -287,8 +288,8 @@ pub fn run(
         started: now,
         installing: BTreeSet::new(),
         at: HashMap::new(),
-        served: HashMap::new(),
-        visited: HashMap::new(),
+        served: Tally::default(),
+        visited: Tally::default(),
         flights: BTreeMap::new(),
         lifted: Vec::new(),
         hold: None,
@@ -388,7 +389,7 @@ impl Session<'_> {
             remarks: self.remarks,
             unreturned,
             unmatched: self.unmatched,
-            reached: self.visited.keys().copied().collect(),
+            reached: self.visited.counted().collect(),
             released: self.released,
             armed_for: self.armed_at.zip(self.last_injection).map_or(Duration::ZERO, |(from, to)| to - from),
         })
@@ -578,13 +579,19 @@ impl Session<'_> {
         let pid = self.tracer.pid();
         let lifetime = match &self.task {
             Task::Point(target) if target.visit > 1 => Lifetime::Stays,
+            Task::InPlace(round) if round.visits > 1 => Lifetime::Stays,
             _ => Lifetime::OneShot,
         };
         match self.tracer.lay(pid, addresses.iter().copied(), lifetime) {
-            // Unmapped since, or a kernel that refuses one page: what can be laid is laid.
-            Err(Error::Memory { .. }) => {
+            // Unmapped since, a kernel that refuses one page, or an instruction that runs in its own place alone: what
+            // can be laid is laid.
+            Err(Error::Memory { .. } | Error::OutOfLine { .. }) => {
                 for address in addresses {
-                    match self.tracer.lay(pid, [address], lifetime) {
+                    let laid = match self.tracer.lay(pid, [address], lifetime) {
+                        Err(Error::OutOfLine { .. }) => self.tracer.lay(pid, [address], Lifetime::OneShot),
+                        other => other,
+                    };
+                    match laid {
                         Err(Error::Memory { .. }) => {
                             *self.kit.points.boundaries_left_out.entry("unwritable").or_default() += 1;
                         }

@@ -194,7 +194,10 @@ pub struct Change {
 /// The change of `errno`, if it is another.
 pub fn errno_change(before: Option<i32>, after: Option<i32>) -> Option<Change> {
     let (before, after) = (before?, after?);
-    let name = |errno| format!("{errno} ({:?})", nix::errno::Errno::from_raw(errno));
+    let name = |errno| match errno {
+        0 => "0 (no error)".to_owned(),
+        _ => format!("{errno} ({:?})", nix::errno::Errno::from_raw(errno)),
+    };
     (before != after).then(|| Change { name: "errno", before: name(before), after: name(after) })
 }
 

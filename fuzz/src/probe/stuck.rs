@@ -36,6 +36,8 @@ const LIKELY: Duration = Duration::from_secs(2);
 const SPIN_NS: u64 = 300_000_000;
 /// Looks that must see it go in circles: a lock's owner that runs has had its time by then.
 const CIRCLES: u32 = 3;
+/// Other handlers that are tried where the one that was judged does not show its finding again.
+const MOST_OTHERS: usize = 4;
 /// The processor time in a handler that is a likely livelock.
 const LONG_SPIN_NS: u64 = 10_000_000_000;
 /// Instructions that are stepped to see a repetition, or a release.
@@ -209,6 +211,7 @@ impl Session<'_> {
             thread: tid,
             certain: *why != Why::Long,
             log: Vec::new(),
+            others: Vec::new(),
         });
         Ok(())
     }
@@ -261,6 +264,7 @@ impl Session<'_> {
             thread: tid,
             certain: circle.is_some(),
             log: Vec::new(),
+            others: Vec::new(),
         });
         Ok(true)
     }
@@ -297,7 +301,10 @@ impl Session<'_> {
     /// Ends the process with a finding.
     pub(super) fn end_with(&mut self, found: Found) {
         self.is_over = true;
-        self.found.push(Found { log: self.served_before(), ..found });
+        let others = self.flights.iter().filter(|(tid, _)| **tid != found.thread);
+        let points = others.filter_map(|(_, flights)| flights.iter().find_map(|flight| flight.point));
+        let others = points.take(MOST_OTHERS).map(|(point, visit)| self.site(point, visit)).collect();
+        self.found.push(Found { log: self.served_before(), others, ..found });
     }
 }
 

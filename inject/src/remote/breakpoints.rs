@@ -152,6 +152,17 @@ impl Breakpoints {
         Ok(())
     }
 
+    /// Lifts one that is laid and that a thread, still stopped there, has just run into: nobody need look
+    /// whether it is there.
+    pub(super) fn lift_hit(&mut self, memory: &Memory, address: u64, tid: i32) -> Result<()> {
+        if let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.laid) {
+            memory.write(address, &[entry.original], Some(tid))?;
+            entry.laid = false;
+            self.laid -= 1;
+        }
+        Ok(())
+    }
+
     /// The addresses and lifetimes of those that are laid in `range`.
     pub(super) fn laid_within(&self, range: std::ops::Range<u64>) -> Vec<(u64, Lifetime)> {
         let laid = self.entries.range(range).filter(|(_, entry)| entry.laid);

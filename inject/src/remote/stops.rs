@@ -282,7 +282,7 @@ impl Tracer {
         if lifetime == Lifetime::OneShot {
             let pid = self.held(tid)?.pid;
             let space = self.space_mut(pid)?;
-            space.breakpoints.lift(&space.memory, &[address], Some(tid))?;
+            space.breakpoints.lift_hit(&space.memory, address, tid)?;
             if self.return_by == ReturnBy::Breakpoint && self.open_restorers(pid).contains(&address) {
                 self.watch_restorer(tid, address)?;
             }
