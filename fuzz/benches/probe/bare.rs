@@ -82,13 +82,13 @@ fn become_traced() -> ! {
     let _ = ptrace::traceme();
     // SAFETY: The handler does nothing.
     let _ = unsafe { signal(Signal::SIGUSR1, SigHandler::Handler(empty)) };
-    for _ in 0..=TRAPS {
-        // SAFETY: The trap stops the process for its tracer, and changes nothing.
-        unsafe { std::arch::asm!("int3") };
-    }
+    // SAFETY: The trap stops the process for its tracer, and changes nothing.
+    let trap = || unsafe { std::arch::asm!("int3") };
+    (0..=TRAPS).for_each(|_| trap());
     loop {
         // SAFETY: The function takes nothing, and its instructions do nothing.
         unsafe { sigstorm_bench_traps() };
+        trap();
     }
 }
 
