@@ -30,6 +30,7 @@ struct Program {
     fresh: bool,
     expect: String,
     function: Option<String>,
+    note: Option<String>,
     twin: Option<String>,
     #[serde(default)]
     reported: Vec<String>,
@@ -118,6 +119,7 @@ fn is_found(name: &str) {
     assert!(folder.starts_with(reports.path()));
     let text = std::fs::read_to_string(folder.join("report.txt")).unwrap();
     assert!(text.starts_with(&program.expect), "{text}");
+    assert!(program.note.is_none_or(|note| text.contains(&note)), "{text}");
     let report: Value = serde_json::from_slice(&std::fs::read(folder.join("report.json")).unwrap()).unwrap();
     assert_eq!(report["kind"], "probe");
     let again = sigstorm(&["probe", "--json", "--replay", folder.join("probe.json").to_str().unwrap()]);
@@ -150,6 +152,7 @@ mod planted {
         ring_of_two_is_a_deadlock "ring-of-two",
         walk_of_a_changing_list_is_a_crash "list-walk",
         spinning_for_an_interrupted_lock_is_a_livelock "spin-in-handler",
+        handler_that_spins_for_another_ones_thread_is_not_blamed "spin-for-another",
         clobbered_errno_is_noticed "errno-clobbered",
         signal_after_its_handler_is_a_crash "stop-window",
         small_alternate_stack_is_a_crash "small-altstack",
@@ -176,7 +179,7 @@ mod control {
     }
 }
 
-/// What was found in a planted program with other options: its kinds, all confirmed.
+/// The kinds of findings in a program with other options, all of them confirmed.
 #[track_caller]
 fn kinds_with(name: &str, more: &[&str]) -> BTreeSet<String> {
     let (ran, _reports) = program(name).probe(8, more);

@@ -1,7 +1,8 @@
 //! A finding is tried again in fresh processes, and what was likely is proven, where it can be.
 //!
 //! 1. Ten processes, each with the one injection that the finding is blamed on.
-//! 2. If none shows it again, the injections before it may have done it: the log of its process is replayed, and
+//! 2. If none shows it again, ten more for each other handler that had not returned: the one that was judged may have
+//!    waited for that. Else the injections before it may have done it: the log of its process is replayed, and
 //!    halved as long as a half shows it.
 //! 3. A likely deadlock is proven where, without the signal, the interrupted thread itself releases the lock.
 
@@ -42,48 +43,47 @@ pub(super) fn confirm(campaign: &mut Campaign<'_>, number: usize) -> Result<(), 
 }
 
 fn tried(campaign: &mut Campaign<'_>, number: usize, found: &Found, target: &Target) -> Result<(), Error> {
-    let targets: VecDeque<Target> = std::iter::repeat_n(target.clone(), TRIALS as usize).collect();
-    let outcomes = campaign.each_in_a_process(targets)?;
-    let shown = |outcome: &Outcome| outcome.found.iter().any(|again| is_same(again, found));
-    let reproduced = outcomes.iter().filter(|outcome| shown(outcome)).count() as u32;
-    let tried = outcomes.len() as u32;
-    campaign.probed.totals.confirming += u64::from(tried);
+    let mut target = target.clone();
+    let (mut reproduced, tried) = try_alone(campaign, found, &target)?;
     let group = &mut campaign.probed.groups[number];
     (group.reproduced, group.tried) = (reproduced, tried);
-    if reproduced == 0 && tried > 0 && is_anothers(campaign, number, found)? {
-        return Ok(());
+    if tried > 0 {
+        // The handler that was judged may have waited for another one that had not returned either.
+        for other in &found.others {
+            if reproduced > 0 {
+                break;
+            }
+            let others = Target::of(other, target.to_end);
+            let (shown, of) = try_alone(campaign, found, &others)?;
+            if shown > 0 {
+                let group = &mut campaign.probed.groups[number];
+                (group.reproduced, group.tried) = (shown, of);
+                group.notes.push(
+                    "another handler had not returned either, and the signal at its boundary alone shows it"
+                        .into(),
+                );
+                group.sites.insert(0, other.clone());
+                group.first.site = Some(other.clone());
+                (reproduced, target) = (shown, others);
+            }
+        }
     }
     if reproduced == 0 && tried > 0 && found.log.len() > 1 && found.kind != Kind::State {
         halve(campaign, number, found)?;
     }
     if found.kind == Kind::Deadlock && !found.certain {
-        prove(campaign, number, found, target)?;
+        prove(campaign, number, found, &target)?;
     }
     Ok(())
 }
 
-/// Tries the boundaries of the other handlers that had not returned. Returns whether one of them shows the finding:
-/// the one that was judged waited for it.
-fn is_anothers(campaign: &mut Campaign<'_>, number: usize, found: &Found) -> Result<bool, Error> {
-    for other in &found.others {
-        let target = Target::of(other, goes_to_its_end(found.kind, &campaign.probed.expected));
-        let outcomes = campaign.each_in_a_process(std::iter::repeat_n(target, TRIALS as usize).collect())?;
-        campaign.probed.totals.confirming += outcomes.len() as u64;
-        let shown = |outcome: &&Outcome| outcome.found.iter().any(|again| is_same(again, found));
-        let reproduced = outcomes.iter().filter(shown).count() as u32;
-        if reproduced > 0 {
-            let group = &mut campaign.probed.groups[number];
-            (group.reproduced, group.tried) = (reproduced, outcomes.len() as u32);
-            group.notes.push(
-                "another handler had not returned either, and the signal at its boundary alone shows it"
-                    .into(),
-            );
-            group.sites.insert(0, other.clone());
-            group.first.site = Some(other.clone());
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Tries one injection in fresh processes. Returns how many showed the finding again, and of how many.
+fn try_alone(campaign: &mut Campaign<'_>, found: &Found, target: &Target) -> Result<(u32, u32), Error> {
+    let targets: VecDeque<Target> = std::iter::repeat_n(target.clone(), TRIALS as usize).collect();
+    let outcomes = campaign.each_in_a_process(targets)?;
+    campaign.probed.totals.confirming += outcomes.len() as u64;
+    let shown = |outcome: &&Outcome| outcome.found.iter().any(|again| is_same(again, found));
+    Ok((outcomes.iter().filter(shown).count() as u32, outcomes.len() as u32))
 }
 
 /// Returns whether a process shows a finding again: where it crashes or waits may differ, but not the state that a
