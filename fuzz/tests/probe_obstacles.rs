@@ -142,7 +142,7 @@ fn program_that_ignores_the_signal_is_told_apart_from_one_that_never_hears_of_it
     has_no_answer(
         &Program::compile("puts(\"no such file\"); return 7;", &[]),
         "no-handler",
-        "without a handler the program ended: exit status: 7, and printed last: no such file",
+        "before anything could be injected the program ended: exit status: 7, and printed last: no such file",
     );
 }
 

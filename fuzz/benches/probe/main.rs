@@ -1,4 +1,4 @@
-//! What a probe costs: an injection in place beside the bare stops that it needs, how that grows with the number
+//! The cost of a probe: an injection in place beside the bare stops that it needs, how that grows with the number
 //! of functions, how much slower a program is whose boundaries have all been served, the start with many
 //! breakpoints, and fresh processes a second.
 //!
@@ -31,13 +31,17 @@ fn probe(victim: &Victim, rounds: u64, at: &str, more: &[&str]) -> Value {
     serde_json::from_str(text.lines().last().expect("a summary")).expect("a summary")
 }
 
+/// Enough for undisturbed runs and the first round of a program that ends at once.
+const SHORT: &[&str] = &["--seconds", "3"];
+
 /// The undisturbed runs before the first round.
 const UNDISTURBED: usize = 3;
 
-/// The program's own times in the first round, in which each boundary is served at its first visit, and undisturbed.
-fn first_round(victim: &Victim, rounds: u64, at: &str, visits: u64) -> (Times, Times) {
+/// The program's own times in the first round, in which each boundary is served from its first visit on, and
+/// undisturbed.
+fn first_round(victim: &Victim, rounds: u64, at: &str, more: &[&str]) -> (Times, Times) {
     victim.forget_times();
-    let summary = probe(victim, rounds, at, &["--seconds", "3", "--visits", &visits.to_string()]);
+    let summary = probe(victim, rounds, at, more);
     let times = victim.read_times();
     assert!(times.len() > UNDISTURBED, "{summary}");
     (times[UNDISTURBED], times[UNDISTURBED - 1])
@@ -51,7 +55,7 @@ fn injections(bench: &mut Bench) {
         let (mut ours, mut stops, mut injections) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..turns {
             let bare = bare::measure();
-            let (probed, alone) = first_round(&victim, 1, "work_*", 1);
+            let (probed, alone) = first_round(&victim, 1, "work_*", SHORT);
             ours.push((probed.work - alone.work) / victim.boundaries() as f64);
             stops.push(STOPS * bare.stop);
             injections.push(bare.injection);
@@ -72,17 +76,13 @@ fn slowdown(bench: &mut Bench) {
     // Undisturbed runs may take a tenth of the time.
     let round = victim.run(10_000).work / 10_000.0;
     let rounds = (bench.choose(1.3e9, 0.1e9) / round) as u64;
-    for visits in [1, 8] {
+    for visits in ["1", "8"] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..bench.choose(3, 1) {
-            victim.forget_times();
-            let seconds = bench.choose("20", "3");
-            let summary =
-                probe(&victim, rounds, "work_*", &["--seconds", seconds, "--visits", &visits.to_string()]);
-            let times = victim.read_times();
-            assert!(times.len() > UNDISTURBED, "{summary}");
-            ours.push(times[UNDISTURBED].work);
-            theirs.push(times[UNDISTURBED - 1].work);
+            let more = ["--seconds", bench.choose("20", "3"), "--visits", visits];
+            let (probed, alone) = first_round(&victim, rounds, "work_*", &more);
+            ours.push(probed.work);
+            theirs.push(alone.work);
         }
         bench.row(&format!("program with all served, --visits {visits}"), "alone", &ours, &theirs, Some(1.2));
     }
@@ -92,7 +92,7 @@ fn start(bench: &mut Bench) {
     let victim = Victim::compile(bench.choose(300, 3), 1000);
     let mut rows = Vec::new();
     for (at, breakpoints) in [("work_0", 1000), ("work_*", victim.boundaries())] {
-        let (probed, alone) = first_round(&victim, 1, at, 1);
+        let (probed, alone) = first_round(&victim, 1, at, SHORT);
         let cell = |ns: f64| format!("{:.1}", ns / 1e6);
         rows.push(vec![breakpoints.to_string(), cell(alone.install), cell(probed.install)]);
     }
@@ -112,7 +112,7 @@ fn fresh(bench: &mut Bench) {
         vec![format!("{}", number("injected")), format!("{:.1}", number("seconds")), format!("{rate:.0}")];
     bench.sheet(
         "--fresh, a small C program, the counting run included",
-        &["processes", "seconds", "points a second"],
+        &["points", "seconds", "points a second"],
         vec![row],
     );
 }
@@ -123,6 +123,10 @@ fn main() {
     slowdown(&mut bench);
     start(&mut bench);
     fresh(&mut bench);
+    bench.note(
+        "The least: a tracer that makes no request but those without which there is no injection (`bare.rs`). It \
+         keeps no books, and looks at no errno, mask, state or restartable sequence.",
+    );
     bench.note(
         "The program takes its own times; `alone` is the last of three undisturbed runs of the same command.",
     );

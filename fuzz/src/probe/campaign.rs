@@ -238,8 +238,8 @@ impl Campaign<'_> {
             round += 1;
             let is_idle = outcome.counts.injected == 0 && outcome.counts.masked == 0;
             idle = if is_idle { idle + 1 } else { 0 };
-            if !outcome.armed {
-                self.note_no_handler(&outcome);
+            if !outcome.armed && !self.probed.armed {
+                self.note_end(&outcome);
             }
             let ended =
                 outcome.end == End::Found || outcome.found.iter().any(|found| found.kind != Kind::State);
@@ -418,7 +418,7 @@ impl Campaign<'_> {
             self.show("fresh");
         }
         if !counted.armed {
-            self.note_no_handler(&counted);
+            self.note_end(&counted);
         }
         if done < all {
             self.probed.notes.push(format!("{done} of {all} fresh processes were run"));

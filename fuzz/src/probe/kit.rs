@@ -1,4 +1,5 @@
-//! What the processes of one thread of the probe share: each object is read once, and each name looked up once.
+//! The knowledge that processes of one thread of the probe share: each object is read once, and each name looked up
+//! once.
 //!
 //! A look-up by a pattern goes through every function of every object, which takes milliseconds, and a fresh process
 //! takes few. So its result is kept for as long as processes have the same objects in the same order.
@@ -21,7 +22,7 @@ pub struct Kit {
     found: Found,
 }
 
-/// What was looked up in a list of objects.
+/// The results of look-ups in a list of objects.
 #[derive(Debug, Default)]
 struct Found {
     objects: Vec<Arc<Object>>,

@@ -1,5 +1,5 @@
-//! What stands in a probe's way, in words for its reader: a program that ignores the signal, wants to be traced
-//! itself, is set-uid, or has no symbols.
+//! Obstacles to a probe, in words for its reader: a program that ignores the signal, wants to be traced itself, is
+//! set-uid, or has no symbols.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -53,11 +53,11 @@ impl Session<'_> {
 }
 
 impl Campaign<'_> {
-    /// The signal never had a handler: says how the program ended, and what it said.
-    pub(super) fn note_no_handler(&mut self, outcome: &Outcome) {
+    /// Nothing could be injected: says how the program ended, and its last line.
+    pub(super) fn note_end(&mut self, outcome: &Outcome) {
         let mut note = match outcome.end {
-            End::Exited(status) => format!("without a handler the program ended: {status}"),
-            End::Found | End::Killed => "without a handler the program ran until its time was up".to_owned(),
+            End::Exited(status) => format!("before anything could be injected the program ended: {status}"),
+            End::Found | End::Killed => "nothing could be injected until the program was ended".to_owned(),
         };
         let text = String::from_utf8_lossy(&outcome.output);
         if let Some(line) = text.lines().map(str::trim).rfind(|line| !line.is_empty()) {

@@ -116,22 +116,15 @@ impl Session<'_> {
     fn interrupt(&mut self, tid: i32, address: u64, point: usize, visit: u32) -> Result<(), Error> {
         let signal = self.plan.signal;
         let errno = state::errno(&self.tracer, self.errno.as_ref(), tid);
-        if let Task::InPlace(round) = &self.task {
-            if self.served.get(point) + 1 < round.visits {
-                // Laid before the signal comes: then the handler's return to this instruction is no visit.
-                self.keep_laid(tid, address)?;
-            } else {
-                let pid = self.tracer.process_of(tid).unwrap_or(tid);
-                self.tracer.lift(pid, [address])?;
-            }
-        }
+        self.settle(tid, address, point)?;
         match self.tracer.deliver(tid, signal.number, Some(signal.origin))? {
             Sent::Delivered => {
                 self.counts.injected += 1;
                 self.log.push((point, visit));
                 let flight = Flight::new(signal.number, Some((point, visit)), How::Here, errno);
                 self.flights.entry(tid).or_default().push(flight);
-                self.serve(tid, address, point)
+                self.serve(point);
+                Ok(())
             }
             Sent::Blocked => {
                 self.counts.masked += 1;
@@ -143,7 +136,7 @@ impl Session<'_> {
                 if matches!(self.task, Task::InPlace(_)) && self.counts_masked(point) < MOST_MASKED {
                     self.pass(tid, address)
                 } else {
-                    self.serve(tid, address, point)?;
+                    self.serve(point);
                     self.go(tid)
                 }
             }
@@ -168,24 +161,24 @@ impl Session<'_> {
         }
         self.log.push((point, visit));
         self.sent_for = Some((point, visit));
-        self.serve(tid, address, point)?;
+        self.settle(tid, address, point)?;
+        self.serve(point);
         self.hold = Some(Hold { tid, until: Instant::now() + OTHERS, others });
         Ok(())
     }
 
     /// Notes that a boundary was served.
-    fn serve(&mut self, tid: i32, address: u64, point: usize) -> Result<(), Error> {
-        let served = self.served.at(point);
-        *served += 1;
-        let served = *served;
+    fn serve(&mut self, point: usize) {
+        *self.served.at(point) += 1;
+        self.target_served |= matches!(self.task, Task::Point(_));
+    }
+
+    /// The breakpoint of a boundary that is about to be served: it is there as long as visits are left. That is so
+    /// before the signal comes, so that the handler's return to this instruction is no visit.
+    fn settle(&mut self, tid: i32, address: u64, point: usize) -> Result<(), Error> {
         let pid = self.tracer.process_of(tid).unwrap_or(tid);
         match &self.task {
-            Task::Point(_) => {
-                self.target_served = true;
-                self.tracer.lift(pid, [address])
-            }
-            Task::InPlace(round) if served < round.visits => self.keep_laid(tid, address),
-            // One that stays for several visits.
+            Task::InPlace(round) if self.served.get(point) + 1 < round.visits => self.keep_laid(tid, address),
             _ if self.tracer.is_laid(pid, address) => self.tracer.lift(pid, [address]),
             _ => Ok(()),
         }

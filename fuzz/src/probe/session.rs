@@ -146,10 +146,10 @@ pub struct Outcome {
     pub armed: bool,
     /// The handler's name, once it has run.
     pub handler: Option<String>,
-    /// The program's output, where outputs are compared or the signal never had a handler, as far as
+    /// The program's output, where outputs are compared or nothing could be injected, as far as
     /// [`MOST_OUTPUT`].
     pub output: Vec<u8>,
-    /// What stood in the way.
+    /// The obstacles that were met, in words.
     pub remarks: BTreeSet<String>,
     /// Whether time was up while a handler had not returned for long.
     pub unreturned: bool,
@@ -225,10 +225,10 @@ pub(super) struct Session<'a> {
     /// A signal that arrived after its handler was taken away, and where it was sent.
     pub(super) arrived_late: Option<(i32, Option<(usize, u32)>)>,
     pub(super) log: Vec<(usize, u32)>,
-    /// What stands in the way.
+    /// The obstacles so far, in words.
     pub(super) remarks: BTreeSet<String>,
     pub(super) handler: Option<(u64, String)>,
-    /// Where handlers have returned to.
+    /// The restorers of handlers that have been entered.
     pub(super) restorers: BTreeSet<u64>,
     /// The boundaries at which a handler is held, and which is next.
     pub(super) handler_points: (Vec<u64>, usize),

@@ -54,7 +54,7 @@ impl Inconclusive {
                 "a worker had less than 5 % of a core, so nothing can be said; try again on a quieter machine"
             }
             Inconclusive::Handler => {
-                "the program never had a handler for the signal, so nothing was injected; is it another signal (--signal)?"
+                "the program never had a handler for the signal, or never called --from, so nothing was injected; is it another signal (--signal)?"
             }
             Inconclusive::Confirmation => {
                 "what was found has not been tried again, so it may be chance; give it more time (--seconds)"

@@ -119,8 +119,9 @@ impl Tracer {
         ptrace::unless_gone(result).during("sending a signal", tid)
     }
 
-    /// Chooses how the returns of handlers are seen: of those in which a thread is held now, and of signals
-    /// that are delivered from now on. To be chosen anew at a handler's entry, before it runs.
+    /// Chooses how the returns of handlers are seen, for signals that are delivered from now on. Debug registers
+    /// also take over the handlers in which a thread is held now, and restorers get their own bytes back: so a
+    /// caller may choose them at a handler's entry, before the handler runs.
     ///
     /// # Errors
     ///

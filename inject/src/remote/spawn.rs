@@ -338,7 +338,7 @@ fn check_machine(candidates: &[CString]) -> io::Result<()> {
     let open = |path: &CString| std::fs::File::open(OsStr::from_bytes(path.as_bytes())).ok();
     let Some(mut file) = candidates.iter().find_map(open) else { return Ok(()) };
     let mut head = [0; 20];
-    // What is shorter is no program, and the kernel says so.
+    // A shorter file is no program, and the kernel says so.
     if file.read_exact(&mut head).is_err() || head[..4] != elf::ELFMAG {
         return Ok(());
     }
